@@ -1,0 +1,163 @@
+//! The gRPC connection: namespace and lease on every request, version check, errors in the user's words.
+
+use super::NAMESPACE;
+use crate::error::{Context as _, Error, Result};
+use containerd_client::services::v1::containers_client::ContainersClient;
+use containerd_client::services::v1::content_client::ContentClient;
+use containerd_client::services::v1::diff_client::DiffClient;
+use containerd_client::services::v1::images_client::ImagesClient;
+use containerd_client::services::v1::leases_client::LeasesClient;
+use containerd_client::services::v1::namespaces_client::NamespacesClient;
+use containerd_client::services::v1::snapshots::snapshots_client::SnapshotsClient;
+use containerd_client::services::v1::tasks_client::TasksClient;
+use containerd_client::services::v1::version_client::VersionClient;
+use containerd_client::services::v1::{
+    CreateNamespaceRequest, CreateRequest, DeleteRequest, GetNamespaceRequest, Namespace,
+};
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::Arc;
+use tokio::sync::OnceCell;
+use tonic::metadata::MetadataValue;
+use tonic::service::Interceptor;
+use tonic::service::interceptor::InterceptedService;
+use tonic::transport::Channel;
+use tonic::{Code, Request, Status};
+
+/// Oldest containerd with everything that is used here.
+const OLDEST: (u32, u32) = (1, 6);
+
+/// Half-done work of a killed oardocker is freed by containerd after this many hours.
+const LEASE_HOURS: u64 = 6;
+
+/// A cheap handle; clones share the connection and the lease.
+#[derive(Debug, Clone)]
+pub(super) struct Client {
+    channel: Channel,
+    lease: Arc<OnceCell<String>>,
+}
+
+/// Adds the namespace, and the lease once there is one, to each request.
+#[derive(Debug, Clone)]
+pub(super) struct Headers {
+    lease: Option<MetadataValue<tonic::metadata::Ascii>>,
+}
+
+impl Interceptor for Headers {
+    fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
+        request.metadata_mut().insert("containerd-namespace", MetadataValue::from_static(NAMESPACE));
+        if let Some(lease) = &self.lease {
+            request.metadata_mut().insert("containerd-lease", lease.clone());
+        }
+        Ok(request)
+    }
+}
+
+/// A service client with our headers.
+pub(super) type Service = InterceptedService<Channel, Headers>;
+
+impl Client {
+    pub(super) async fn connect(socket: &Path) -> Result<Self> {
+        let channel = containerd_client::connect(socket)
+            .await
+            .doing(|| format!("cannot reach containerd at {}", socket.display()))
+            .map_err(|e| {
+                e.hint("is containerd running, and are you root?")
+                    .hint("`--docker-host managed` lets oardocker run a containerd of its own")
+            })?;
+        Ok(Self { channel, lease: Arc::default() })
+    }
+
+    pub(super) async fn check_version(&self) -> Result<String> {
+        let answer = VersionClient::new(self.channel.clone())
+            .version(())
+            .await
+            .doing(|| "cannot ask containerd for its version".into())?
+            .into_inner();
+        let version = answer.version.trim_start_matches('v').to_owned();
+        let mut numbers = version.split(['.', '~', '-', '+']).map(|n| n.parse::<u32>().ok());
+        match (numbers.next().flatten(), numbers.next().flatten()) {
+            (Some(major), Some(minor)) if (major, minor) < OLDEST => Err(Error::new(format!(
+                "containerd {version} is too old: oardocker needs {}.{} or newer",
+                OLDEST.0, OLDEST.1
+            ))
+            .hint("install a newer containerd, or name another one with --docker-host containerd://PATH")),
+            _ => Ok(version),
+        }
+    }
+
+    pub(super) async fn ensure_namespace(&self) -> Result<()> {
+        let mut namespaces = NamespacesClient::new(self.channel.clone());
+        let get = || GetNamespaceRequest { name: NAMESPACE.into() };
+        if namespaces.get(get()).await.is_ok() {
+            return Ok(());
+        }
+        let namespace = Namespace { name: NAMESPACE.into(), labels: HashMap::new() };
+        match namespaces.create(CreateNamespaceRequest { namespace: Some(namespace) }).await {
+            Ok(_) => Ok(()),
+            // containerd 1.6 says Unknown where newer ones say AlreadyExists; another oardocker may have won the race.
+            Err(_) if namespaces.get(get()).await.is_ok() => Ok(()),
+            Err(status) => Err(status).doing(|| format!("cannot create containerd namespace {NAMESPACE}")),
+        }
+    }
+
+    fn service(&self) -> Service {
+        let lease = self.lease.get().map(|id| id.parse().expect("lease ids are ASCII"));
+        InterceptedService::new(self.channel.clone(), Headers { lease })
+    }
+
+    /// Makes sure that what is written from now on is kept until [`Client::release_lease`].
+    pub(super) async fn hold_lease(&self) -> Result<()> {
+        self.lease
+            .get_or_try_init(|| async {
+                let expire = std::time::SystemTime::now() + std::time::Duration::from_secs(LEASE_HOURS * 3600);
+                let id = format!("oardocker-{}-{:08x}", std::process::id(), rand::random::<u32>());
+                let labels = HashMap::from([("containerd.io/gc.expire".to_owned(), rfc3339(expire))]);
+                let headers = Headers { lease: None };
+                LeasesClient::with_interceptor(self.channel.clone(), headers)
+                    .create(CreateRequest { id: id.clone(), labels })
+                    .await
+                    .doing(|| "cannot create a containerd lease".into())?;
+                Ok::<_, Error>(id)
+            })
+            .await?;
+        Ok(())
+    }
+
+    pub(super) async fn release_lease(&self) -> Result<()> {
+        let Some(id) = self.lease.get() else { return Ok(()) };
+        match self.leases().delete(DeleteRequest { id: id.clone(), sync: false }).await {
+            Err(status) if status.code() != Code::NotFound => {
+                Err(status).doing(|| format!("cannot release containerd lease {id}"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    pub(super) fn images(&self) -> ImagesClient<Service> {
+        ImagesClient::new(self.service())
+    }
+    pub(super) fn content(&self) -> ContentClient<Service> {
+        ContentClient::new(self.service())
+    }
+    pub(super) fn snapshots(&self) -> SnapshotsClient<Service> {
+        SnapshotsClient::new(self.service())
+    }
+    pub(super) fn diff(&self) -> DiffClient<Service> {
+        DiffClient::new(self.service())
+    }
+    pub(super) fn containers(&self) -> ContainersClient<Service> {
+        ContainersClient::new(self.service())
+    }
+    pub(super) fn tasks(&self) -> TasksClient<Service> {
+        TasksClient::new(self.service())
+    }
+    fn leases(&self) -> LeasesClient<Service> {
+        LeasesClient::new(self.service())
+    }
+}
+
+/// `2026-01-02T03:04:05Z`, as containerd and the image spec want times.
+pub(super) fn rfc3339(time: std::time::SystemTime) -> String {
+    humantime::format_rfc3339_seconds(time).to_string()
+}

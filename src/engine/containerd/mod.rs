@@ -1,0 +1,136 @@
+//! The containerd adapter: gRPC to containerd >= 1.6 with the runc v2 shim, everything in namespace `oardocker`.
+
+mod client;
+mod content;
+mod images;
+mod managed;
+mod snapshots;
+mod spec;
+mod streams;
+mod tasks;
+
+pub use managed::{address as managed_address, ensure as ensure_managed, shut_down as shut_down_managed};
+
+use crate::engine::io::{Session, Stdio};
+use crate::engine::{
+    ContainerInfo, ContainerSpec, Engine, EngineInfo, Image, ImageRecord, Layer, ProcessSpec, RootFs, StepRoot,
+};
+use crate::error::Result;
+use async_trait::async_trait;
+use client::Client;
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::time::Duration;
+
+/// The containerd namespace that holds everything oardocker makes.
+pub const NAMESPACE: &str = "oardocker";
+
+/// One connection to one containerd.
+#[derive(Debug)]
+pub struct Containerd {
+    client: Client,
+    info: EngineInfo,
+}
+
+impl Containerd {
+    /// Connects and checks that the daemon is recent enough.
+    pub async fn connect(socket: &Path, name: &str) -> Result<Self> {
+        let client = Client::connect(socket).await?;
+        let version = client.check_version().await?;
+        client.ensure_namespace().await?;
+        let info = EngineInfo {
+            name: name.into(),
+            version,
+            address: format!("containerd://{}", socket.display()),
+            network_is_ours: true,
+        };
+        Ok(Self { client, info })
+    }
+}
+
+#[async_trait]
+impl Engine for Containerd {
+    fn info(&self) -> &EngineInfo {
+        &self.info
+    }
+
+    async fn images(&self) -> Result<Vec<ImageRecord>> {
+        images::list(&self.client).await
+    }
+
+    async fn image(&self, name: &str) -> Result<Option<Image>> {
+        images::get(&self.client, name).await
+    }
+
+    async fn put_image(&self, name: &str, image: &Image, labels: &BTreeMap<String, String>) -> Result<String> {
+        images::put(&self.client, name, image, labels).await
+    }
+
+    async fn remove_images(&self, names: &[String]) -> Result<()> {
+        images::remove(&self.client, names).await
+    }
+
+    async fn has_chain(&self, chain_id: &str) -> Result<bool> {
+        snapshots::exists(&self.client, chain_id).await
+    }
+
+    async fn put_layer(&self, layer: &Layer, file: &Path) -> Result<()> {
+        content::put_layer(&self.client, layer, file).await
+    }
+
+    async fn unpack_layer(&self, layer: &Layer, parent: Option<&str>) -> Result<String> {
+        snapshots::unpack(&self.client, layer, parent).await
+    }
+
+    async fn begin_step(&self, parent: Option<&str>) -> Result<StepRoot> {
+        snapshots::begin_step(&self.client, parent).await
+    }
+
+    async fn commit_step(&self, step: StepRoot, layer: &Layer) -> Result<String> {
+        snapshots::commit_step(&self.client, step, layer).await
+    }
+
+    async fn abort_step(&self, step: StepRoot) -> Result<()> {
+        snapshots::abort_step(&self.client, &step.key).await
+    }
+
+    async fn create(&self, spec: &ContainerSpec, root: &RootFs, io: Stdio) -> Result<()> {
+        tasks::create(&self.client, spec, root, io).await
+    }
+
+    async fn start(&self, id: &str) -> Result<u32> {
+        tasks::start(&self.client, id).await
+    }
+
+    async fn wait(&self, id: &str) -> Result<u32> {
+        tasks::wait(&self.client, id).await
+    }
+
+    async fn signal(&self, id: &str, signal: i32) -> Result<()> {
+        tasks::signal(&self.client, id, "", signal).await
+    }
+
+    async fn end_task(&self, id: &str, grace: Option<(i32, Duration)>) -> Result<()> {
+        tasks::end(&self.client, id, grace).await
+    }
+
+    async fn remove(&self, id: &str) -> Result<()> {
+        tasks::remove(&self.client, id).await
+    }
+
+    async fn containers(&self) -> Result<Vec<ContainerInfo>> {
+        tasks::list(&self.client).await
+    }
+
+    async fn restart(&self, id: &str, io: Stdio) -> Result<u32> {
+        tasks::restart(&self.client, id, io).await
+    }
+
+    async fn exec(&self, id: &str, process: &ProcessSpec, session: Session) -> Result<u32> {
+        tasks::exec(&self.client, id, process, session).await
+    }
+
+    async fn release(&self) -> Result<()> {
+        self.client.release_lease().await
+    }
+}

@@ -1,0 +1,126 @@
+//! A container in the words of the OCI runtime spec.
+
+use crate::engine::{ContainerSpec, ProcessSpec};
+use serde_json::{Value, json};
+
+/// What Docker gives a container by default.
+const CAPABILITIES: [&str; 14] = [
+    "CAP_AUDIT_WRITE",
+    "CAP_CHOWN",
+    "CAP_DAC_OVERRIDE",
+    "CAP_FOWNER",
+    "CAP_FSETID",
+    "CAP_KILL",
+    "CAP_MKNOD",
+    "CAP_NET_BIND_SERVICE",
+    "CAP_NET_RAW",
+    "CAP_SETFCAP",
+    "CAP_SETGID",
+    "CAP_SETPCAP",
+    "CAP_SETUID",
+    "CAP_SYS_CHROOT",
+];
+
+const MASKED: [&str; 8] = [
+    "/proc/acpi",
+    "/proc/asound",
+    "/proc/kcore",
+    "/proc/keys",
+    "/proc/latency_stats",
+    "/proc/timer_list",
+    "/proc/sched_debug",
+    "/sys/firmware",
+];
+
+const READ_ONLY: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
+
+/// Character devices that every container may use, besides those that the runtime adds by itself.
+const DEVICES: [(i64, i64); 2] = [(10, 200), (10, 229)];
+
+pub(super) fn process(p: &ProcessSpec, capabilities: &[String]) -> Value {
+    let all: Vec<&str> = CAPABILITIES.into_iter().chain(capabilities.iter().map(String::as_str)).collect();
+    json!({
+        "terminal": p.tty,
+        "user": {"uid": p.uid, "gid": p.gid, "additionalGids": p.groups},
+        "args": p.args,
+        "env": p.env,
+        "cwd": if p.cwd.is_empty() { "/" } else { &p.cwd },
+        "capabilities": {
+            "bounding": all,
+            // Only root's processes hold them; others can still gain them through setuid programs such as sudo.
+            "effective": if p.uid == 0 { all.clone() } else { vec![] },
+            "permitted": if p.uid == 0 { all.clone() } else { vec![] },
+        },
+        "rlimits": [{"type": "RLIMIT_NOFILE", "soft": 1024, "hard": 524_288}],
+        "noNewPrivileges": false,
+    })
+}
+
+pub(super) fn container(spec: &ContainerSpec) -> Value {
+    let mut mounts = vec![
+        json!({"destination": "/proc", "type": "proc", "source": "proc", "options": ["nosuid", "noexec", "nodev"]}),
+        json!({"destination": "/dev", "type": "tmpfs", "source": "tmpfs",
+            "options": ["nosuid", "strictatime", "mode=755", "size=65536k"]}),
+        json!({"destination": "/dev/pts", "type": "devpts", "source": "devpts",
+            "options": ["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"]}),
+        json!({"destination": "/dev/shm", "type": "tmpfs", "source": "shm",
+            "options": ["nosuid", "noexec", "nodev", "mode=1777", "size=65536k"]}),
+        json!({"destination": "/dev/mqueue", "type": "mqueue", "source": "mqueue",
+            "options": ["nosuid", "noexec", "nodev"]}),
+        json!({"destination": "/sys", "type": "sysfs", "source": "sysfs", "options": ["nosuid", "noexec", "nodev", "ro"]}),
+    ];
+    mounts.extend(spec.mounts.iter().map(
+        |m| json!({"destination": m.target, "type": m.kind, "source": m.source, "options": m.options}),
+    ));
+    let mut namespaces: Vec<Value> =
+        ["pid", "ipc", "uts", "mount", "cgroup"].iter().map(|kind| json!({"type": kind})).collect();
+    if let Some(netns) = &spec.netns {
+        namespaces.push(json!({"type": "network", "path": netns}));
+    }
+    let mut devices = vec![json!({"allow": false, "access": "rwm"})];
+    devices.extend(
+        DEVICES.iter().map(|(major, minor)| json!({"allow": true, "type": "c", "major": major, "minor": minor, "access": "rwm"})),
+    );
+    let (masked, read_only): (&[&str], &[&str]) = if spec.open_proc { (&[], &[]) } else { (&MASKED, &READ_ONLY) };
+    json!({
+        "ociVersion": "1.0.2",
+        "process": process(&spec.process, &spec.capabilities),
+        "root": {"path": "rootfs", "readonly": false},
+        "hostname": spec.hostname,
+        "mounts": mounts,
+        "linux": {
+            "cgroupsPath": spec.cgroup,
+            "namespaces": namespaces,
+            "maskedPaths": masked,
+            "readonlyPaths": read_only,
+            "resources": {"devices": devices},
+        },
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_spec_is_valid_for_the_oci_types() {
+        let spec = ContainerSpec {
+            id: "x".into(),
+            hostname: "node1".into(),
+            process: ProcessSpec { args: vec!["/sbin/init".into()], uid: 0, ..ProcessSpec::default() },
+            mounts: vec![crate::engine::Mount::bind("/a", "/b", true)],
+            netns: Some("/run/netns/x".into()),
+            cgroup: "/oardocker/x/node1".into(),
+            capabilities: vec!["CAP_SYS_ADMIN".into()],
+            open_proc: true,
+            labels: Default::default(),
+        };
+        let parsed: oci_spec::runtime::Spec = serde_json::from_value(container(&spec)).unwrap();
+        let linux = parsed.linux().as_ref().unwrap();
+        assert!(linux.masked_paths().as_ref().unwrap().is_empty());
+        let caps = parsed.process().as_ref().unwrap().capabilities().as_ref().unwrap();
+        let bounding = caps.bounding().as_ref().unwrap();
+        assert!(bounding.contains(&oci_spec::runtime::Capability::SysAdmin));
+        assert!(!bounding.contains(&oci_spec::runtime::Capability::SysModule), "no wider than asked");
+    }
+}

@@ -1,0 +1,318 @@
+//! Containers and their tasks: create, start, signal, wait, remove, exec.
+
+use super::client::Client;
+use super::images::system_time;
+use super::snapshots::{self, SNAPSHOTTER};
+use super::{spec, streams};
+use crate::engine::io::{Session, Stdio};
+use crate::engine::{ContainerInfo, ContainerSpec, ProcessSpec, RootFs, State};
+use crate::error::{Context as _, Error, Result};
+use containerd_client::services::v1::container::Runtime;
+use containerd_client::services::v1::{
+    CloseIoRequest, Container, CreateContainerRequest, CreateTaskRequest, DeleteContainerRequest,
+    DeleteProcessRequest, DeleteTaskRequest, ExecProcessRequest, GetContainerRequest, KillRequest,
+    ListContainersRequest, ListTasksRequest, ResizePtyRequest, StartRequest, WaitRequest,
+};
+use containerd_client::services::v1::snapshots::MountsRequest;
+use containerd_client::types::Mount;
+use containerd_client::types::v1::Status as TaskStatus;
+use prost_types::Any;
+use std::collections::HashMap;
+use std::time::{Duration, UNIX_EPOCH};
+use streams::Fifos;
+use tokio::sync::mpsc;
+use tonic::Code;
+
+const RUNTIME: &str = "io.containerd.runc.v2";
+const SIGKILL: i32 = 9;
+
+pub(super) async fn create(client: &Client, spec: &ContainerSpec, root: &RootFs, io: Stdio) -> Result<()> {
+    client.hold_lease().await?;
+    let doing = || format!("cannot create container {}", spec.id);
+    let (mounts, image, snapshot_key) = match root {
+        RootFs::Image(name) => {
+            let image = super::images::get(client, name)
+                .await?
+                .ok_or_else(|| Error::new(format!("image {name} is not there")))?;
+            let mounts = snapshots::prepare(client, &spec.id, image.chain_id().as_deref()).await.doing(doing)?;
+            (mounts, name.clone(), spec.id.clone())
+        }
+        RootFs::Step(step) => (bind_root(&step.root), String::new(), String::new()),
+    };
+    let value = serde_json::to_vec(&spec::container(spec)).doing(doing)?;
+    let container = Container {
+        id: spec.id.clone(),
+        labels: spec.labels.clone().into_iter().collect(),
+        image,
+        runtime: Some(Runtime { name: RUNTIME.into(), options: None }),
+        spec: Some(Any { type_url: "types.containerd.io/opencontainers/runtime-spec/1/Spec".into(), value }),
+        snapshotter: if snapshot_key.is_empty() { String::new() } else { SNAPSHOTTER.into() },
+        snapshot_key,
+        ..Container::default()
+    };
+    client.containers().create(CreateContainerRequest { container: Some(container) }).await.doing(doing)?;
+    create_task(client, &spec.id, mounts, io).await.doing(doing)
+}
+
+fn bind_root(root: &std::path::Path) -> Vec<Mount> {
+    vec![Mount {
+        r#type: "bind".into(),
+        source: root.to_string_lossy().into_owned(),
+        target: String::new(),
+        options: vec!["rbind".into(), "rw".into()],
+    }]
+}
+
+async fn create_task(client: &Client, id: &str, rootfs: Vec<Mount>, io: Stdio) -> Result<()> {
+    let mut request = CreateTaskRequest { container_id: id.into(), rootfs, ..CreateTaskRequest::default() };
+    let fifos = match &io {
+        Stdio::Log(path) => {
+            request.stdout = format!("file://{}", path.display());
+            request.stderr.clone_from(&request.stdout);
+            None
+        }
+        Stdio::Chunks(to) => {
+            let fifos = Fifos::create()?;
+            request.stdout = fifos.text("stdout");
+            request.stderr = fifos.text("stderr");
+            let readers = [
+                fifos.reader("stdout", std::convert::identity, to.clone()),
+                fifos.reader("stderr", std::convert::identity, to.clone()),
+            ];
+            Some((fifos, readers))
+        }
+    };
+    let outcome = client.tasks().create(request).await;
+    if let Some((fifos, readers)) = fifos {
+        if outcome.is_err() {
+            fifos.unblock();
+        }
+        tokio::spawn(async move {
+            futures::future::join_all(readers).await;
+            drop(fifos);
+        });
+    }
+    outcome.map(drop).doing(|| "the runtime refused it".into())
+}
+
+pub(super) async fn start(client: &Client, id: &str) -> Result<u32> {
+    let request = StartRequest { container_id: id.into(), exec_id: String::new() };
+    Ok(client.tasks().start(request).await.doing(|| format!("cannot start container {id}"))?.into_inner().pid)
+}
+
+pub(super) async fn wait(client: &Client, id: &str) -> Result<u32> {
+    let request = WaitRequest { container_id: id.into(), exec_id: String::new() };
+    Ok(client.tasks().wait(request).await.doing(|| format!("cannot wait for container {id}"))?.into_inner().exit_status)
+}
+
+pub(super) async fn signal(client: &Client, id: &str, exec_id: &str, signal: i32) -> Result<()> {
+    let request =
+        KillRequest { container_id: id.into(), exec_id: exec_id.into(), signal: signal as u32, all: false };
+    match client.tasks().kill(request).await {
+        Ok(_) => Ok(()),
+        // It has ended already.
+        Err(status) if matches!(status.code(), Code::NotFound | Code::FailedPrecondition) => Ok(()),
+        Err(status) => Err(status).doing(|| format!("cannot send signal {signal} to container {id}")),
+    }
+}
+
+/// Ends the task, asking first when there is a grace period. The container and its filesystem stay.
+pub(super) async fn end(client: &Client, id: &str, grace: Option<(i32, Duration)>) -> Result<()> {
+    let ended = wait(client, id);
+    tokio::pin!(ended);
+    if let Some((polite, patience)) = grace {
+        signal(client, id, "", polite).await?;
+        if tokio::time::timeout(patience, &mut ended).await.is_ok() {
+            return delete_task(client, id).await;
+        }
+    }
+    signal(client, id, "", SIGKILL).await?;
+    // A task that was never started has nothing to wait for; deleting tells.
+    let _ = tokio::time::timeout(Duration::from_secs(10), ended).await;
+    delete_task(client, id).await
+}
+
+async fn delete_task(client: &Client, id: &str) -> Result<()> {
+    match client.tasks().delete(DeleteTaskRequest { container_id: id.into() }).await {
+        Err(status) if status.code() != Code::NotFound => Err(status).doing(|| format!("cannot end container {id}")),
+        _ => Ok(()),
+    }
+}
+
+pub(super) async fn remove(client: &Client, id: &str) -> Result<()> {
+    let snapshot = match client.containers().get(GetContainerRequest { id: id.into() }).await {
+        Ok(answer) => answer.into_inner().container.is_some_and(|c| !c.snapshot_key.is_empty()),
+        // A killed oardocker got no further than the snapshot.
+        Err(status) if status.code() == Code::NotFound => return snapshots::remove(client, id).await,
+        Err(status) => return Err(status).doing(|| format!("cannot look up container {id}")),
+    };
+    match end(client, id, None).await {
+        Err(e) if has_task(client, id).await => return Err(e),
+        _ => {}
+    }
+    match client.containers().delete(DeleteContainerRequest { id: id.into() }).await {
+        Err(status) if status.code() != Code::NotFound => {
+            return Err(status).doing(|| format!("cannot remove container {id}"));
+        }
+        _ => {}
+    }
+    if snapshot { snapshots::remove(client, id).await } else { Ok(()) }
+}
+
+async fn has_task(client: &Client, id: &str) -> bool {
+    let Ok(answer) = client.tasks().list(ListTasksRequest { filter: String::new() }).await else { return true };
+    answer.into_inner().tasks.iter().any(|t| t.id == id || t.container_id == id)
+}
+
+pub(super) async fn list(client: &Client) -> Result<Vec<ContainerInfo>> {
+    let doing = || "cannot list containers of containerd".to_owned();
+    let containers = client
+        .containers()
+        .list(ListContainersRequest { filters: Vec::new() })
+        .await
+        .doing(doing)?
+        .into_inner()
+        .containers;
+    let tasks =
+        client.tasks().list(ListTasksRequest { filter: String::new() }).await.doing(doing)?.into_inner().tasks;
+    // containerd 1.6 names the container in `id`, newer ones in `container_id` too.
+    let tasks: HashMap<_, _> = tasks.into_iter().map(|t| (t.id.clone(), t)).collect();
+    Ok(containers
+        .into_iter()
+        .map(|c| {
+            let task = tasks.get(&c.id);
+            let state = match task.map(|t| t.status()) {
+                Some(TaskStatus::Running | TaskStatus::Paused | TaskStatus::Pausing) => State::Running,
+                Some(TaskStatus::Stopped) => State::Exited(task.map_or(0, |t| t.exit_status)),
+                _ => State::Created,
+            };
+            ContainerInfo {
+                pid: task.filter(|_| state == State::Running).map_or(0, |t| t.pid),
+                state,
+                image: c.image,
+                created: c.created_at.map_or(UNIX_EPOCH, system_time),
+                labels: c.labels.into_iter().collect(),
+                id: c.id,
+            }
+        })
+        .collect())
+}
+
+pub(super) async fn restart(client: &Client, id: &str, io: Stdio) -> Result<u32> {
+    let request = MountsRequest { snapshotter: SNAPSHOTTER.into(), key: id.into() };
+    let mounts = client
+        .snapshots()
+        .mounts(request)
+        .await
+        .doing(|| format!("cannot find the filesystem of container {id}"))?
+        .into_inner()
+        .mounts;
+    create_task(client, id, mounts, io).await.doing(|| format!("cannot restart container {id}"))?;
+    start(client, id).await
+}
+
+pub(super) async fn exec(client: &Client, id: &str, process: &ProcessSpec, session: Session) -> Result<u32> {
+    let exec_id = format!("exec-{:016x}", rand::random::<u64>());
+    let doing = || format!("cannot run {} in container {id}", process.args.first().map_or("nothing", |a| a));
+    let fifos = Fifos::create()?;
+    let value = serde_json::to_vec(&spec::process(process, &["CAP_SYS_ADMIN".into(), "CAP_SYS_NICE".into()])).doing(doing)?;
+    let request = ExecProcessRequest {
+        container_id: id.into(),
+        stdin: if session.stdin.is_some() { fifos.text("stdin") } else { String::new() },
+        stdout: fifos.text("stdout"),
+        stderr: if process.tty { String::new() } else { fifos.text("stderr") },
+        terminal: process.tty,
+        spec: Some(Any { type_url: "types.containerd.io/opencontainers/runtime-spec/1/Process".into(), value }),
+        exec_id: exec_id.clone(),
+    };
+    client.tasks().exec(request).await.doing(doing)?;
+
+    let mut readers = vec![fifos.reader("stdout", streams::out, session.output.clone())];
+    if !process.tty {
+        readers.push(fifos.reader("stderr", streams::err, session.output.clone()));
+    }
+    drop(session.output);
+    let started = client.tasks().start(StartRequest { container_id: id.into(), exec_id: exec_id.clone() }).await;
+    if let Err(status) = started {
+        fifos.unblock();
+        let _ = delete_process(client, id, &exec_id).await;
+        return Err(runtime_refusal(&status, process)).doing(doing);
+    }
+    let helpers = [
+        tokio::spawn(feed_stdin(client.clone(), id.to_owned(), exec_id.clone(), fifos.path("stdin"), session.stdin)),
+        tokio::spawn(follow_size(client.clone(), id.to_owned(), exec_id.clone(), session.size)),
+        tokio::spawn(pass_signals(client.clone(), id.to_owned(), exec_id.clone(), session.signals)),
+    ];
+    let waited = client.tasks().wait(WaitRequest { container_id: id.into(), exec_id: exec_id.clone() }).await;
+    // Deleting makes the shim flush and close the streams; the readers then see their end.
+    let deleted = delete_process(client, id, &exec_id).await;
+    if deleted.is_err() {
+        fifos.unblock();
+    }
+    futures::future::join_all(readers).await;
+    helpers.iter().for_each(tokio::task::JoinHandle::abort);
+    fifos.unblock();
+    let status = waited.doing(|| format!("container {id} ended during the session"))?.into_inner().exit_status;
+    deleted.map(|_| status)
+}
+
+async fn delete_process(client: &Client, id: &str, exec_id: &str) -> Result<()> {
+    let request = DeleteProcessRequest { container_id: id.into(), exec_id: exec_id.into() };
+    client.tasks().delete_process(request).await.map(drop).doing(|| format!("container {id} ended during the session"))
+}
+
+/// runc's long story, cut to what a user needs.
+fn runtime_refusal(status: &tonic::Status, process: &ProcessSpec) -> Error {
+    let text = status.message();
+    let program = process.args.first().map_or("", |a| a);
+    if text.contains("executable file not found") || text.contains("no such file or directory") {
+        Error::new(format!("{program}: command not found"))
+    } else if text.contains("permission denied") {
+        Error::new(format!("{program}: permission denied"))
+    } else {
+        Error::new(text)
+    }
+}
+
+async fn feed_stdin(
+    client: Client,
+    id: String,
+    exec_id: String,
+    path: std::path::PathBuf,
+    stdin: Option<mpsc::Receiver<Vec<u8>>>,
+) {
+    let Some(stdin) = stdin else { return };
+    if let Ok(true) = Fifos::writer(path, stdin).await {
+        let request = CloseIoRequest { container_id: id, exec_id, stdin: true };
+        let _ = client.tasks().close_io(request).await;
+    }
+}
+
+async fn follow_size(
+    client: Client,
+    id: String,
+    exec_id: String,
+    size: Option<tokio::sync::watch::Receiver<(u16, u16)>>,
+) {
+    let Some(mut size) = size else { return };
+    loop {
+        let (columns, rows) = *size.borrow_and_update();
+        let request = ResizePtyRequest {
+            container_id: id.clone(),
+            exec_id: exec_id.clone(),
+            width: columns.into(),
+            height: rows.into(),
+        };
+        let _ = client.tasks().resize_pty(request).await;
+        if size.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+async fn pass_signals(client: Client, id: String, exec_id: String, signals: Option<mpsc::Receiver<i32>>) {
+    let Some(mut signals) = signals else { return };
+    while let Some(number) = signals.recv().await {
+        let _ = signal(&client, &id, &exec_id, number).await;
+    }
+}

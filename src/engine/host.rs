@@ -1,0 +1,27 @@
+//! Where oardocker keeps things on the host, outside any workdir: one place for every path.
+
+use std::path::{Path, PathBuf};
+
+/// Runtime files: gone at reboot. Sockets, mounts, named network namespaces, per-cluster files.
+pub fn runtime_dir() -> PathBuf {
+    env_dir("OARDOCKER_RUNTIME_DIR", "/run/oardocker")
+}
+
+/// Lasting files: the managed containerd's root.
+pub fn data_dir() -> PathBuf {
+    env_dir("OARDOCKER_DATA_DIR", "/var/lib/oardocker")
+}
+
+/// The socket of the managed containerd.
+pub fn managed_socket() -> PathBuf {
+    runtime_dir().join("containerd/containerd.sock")
+}
+
+/// Files of one running cluster.
+pub fn cluster_dir(env_id: &str) -> PathBuf {
+    runtime_dir().join("clusters").join(env_id)
+}
+
+fn env_dir(variable: &str, default: &str) -> PathBuf {
+    std::env::var_os(variable).filter(|v| !v.is_empty()).map_or_else(|| Path::new(default).into(), PathBuf::from)
+}

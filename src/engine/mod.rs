@@ -1,0 +1,270 @@
+//! What oardocker asks of a container engine: images, build steps, nodes and exec sessions.
+//!
+//! The trait has few verbs and speaks of values that every engine can give; what engines do differently they say as
+//! data in [`EngineInfo`]. Adapters know nothing of OAR, and nothing above this room knows an engine's name.
+
+pub mod containerd;
+pub mod host;
+pub mod io;
+pub mod select;
+
+use crate::error::Result;
+use async_trait::async_trait;
+use oci_spec::image::ImageConfiguration;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::{Duration, SystemTime};
+
+/// Which engine answered, for `status`, `doctor` and error messages.
+#[derive(Debug, Clone)]
+pub struct EngineInfo {
+    /// "containerd" or "managed containerd".
+    pub name: String,
+    /// As the engine says it.
+    pub version: String,
+    /// The socket.
+    pub address: String,
+    /// True when the engine leaves network namespaces, bridges and ports to us.
+    pub network_is_ours: bool,
+}
+
+/// One layer of an image: the digest of its tar, of its compressed blob, and the blob's size in bytes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Layer {
+    /// sha256 of the uncompressed tar.
+    pub diff_id: String,
+    /// sha256 of the gzip-compressed tar.
+    pub digest: String,
+    /// Size of the compressed blob in bytes.
+    pub size: u64,
+}
+
+/// The chain id of a stack of layers (OCI image spec): the name of the snapshot that holds them all.
+pub fn chain_id(diff_ids: impl IntoIterator<Item = impl AsRef<str>>) -> Option<String> {
+    diff_ids.into_iter().fold(None, |parent, diff_id| {
+        Some(match parent {
+            None => diff_id.as_ref().to_owned(),
+            Some(parent) => sha256(format!("{parent} {}", diff_id.as_ref()).as_bytes()),
+        })
+    })
+}
+
+/// `sha256:<hex>` of some bytes.
+pub fn sha256(bytes: &[u8]) -> String {
+    format!("sha256:{}", hex::encode(Sha256::digest(bytes)))
+}
+
+/// An image: its configuration and its layers from the bottom up.
+#[derive(Debug, Clone)]
+pub struct Image {
+    /// The OCI image configuration; its rootfs section is filled in by the engine from `layers`.
+    pub config: ImageConfiguration,
+    /// From the bottom up.
+    pub layers: Vec<Layer>,
+}
+
+impl Image {
+    /// The snapshot that holds all layers.
+    pub fn chain_id(&self) -> Option<String> {
+        chain_id(self.layers.iter().map(|l| &l.diff_id))
+    }
+}
+
+/// What a list of images tells without reading any blob.
+#[derive(Debug, Clone)]
+pub struct ImageRecord {
+    /// As in `oardocker/trixie-node:latest`.
+    pub name: String,
+    /// Digest of the manifest.
+    pub id: String,
+    /// When the image was last put under its name.
+    pub created: SystemTime,
+    /// Labels that were given at [`Engine::put_image`].
+    pub labels: BTreeMap<String, String>,
+}
+
+/// A writable root filesystem on top of a stack of layers, mounted on the host.
+#[derive(Debug, Clone)]
+pub struct StepRoot {
+    /// The engine's name for it.
+    pub key: String,
+    /// The whole tree, as a step sees it.
+    pub root: PathBuf,
+    /// Only what this step changed, in overlay form; equal to `root` when there is no layer below.
+    pub changes: PathBuf,
+    /// Chain id of the layers below.
+    pub parent: Option<String>,
+}
+
+/// A process: the arguments are exact, nothing is split or expanded.
+#[derive(Debug, Clone, Default)]
+pub struct ProcessSpec {
+    /// Program and arguments.
+    pub args: Vec<String>,
+    /// `KEY=VALUE`.
+    pub env: Vec<String>,
+    /// Working directory inside.
+    pub cwd: String,
+    /// Numeric user id.
+    pub uid: u32,
+    /// Numeric primary group id.
+    pub gid: u32,
+    /// Supplementary groups.
+    pub groups: Vec<u32>,
+    /// Whether it gets a pseudo terminal.
+    pub tty: bool,
+}
+
+/// A mount inside a container, in the order in which they are made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mount {
+    /// Where, inside.
+    pub target: String,
+    /// Filesystem type, or `bind`.
+    pub kind: String,
+    /// Host path for a bind.
+    pub source: String,
+    /// Mount options.
+    pub options: Vec<String>,
+}
+
+impl Mount {
+    /// A bind mount of a host path.
+    pub fn bind(source: impl Into<String>, target: impl Into<String>, read_only: bool) -> Self {
+        let access = if read_only { "ro" } else { "rw" };
+        Self {
+            target: target.into(),
+            kind: "bind".into(),
+            source: source.into(),
+            options: vec!["rbind".into(), "rprivate".into(), access.into()],
+        }
+    }
+}
+
+/// A container: a node of a cluster, or one build step.
+#[derive(Debug, Clone)]
+pub struct ContainerSpec {
+    /// Unique in the engine.
+    pub id: String,
+    /// Host name inside.
+    pub hostname: String,
+    /// First process.
+    pub process: ProcessSpec,
+    /// After the engine's /proc, /dev, /sys.
+    pub mounts: Vec<Mount>,
+    /// Path of a network namespace on the host; none means the host's own.
+    pub netns: Option<PathBuf>,
+    /// Path below every cgroup controller, such as `/oardocker/1f2e/node1`.
+    pub cgroup: String,
+    /// Capabilities beyond the usual ones.
+    pub capabilities: Vec<String>,
+    /// Whether nothing under /proc is masked or read-only (systemd wants that).
+    pub open_proc: bool,
+    /// Labels to find it by.
+    pub labels: BTreeMap<String, String>,
+}
+
+/// Where a container's root filesystem comes from.
+#[derive(Debug, Clone)]
+pub enum RootFs {
+    /// A new writable snapshot on an image.
+    Image(String),
+    /// The root of a build step.
+    Step(StepRoot),
+}
+
+/// What runs under a container's name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum State {
+    /// Its first process runs.
+    Running,
+    /// Its first process ended, with this code.
+    Exited(u32),
+    /// It was created and not started, or its process is gone without a trace.
+    Created,
+}
+
+/// One container as the engine sees it.
+#[derive(Debug, Clone)]
+pub struct ContainerInfo {
+    /// The id it was created with.
+    pub id: String,
+    /// The labels it was created with.
+    pub labels: BTreeMap<String, String>,
+    /// Image name; empty for a build step.
+    pub image: String,
+    /// When it was created.
+    pub created: SystemTime,
+    /// What runs.
+    pub state: State,
+    /// Process id of its first process on the host, 0 when nothing runs.
+    pub pid: u32,
+}
+
+/// The verbs. Everything an engine makes carries the labels it was given, so that a later command finds it again.
+#[async_trait]
+pub trait Engine: Send + Sync {
+    /// Which engine this is.
+    fn info(&self) -> &EngineInfo;
+
+    /// All images of oardocker.
+    async fn images(&self) -> Result<Vec<ImageRecord>>;
+    /// One image with its configuration.
+    async fn image(&self, name: &str) -> Result<Option<Image>>;
+    /// Stores configuration and manifest and puts the image under a name.
+    async fn put_image(&self, name: &str, image: &Image, labels: &BTreeMap<String, String>) -> Result<String>;
+    /// Forgets names; what nothing else refers to is freed.
+    async fn remove_images(&self, names: &[String]) -> Result<()>;
+    /// Whether the layers are unpacked, ready to be built upon.
+    async fn has_chain(&self, chain_id: &str) -> Result<bool>;
+    /// Stores a layer blob from a file, checked against its digest.
+    async fn put_layer(&self, layer: &Layer, file: &std::path::Path) -> Result<()>;
+    /// Unpacks a stored layer on top of a stack of layers.
+    async fn unpack_layer(&self, layer: &Layer, parent: Option<&str>) -> Result<String>;
+
+    /// Makes and mounts a writable root on top of a stack of layers.
+    async fn begin_step(&self, parent: Option<&str>) -> Result<StepRoot>;
+    /// Keeps what the step changed as a layer: the blob was stored with [`Engine::put_layer`]. Returns the chain id.
+    async fn commit_step(&self, step: StepRoot, layer: &Layer) -> Result<String>;
+    /// Throws the step away.
+    async fn abort_step(&self, step: StepRoot) -> Result<()>;
+
+    /// Creates a container; its network namespace and cgroups exist already.
+    async fn create(&self, spec: &ContainerSpec, root: &RootFs, io: io::Stdio) -> Result<()>;
+    /// Runs its first process. Returns the process id on the host.
+    async fn start(&self, id: &str) -> Result<u32>;
+    /// Waits until the first process ends; its exit code.
+    async fn wait(&self, id: &str) -> Result<u32>;
+    /// Sends a signal to the first process.
+    async fn signal(&self, id: &str, signal: i32) -> Result<()>;
+    /// Ends the task, keeps the container's filesystem.
+    async fn end_task(&self, id: &str, grace: Option<(i32, Duration)>) -> Result<()>;
+    /// Removes the container and its filesystem, killing what still runs.
+    async fn remove(&self, id: &str) -> Result<()>;
+    /// All containers of oardocker.
+    async fn containers(&self) -> Result<Vec<ContainerInfo>>;
+    /// Starts the first process again, in the same filesystem.
+    async fn restart(&self, id: &str, io: io::Stdio) -> Result<u32>;
+
+    /// Runs a process in a running container, with the given ends; returns its exit code.
+    async fn exec(&self, id: &str, process: &ProcessSpec, session: io::Session) -> Result<u32>;
+
+    /// Gives up what protects half-done work; call when the work is done or given up.
+    async fn release(&self) -> Result<()>;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn chain_ids_follow_the_image_spec() {
+        let a = sha256(b"a");
+        let b = sha256(b"b");
+        assert_eq!(chain_id(Vec::<String>::new()), None);
+        assert_eq!(chain_id([&a]), Some(a.clone()));
+        assert_eq!(chain_id([&a, &b]), Some(sha256(format!("{a} {b}").as_bytes())));
+    }
+}

@@ -1,0 +1,182 @@
+//! The one error type of the crate: what was being done, to what, why it failed, and what to do instead.
+//!
+//! A room adds its own sentence with [`Context::doing`]; only `cli` prints. The kind decides the exit code.
+
+use std::fmt;
+
+/// How an error ends the program.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// Something failed: exit code 1.
+    Failure,
+    /// The command line asked for something that cannot be: exit code 2.
+    Usage,
+}
+
+/// An error with its chain of causes and the hints for the user.
+#[derive(Debug)]
+pub struct Error {
+    kind: Kind,
+    /// From the outermost sentence ("cannot start node1") to the root cause.
+    chain: Vec<String>,
+    hints: Vec<String>,
+    /// Lines worth showing below the message: the end of a log, of a script's output.
+    details: Vec<String>,
+}
+
+/// Shorthand for results of this crate.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+impl Error {
+    /// A failure described by one sentence (lower case, no full stop).
+    pub fn new(what: impl Into<String>) -> Self {
+        Self { kind: Kind::Failure, chain: vec![what.into()], hints: Vec::new(), details: Vec::new() }
+    }
+
+    /// A misuse of the command line that only showed once the value was looked at.
+    pub fn usage(what: impl Into<String>) -> Self {
+        Self { kind: Kind::Usage, ..Self::new(what) }
+    }
+
+    /// Adds what the user can do about it.
+    #[must_use]
+    pub fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hints.push(hint.into());
+        self
+    }
+
+    /// Adds lines to show below the message.
+    #[must_use]
+    pub fn detail(mut self, lines: impl IntoIterator<Item = String>) -> Self {
+        self.details.extend(lines);
+        self
+    }
+
+    /// Puts a sentence in front: what was being done when this happened.
+    #[must_use]
+    pub fn within(mut self, doing: impl Into<String>) -> Self {
+        self.chain.insert(0, doing.into());
+        self
+    }
+
+    /// Joins the errors of a teardown, which goes on after each of them.
+    pub fn all(errors: Vec<Self>) -> Result<()> {
+        let mut errors = errors.into_iter();
+        let Some(mut first) = errors.next() else { return Ok(()) };
+        for other in errors {
+            first.details.push(other.to_string());
+            first.hints.extend(other.hints);
+        }
+        Err(first)
+    }
+
+    /// The kind, for the exit code.
+    pub fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    /// What the user can do.
+    pub fn hints(&self) -> &[String] {
+        &self.hints
+    }
+
+    /// Lines to show below the message.
+    pub fn details(&self) -> &[String] {
+        &self.details
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.chain.join(": "))
+    }
+}
+
+impl std::error::Error for Error {}
+
+/// Turns any error into ours, with a sentence in front.
+pub trait Context<T> {
+    /// Says what was being done, in the words "cannot ...".
+    fn doing(self, what: impl FnOnce() -> String) -> Result<T>;
+}
+
+impl<T, E: Into<Cause>> Context<T> for Result<T, E> {
+    fn doing(self, what: impl FnOnce() -> String) -> Result<T> {
+        self.map_err(|e| e.into().0.within(what()))
+    }
+}
+
+/// What [`Context::doing`] accepts: our own error, or one of the libraries we call.
+pub struct Cause(Error);
+
+impl From<Error> for Cause {
+    fn from(error: Error) -> Self {
+        Self(error)
+    }
+}
+
+macro_rules! foreign {
+    ($($t:ty),* $(,)?) => { $(
+        impl From<$t> for Cause {
+            fn from(error: $t) -> Self { Self(Error::new(error.to_string())) }
+        }
+    )* };
+}
+
+foreign!(
+    std::io::Error,
+    nix::Error,
+    serde_json::Error,
+    rtnetlink::Error,
+    oci_spec::OciSpecError,
+    tokio::task::JoinError,
+    std::num::ParseIntError,
+    std::string::FromUtf8Error,
+    reqwest::Error,
+    String,
+    &str,
+);
+
+impl From<tonic::Status> for Cause {
+    fn from(status: tonic::Status) -> Self {
+        Self(Error::new(format!("{:?}: {}", status.code(), status.message())))
+    }
+}
+
+impl From<tonic::transport::Error> for Cause {
+    fn from(error: tonic::transport::Error) -> Self {
+        // The outermost text is only "transport error"; the reason stands below it.
+        let mut text = error.to_string();
+        let mut source = std::error::Error::source(&error);
+        while let Some(e) = source {
+            text = e.to_string();
+            source = e.source();
+        }
+        Self(Error::new(text))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_chain_reads_from_the_outside_to_the_cause() {
+        let error = std::fs::read("/nonexistent/x").doing(|| "cannot read /nonexistent/x".into()).unwrap_err();
+        let error = error.within("cannot start node1").hint("look there");
+        assert_eq!(
+            error.to_string(),
+            "cannot start node1: cannot read /nonexistent/x: No such file or directory (os error 2)"
+        );
+        assert_eq!(error.hints(), ["look there"]);
+        assert_eq!(error.kind(), Kind::Failure);
+    }
+
+    #[test]
+    fn a_teardown_keeps_every_error() {
+        assert!(Error::all(vec![]).is_ok());
+        let error = Error::all(vec![Error::new("a"), Error::new("b").hint("h")]).unwrap_err();
+        assert_eq!((error.to_string().as_str(), error.details()), ("a", &["b".to_owned()][..]));
+        assert_eq!(error.hints(), ["h"]);
+    }
+}

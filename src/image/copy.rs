@@ -1,0 +1,388 @@
+//! COPY and ADD: which files of the build context, what they hash to, and how they enter the tree.
+//!
+//! Whatever the context or a tar file holds, nothing outside the image's root is touched.
+
+use super::EPOCH;
+use super::rooted::{Root, clear};
+use crate::error::{Context as _, Error, Result};
+use rustix::fs::{AtFlags, Mode, OFlags, Timespec, Timestamps, chownat, mkdirat, openat, symlinkat, utimensat};
+use sha2::{Digest as _, Sha256};
+use std::ffi::{OsStr, OsString};
+use std::fs::{self, File, Metadata};
+use std::io::{self, Read};
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::path::{Component, Path, PathBuf};
+
+/// A tar file given to ADD may unpack to this many bytes.
+const TAR_LIMIT: u64 = 64 << 30;
+
+/// What is copied where.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    /// The build context.
+    pub context: PathBuf,
+    /// Source files and directories, resolved, sorted.
+    pub sources: Vec<PathBuf>,
+    /// Absolute path in the image; a trailing slash means a directory.
+    pub dest: String,
+    /// Whether tar files are unpacked.
+    pub unpack: bool,
+    /// Owner of everything.
+    pub owner: (u32, u32),
+    /// Mode of everything, if given.
+    pub mode: Option<u32>,
+}
+
+/// Finds the sources of an instruction in its context.
+pub fn sources(context: &Path, patterns: &[String]) -> Result<Vec<PathBuf>> {
+    let context = context.canonicalize().doing(|| format!("cannot open build context {}", context.display()))?;
+    let mut found = Vec::new();
+    for pattern in patterns {
+        let relative: PathBuf = Path::new(pattern).components().filter(|c| matches!(c, Component::Normal(_) | Component::ParentDir)).collect();
+        if relative.components().any(|c| c == Component::ParentDir) {
+            return Err(Error::new(format!("{pattern:?} leads out of the build context {}", context.display())));
+        }
+        let wanted = format!("{}/{}", glob::Pattern::escape(&context.to_string_lossy()), relative.display());
+        let mut matches: Vec<PathBuf> = if pattern.contains(['*', '?', '[']) {
+            glob::glob(&wanted).map_err(|e| Error::new(format!("bad pattern {pattern:?}: {e}")))?.flatten().collect()
+        } else {
+            vec![context.join(&relative)]
+        };
+        matches.retain(|p| p.symlink_metadata().is_ok());
+        if matches.is_empty() {
+            return Err(Error::new(format!("there is no {pattern:?} in the build context {}", context.display())));
+        }
+        for path in &matches {
+            // A source that is itself a link may point anywhere; what it points to has to be in the context.
+            let real = path.canonicalize().doing(|| format!("cannot follow {}", path.display()))?;
+            if !real.starts_with(&context) {
+                return Err(Error::new(format!("{pattern:?} leads out of the build context {}", context.display())));
+            }
+        }
+        found.extend(matches);
+    }
+    Ok(found)
+}
+
+/// The content of the sources as one number: names, kinds, modes, targets and bytes; not times, not owners.
+pub fn hash(plan: &Plan) -> Result<String> {
+    let mut hash = Sha256::new();
+    for source in &plan.sources {
+        let name = source.strip_prefix(&plan.context).unwrap_or(source);
+        hash_entry(&mut hash, source, name, true).doing(|| format!("cannot read {}", source.display()))?;
+    }
+    Ok(hex::encode(hash.finalize()))
+}
+
+fn hash_entry(hash: &mut Sha256, path: &Path, name: &Path, follow: bool) -> io::Result<()> {
+    let meta = if follow { fs::metadata(path)? } else { fs::symlink_metadata(path)? };
+    let mut field = |bytes: &[u8]| {
+        hash.update((bytes.len() as u64).to_le_bytes());
+        hash.update(bytes);
+    };
+    field(name.as_os_str().as_bytes());
+    field(&(meta.mode() & if meta.is_symlink() { 0o170_000 } else { 0o177_777 }).to_le_bytes());
+    if meta.is_symlink() {
+        field(fs::read_link(path)?.as_os_str().as_bytes());
+    } else if meta.is_dir() {
+        for child in sorted(path)? {
+            hash_entry(hash, &path.join(&child), &name.join(&child), false)?;
+        }
+    } else if meta.is_file() {
+        field(&meta.len().to_le_bytes());
+        let mut file = File::open(path)?;
+        let mut buffer = vec![0; 64 << 10];
+        while let n @ 1.. = file.read(&mut buffer)? {
+            hash.update(&buffer[..n]);
+        }
+    }
+    Ok(())
+}
+
+fn sorted(dir: &Path) -> io::Result<Vec<OsString>> {
+    let mut names: Vec<OsString> = fs::read_dir(dir)?.map(|e| e.map(|e| e.file_name())).collect::<io::Result<_>>()?;
+    names.sort_unstable();
+    Ok(names)
+}
+
+/// Puts the sources into the tree at `root`.
+pub fn apply(plan: &Plan, root: &Path) -> Result<()> {
+    let root = Root::open(root)?;
+    let dest = Path::new(&plan.dest);
+    let many = plan.sources.len() > 1 || plan.dest.ends_with('/');
+    for source in &plan.sources {
+        let doing = || format!("cannot copy {} to {}", source.display(), plan.dest);
+        let meta = fs::metadata(source).doing(doing)?;
+        if meta.is_dir() {
+            let dir = make_dir(&root, dest, plan)?;
+            copy_children(source, &dir, plan).doing(doing)?;
+            set_times(&dir, OsStr::new(".")).doing(doing)?;
+        } else if plan.unpack && is_tar(source).doing(doing)? {
+            make_dir(&root, dest, plan)?;
+            unpack(source, &root, dest, plan).doing(doing)?;
+        } else {
+            let name = source.file_name().unwrap_or_default();
+            let (parent, name) = if many || root.is_dir(dest) {
+                (dest, name)
+            } else {
+                (dest.parent().unwrap_or(Path::new("/")), dest.file_name().unwrap_or(name))
+            };
+            let dir = make_dir(&root, parent, plan)?;
+            copy_file(source, &meta, &dir, name, plan).doing(doing)?;
+            set_times(&dir, OsStr::new(".")).doing(doing)?;
+        }
+    }
+    Ok(())
+}
+
+fn make_dir(root: &Root, path: &Path, plan: &Plan) -> Result<OwnedFd> {
+    let (dir, made) = root.make_dir(path)?;
+    // From the inside out, since giving a directory its time must come after its children.
+    for path in made.iter().rev() {
+        let (dir, _) = root.make_dir(path)?;
+        own(&dir, OsStr::new("."), plan).doing(|| format!("cannot set the owner of {}", path.display()))?;
+        let parent = path.parent().unwrap_or(Path::new("/"));
+        let (parent, _) = root.make_dir(parent)?;
+        set_times(&dir, OsStr::new(".")).doing(|| format!("cannot set the time of {}", path.display()))?;
+        set_times(&parent, OsStr::new(".")).doing(|| format!("cannot set the time of {}", path.display()))?;
+    }
+    Ok(dir)
+}
+
+fn copy_children(from: &Path, to: &OwnedFd, plan: &Plan) -> io::Result<()> {
+    for name in sorted(from)? {
+        let path = from.join(&name);
+        let meta = fs::symlink_metadata(&path)?;
+        if meta.is_dir() {
+            match mkdirat(to, &name, Mode::from_raw_mode(0o755)) {
+                Ok(()) | Err(rustix::io::Errno::EXIST) => {}
+                Err(e) => return Err(e.into()),
+            }
+            let dir = openat(to, &name, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW, Mode::empty())?;
+            own(to, &name, plan)?;
+            rustix::fs::fchmod(&dir, Mode::from_raw_mode(plan.mode.unwrap_or(meta.mode() & 0o7777)))?;
+            copy_children(&path, &dir, plan)?;
+            set_times(to, &name)?;
+        } else if meta.is_symlink() {
+            clear(to, &name)?;
+            symlinkat(fs::read_link(&path)?, to, &name)?;
+            own(to, &name, plan)?;
+            set_times(to, &name)?;
+        } else {
+            copy_file(&path, &meta, to, &name, plan)?;
+        }
+    }
+    Ok(())
+}
+
+fn copy_file(from: &Path, meta: &Metadata, to: &OwnedFd, name: &OsStr, plan: &Plan) -> io::Result<()> {
+    if !meta.is_file() {
+        return Err(io::Error::other(format!("{} is neither a file, a directory nor a link", from.display())));
+    }
+    clear(to, name)?;
+    let mode = plan.mode.unwrap_or(meta.mode() & 0o7777);
+    write_file(&mut File::open(from)?, to, name, mode, plan)
+}
+
+fn write_file(from: &mut impl Read, to: &OwnedFd, name: &OsStr, mode: u32, plan: &Plan) -> io::Result<()> {
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let mut file = File::from(openat(to, name, flags, Mode::from_raw_mode(0o600))?);
+    io::copy(from, &mut file)?;
+    own(to, name, plan)?;
+    // After chown, which clears set-id bits.
+    file.set_permissions(fs::Permissions::from_mode(mode))?;
+    set_times(to, name)
+}
+
+fn own(dir: &OwnedFd, name: &OsStr, plan: &Plan) -> io::Result<()> {
+    let (uid, gid) = (rustix::fs::Uid::from_raw(plan.owner.0), rustix::fs::Gid::from_raw(plan.owner.1));
+    Ok(chownat(dir.as_fd(), name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)?)
+}
+
+fn set_times(dir: &OwnedFd, name: &OsStr) -> io::Result<()> {
+    let time = Timespec { tv_sec: EPOCH, tv_nsec: 0 };
+    let times = Timestamps { last_access: time, last_modification: time };
+    Ok(utimensat(dir.as_fd(), name, &times, AtFlags::SYMLINK_NOFOLLOW)?)
+}
+
+fn is_tar(path: &Path) -> io::Result<bool> {
+    let mut head = Vec::new();
+    File::open(path)?.take(6).read_to_end(&mut head)?;
+    let compressed = [&b"BZh"[..], b"\xfd7zXZ\0", b"\x28\xb5\x2f\xfd"].iter().any(|magic| head.starts_with(magic));
+    if compressed && path.to_string_lossy().contains(".tar") {
+        return Err(io::Error::other("ADD unpacks plain and gzip-compressed tar files only: use COPY and RUN tar"));
+    }
+    let mut archive = tar::Archive::new(opened(path)?);
+    Ok(archive.entries()?.next().is_some_and(|e| e.is_ok()))
+}
+
+fn opened(path: &Path) -> io::Result<Box<dyn Read>> {
+    let mut head = [0; 2];
+    let n = File::open(path)?.read(&mut head)?;
+    let file = io::BufReader::new(File::open(path)?);
+    Ok(if n == 2 && head == [0x1f, 0x8b] {
+        Box::new(flate2::read::MultiGzDecoder::new(file))
+    } else {
+        Box::new(file)
+    })
+}
+
+fn unpack(source: &Path, root: &Root, dest: &Path, plan: &Plan) -> Result<()> {
+    let name = source.display();
+    let mut total = 0;
+    let mut archive = tar::Archive::new(opened(source).doing(|| format!("cannot open {name}"))?);
+    for entry in archive.entries().doing(|| format!("cannot read {name}"))? {
+        let mut entry = entry.doing(|| format!("{name} is damaged"))?;
+        let path = entry.path().doing(|| format!("{name} holds an unreadable name"))?.into_owned();
+        let bad = |why: &str| Error::new(format!("{name} holds {}, {why}", path.display()));
+        if path.is_absolute() || path.components().any(|c| c == Component::ParentDir) {
+            return Err(bad("which leads out of the directory it is unpacked in"));
+        }
+        total += entry.size();
+        if total > TAR_LIMIT {
+            return Err(bad("with which it is larger than 64 GiB"));
+        }
+        let doing = || format!("cannot unpack {} of {name}", path.display());
+        let inside = dest.join(&path);
+        let kind = entry.header().entry_type();
+        let mode = entry.header().mode().doing(doing)? & 0o7777;
+        if kind.is_dir() {
+            make_dir(root, &inside, plan)?;
+            continue;
+        }
+        let dir = make_dir(root, inside.parent().unwrap_or(dest), plan)?;
+        let Some(file_name) = inside.file_name() else { continue };
+        clear(&dir, file_name).doing(doing)?;
+        if kind.is_file() {
+            write_file(&mut entry, &dir, file_name, mode, plan).doing(doing)?;
+        } else if kind.is_symlink() {
+            let target = entry.link_name().doing(doing)?.unwrap_or_default().into_owned();
+            symlinkat(&target, &dir, file_name).map_err(io::Error::from).doing(doing)?;
+            own(&dir, file_name, plan).and_then(|()| set_times(&dir, file_name)).doing(doing)?;
+        } else if kind.is_hard_link() {
+            let target = entry.link_name().doing(doing)?.unwrap_or_default().into_owned();
+            if target.is_absolute() || target.components().any(|c| c == Component::ParentDir) {
+                return Err(bad("a link that leads out of the directory it is unpacked in"));
+            }
+            let target = dest.join(target);
+            let (from, _) = root.make_dir(target.parent().unwrap_or(dest))?;
+            let from_name = target.file_name().unwrap_or_default();
+            rustix::fs::linkat(&from, from_name, &dir, file_name, AtFlags::empty())
+                .map_err(io::Error::from)
+                .doing(doing)?;
+        } else {
+            return Err(bad("a device or another special file"));
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::symlink;
+
+    fn plan(context: &Path, patterns: &[&str], dest: &str) -> Result<Plan> {
+        let patterns: Vec<String> = patterns.iter().map(|p| (*p).to_owned()).collect();
+        Ok(Plan {
+            context: context.into(),
+            sources: sources(context, &patterns)?,
+            dest: dest.into(),
+            unpack: true,
+            owner: (nix::unistd::getuid().as_raw(), nix::unistd::getgid().as_raw()),
+            mode: None,
+        })
+    }
+
+    #[test]
+    fn sources_stay_in_the_context() {
+        let dir = tempfile::tempdir().unwrap();
+        let context = dir.path().join("c");
+        fs::create_dir(&context).unwrap();
+        fs::write(dir.path().join("secret"), "").unwrap();
+        symlink("../secret", context.join("link")).unwrap();
+        for bad in ["../secret", "link", "none", "x/../../secret"] {
+            assert!(plan(&context, &[bad], "/").is_err(), "{bad}");
+        }
+        fs::write(context.join("a.sh"), "").unwrap();
+        fs::write(context.join("b.sh"), "").unwrap();
+        assert_eq!(plan(&context, &["*.sh"], "/").unwrap().sources.len(), 2);
+        assert_eq!(plan(&context, &["/a.sh"], "/").unwrap().sources.len(), 1);
+    }
+
+    #[test]
+    fn the_rules_of_copy() {
+        let dir = tempfile::tempdir().unwrap();
+        let (context, root) = (dir.path().join("c"), dir.path().join("r"));
+        fs::create_dir_all(context.join("d/sub")).unwrap();
+        fs::create_dir_all(root.join("have")).unwrap();
+        fs::write(context.join("f"), "f").unwrap();
+        fs::write(context.join("d/sub/g"), "g").unwrap();
+        let copy = |patterns: &[&str], dest: &str| apply(&plan(&context, patterns, dest).unwrap(), &root).unwrap();
+        copy(&["f"], "/new");
+        copy(&["f"], "/dir/");
+        copy(&["f"], "/have");
+        copy(&["d"], "/tree");
+        copy(&["f"], "/new");
+        assert_eq!(fs::read(root.join("new")).unwrap(), b"f");
+        assert_eq!(fs::read(root.join("dir/f")).unwrap(), b"f");
+        assert_eq!(fs::read(root.join("have/f")).unwrap(), b"f");
+        assert_eq!(fs::read(root.join("tree/sub/g")).unwrap(), b"g");
+        assert_eq!(fs::metadata(root.join("tree/sub")).unwrap().mtime(), EPOCH);
+        assert_eq!(fs::metadata(root.join("tree")).unwrap().mtime(), EPOCH);
+    }
+
+    #[test]
+    fn the_hash_sees_content_and_mode_but_not_time() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("f");
+        let hash_now = || hash(&plan(dir.path(), &["f"], "/").unwrap()).unwrap();
+        fs::write(&file, "1").unwrap();
+        let first = hash_now();
+        File::open(&file).unwrap().set_modified(std::time::UNIX_EPOCH).unwrap();
+        assert_eq!(hash_now(), first);
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o700)).unwrap();
+        assert_ne!(hash_now(), first);
+    }
+
+    #[test]
+    fn a_hostile_tar_touches_nothing_outside() {
+        let dir = tempfile::tempdir().unwrap();
+        let (context, root) = (dir.path().join("c"), dir.path().join("r"));
+        fs::create_dir(&context).unwrap();
+        fs::create_dir(&root).unwrap();
+        let write = |fill: &dyn Fn(&mut tar::Builder<File>)| {
+            let mut builder = tar::Builder::new(File::create(context.join("x.tar")).unwrap());
+            fill(&mut builder);
+            builder.finish().unwrap();
+        };
+        let entry = |builder: &mut tar::Builder<File>, name: &[u8], kind: tar::EntryType, link: &str| {
+            let mut header = tar::Header::new_gnu();
+            header.as_old_mut().name[..name.len()].copy_from_slice(name);
+            header.set_entry_type(kind);
+            header.set_size(0);
+            header.set_mode(0o644);
+            if !link.is_empty() {
+                header.set_link_name_literal(link).unwrap();
+            }
+            header.set_cksum();
+            builder.append(&header, io::empty()).unwrap();
+        };
+        let regular = tar::EntryType::Regular;
+        write(&|b| entry(b, b"../evil", regular, ""));
+        assert!(apply(&plan(&context, &["x.tar"], "/").unwrap(), &root).is_err());
+        write(&|b| entry(b, b"dev", tar::EntryType::Char, ""));
+        assert!(apply(&plan(&context, &["x.tar"], "/").unwrap(), &root).is_err());
+        // A link to the outside, then a file through it: the link is followed inside the root.
+        let outside = dir.path().join("outside");
+        fs::create_dir(&outside).unwrap();
+        write(&|b| {
+            entry(b, b"way", tar::EntryType::Symlink, outside.to_str().unwrap());
+            entry(b, b"way/evil", regular, "");
+        });
+        let _ = apply(&plan(&context, &["x.tar"], "/").unwrap(), &root);
+        assert_eq!(fs::read_dir(&outside).unwrap().count(), 0);
+    }
+}

@@ -1,0 +1,17 @@
+//! Images from Dockerfiles: parse, evaluate, run the steps, write the layers, remember them by content.
+//!
+//! Knows Dockerfiles, OCI images and the engine's build verbs; knows nothing of OAR.
+
+pub mod bootstrap;
+pub mod build;
+pub mod copy;
+pub mod dockerfile;
+pub mod expand;
+pub mod layer;
+pub mod registry;
+pub mod rooted;
+pub mod users;
+
+/// The time of everything that `COPY` and `ADD` create, so that the same input makes the same layer:
+/// 2020-01-01T00:00:00Z, in seconds since 1970.
+pub const EPOCH: i64 = 1_577_836_800;

@@ -1,0 +1,88 @@
+//! Pulling an image from a registry.
+
+use crate::engine::{Engine, Image, Layer};
+use crate::error::{Context as _, Error, Result};
+use oci_client::client::{ClientConfig, ClientProtocol};
+use oci_client::manifest::{IMAGE_DOCKER_LAYER_GZIP_MEDIA_TYPE, IMAGE_LAYER_GZIP_MEDIA_TYPE};
+use oci_client::secrets::RegistryAuth;
+use oci_client::{Client, Reference};
+use oci_spec::image::ImageConfiguration;
+use std::path::Path;
+use std::time::Duration;
+
+/// A registry that does not answer within this time does not exist, for a build that has other ways to go on.
+const CONNECT: Duration = Duration::from_secs(5);
+
+/// Pulls an image's layers into the engine; does not name it.
+pub async fn pull(engine: &dyn Engine, name: &str, scratch: &Path) -> Result<Image> {
+    let doing = || format!("cannot pull {name}");
+    let reference: Reference =
+        name.parse().map_err(|e: oci_client::ParseError| Error::new(e.to_string())).doing(doing)?;
+    let registry = reference.resolve_registry().to_owned();
+    let client = Client::new(ClientConfig {
+        // A registry on the loopback interface has no certificate.
+        protocol: if is_loopback(&registry) { ClientProtocol::Http } else { ClientProtocol::Https },
+        connect_timeout: Some(CONNECT),
+        ..ClientConfig::default()
+    });
+    let auth = RegistryAuth::Anonymous;
+    let failed = |e: oci_client::errors::OciDistributionError| Error::new(root_cause(&e));
+    let (manifest, _, config) = client.pull_manifest_and_config(&reference, &auth).await.map_err(failed).doing(doing)?;
+    let config: ImageConfiguration = serde_json::from_str(&config).doing(doing)?;
+    let mut layers = Vec::new();
+    for (blob, diff_id) in manifest.layers.iter().zip(config.rootfs().diff_ids()) {
+        if ![IMAGE_LAYER_GZIP_MEDIA_TYPE, IMAGE_DOCKER_LAYER_GZIP_MEDIA_TYPE].contains(&blob.media_type.as_str()) {
+            return Err(Error::new(format!("its layer {} is of type {}, only gzip is supported", blob.digest, blob.media_type)))
+                .doing(doing);
+        }
+        let layer = Layer {
+            diff_id: diff_id.to_string(),
+            digest: blob.digest.clone(),
+            size: u64::try_from(blob.size).unwrap_or_default(),
+        };
+        let file = scratch.join(blob.digest.replace(':', "-"));
+        let mut out = tokio::fs::File::create(&file).await.doing(doing)?;
+        client.pull_blob(&reference, blob, &mut out).await.map_err(failed).doing(doing)?;
+        tokio::io::AsyncWriteExt::flush(&mut out).await.doing(doing)?;
+        engine.put_layer(&layer, &file).await.doing(doing)?;
+        let _ = tokio::fs::remove_file(&file).await;
+        layers.push(layer);
+    }
+    let mut parent: Option<String> = None;
+    for layer in &layers {
+        parent = Some(engine.unpack_layer(layer, parent.as_deref()).await.doing(doing)?);
+    }
+    Ok(Image { config, layers })
+}
+
+fn is_loopback(registry: &str) -> bool {
+    let host = registry.rsplit_once(':').map_or(registry, |(h, _)| h);
+    host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
+}
+
+fn root_cause(error: &dyn std::error::Error) -> String {
+    let mut cause = error;
+    while let Some(next) = cause.source() {
+        cause = next;
+    }
+    cause.to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_loopback_registries_are_plain_http() {
+        for (registry, plain) in [
+            ("localhost:5000", true),
+            ("127.0.0.1:5000", true),
+            ("localhost", true),
+            ("docker.io", false),
+            ("192.168.1.1:5000", false),
+            ("localhost.example.org", false),
+        ] {
+            assert_eq!(is_loopback(registry), plain, "{registry}");
+        }
+    }
+}
