@@ -251,6 +251,9 @@ pub trait Engine: Send + Sync {
     /// Runs a process in a running container, with the given ends; returns its exit code.
     async fn exec(&self, id: &str, process: &ProcessSpec, session: io::Session) -> Result<u32>;
 
+    /// Throws away build steps of oardockers that were killed; with `own`, also those of this process.
+    async fn recover(&self, own: bool) -> Result<()>;
+
     /// Gives up what protects half-done work; call when the work is done or given up.
     async fn release(&self) -> Result<()>;
 }

@@ -39,6 +39,8 @@ pub struct Definition {
     pub tag: String,
     /// Folder with the Dockerfile; the build context.
     pub context: PathBuf,
+    /// Values for its `ARG`s.
+    pub args: BTreeMap<String, String>,
     /// Labels for the engine.
     pub labels: BTreeMap<String, String>,
 }
@@ -113,7 +115,7 @@ impl Builder {
             }
             parsed.push(dockerfile::parse(&file.display().to_string(), &text)?);
         }
-        let bases = bases(definitions, &parsed)?;
+        let bases = bases(definitions, &parsed);
         let order = order(definitions, &bases)?;
         let cache = Arc::new(self.load_cache().await?);
         let mut building: HashMap<usize, Building> = HashMap::new();
@@ -251,7 +253,9 @@ impl Builder {
         cache: &HashMap<String, Layer>,
     ) -> Result<Image, Option<Error>> {
         let say = |line: &str| (self.listener)(&definition.title, line);
-        let mut state = Evaluation::new(file, from, &self.options.args).map_err(Some)?;
+        let mut given = self.options.args.clone();
+        given.extend(definition.args.clone());
+        let mut state = Evaluation::new(file, from, &given).map_err(Some)?;
         let total = file.steps.len() + 1;
         say(&format!("Step 1/{total} : FROM {}", file.from));
         let mut verified = false;
@@ -464,19 +468,29 @@ fn unshare(e: &Error) -> Error {
     copy
 }
 
-fn bases(definitions: &[Definition], parsed: &[Dockerfile]) -> Result<Vec<Base>> {
+/// The FROM of a Dockerfile's text, expanded.
+pub fn from(file: &Path, text: &str, args: &BTreeMap<String, String>) -> Result<String> {
+    dockerfile::parse(&file.display().to_string(), text).map(|parsed| expanded_from(&parsed, args))
+}
+
+fn expanded_from(file: &Dockerfile, args: &BTreeMap<String, String>) -> String {
+    let default = |name: &str| file.global_args.iter().find(|(n, _)| n == name).and_then(|(_, v)| v.clone());
+    expand::expand(&file.from, &|name| args.get(name).cloned().or_else(|| default(name)))
+}
+
+fn bases(definitions: &[Definition], parsed: &[Dockerfile]) -> Vec<Base> {
     let tagged = |name: &str| if name.rsplit('/').next().unwrap_or(name).contains(':') { name.to_owned() } else { format!("{name}:latest") };
-    Ok(parsed
+    parsed
         .iter()
-        .map(|file| {
-            let lookup = |name: &str| file.global_args.iter().find(|(n, _)| n == name).and_then(|(_, v)| v.clone());
-            let from = expand::expand(&file.from, &lookup);
+        .zip(definitions)
+        .map(|(file, definition)| {
+            let from = expanded_from(file, &definition.args);
             definitions
                 .iter()
                 .position(|d| d.known_as.iter().any(|k| tagged(k) == tagged(&from)))
                 .map_or(Base::Outside(from), Base::Built)
         })
-        .collect())
+        .collect()
 }
 
 /// Parents before children.
@@ -733,6 +747,7 @@ mod tests {
             known_as: vec![known_as.into()],
             tag: known_as.into(),
             context: "/".into(),
+            args: BTreeMap::new(),
             labels: BTreeMap::new(),
         }
     }
@@ -745,11 +760,11 @@ mod tests {
     fn parents_come_first_and_circles_are_told() {
         let definitions = [definition("node", "o/t-node:base"), definition("base", "o/t-base")];
         let parsed = [file("o/t-base:latest"), file("debian:trixie")];
-        let found = bases(&definitions, &parsed).unwrap();
+        let found = bases(&definitions, &parsed);
         assert_eq!(found, [Base::Built(1), Base::Outside("debian:trixie".into())]);
         assert_eq!(order(&definitions, &found).unwrap(), [1, 0]);
         let parsed = [file("o/t-base"), file("o/t-node:base")];
-        let error = order(&definitions, &bases(&definitions, &parsed).unwrap()).unwrap_err();
+        let error = order(&definitions, &bases(&definitions, &parsed)).unwrap_err();
         assert_eq!(error.to_string(), "the FROM lines of node, base go in a circle");
     }
 

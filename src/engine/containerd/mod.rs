@@ -130,6 +130,10 @@ impl Engine for Containerd {
         tasks::exec(&self.client, id, process, session).await
     }
 
+    async fn recover(&self, own: bool) -> Result<()> {
+        snapshots::recover(&self.client, own).await
+    }
+
     async fn release(&self) -> Result<()> {
         self.client.release_lease().await
     }

@@ -110,7 +110,7 @@ pub(super) async fn unpack(client: &Client, layer: &Layer, parent: Option<&str>)
 
 pub(super) async fn begin_step(client: &Client, parent: Option<&str>) -> Result<StepRoot> {
     client.hold_lease().await?;
-    recover(client).await?;
+    recover(client, false).await?;
     let key = new_key("step");
     let dir = step_dir(&key);
     let root = dir.join("root");
@@ -144,7 +144,10 @@ pub(super) async fn abort_step(client: &Client, key: &str) -> Result<()> {
 }
 
 /// Throws away the steps of oardockers that were killed.
-async fn recover(client: &Client) -> Result<()> {
+pub(super) async fn recover(client: &Client, own: bool) -> Result<()> {
+    if own {
+        HELD.lock().expect("no panics under this lock").clear();
+    }
     let Ok(entries) = fs::read_dir(runtime_dir().join("steps")) else { return Ok(()) };
     for entry in entries.flatten() {
         let key = entry.file_name().to_string_lossy().into_owned();

@@ -1,0 +1,55 @@
+#!/bin/bash
+# install_oar.sh SOURCE: installs the user commands, the REST API, Monika and Drawgantt, and OAR's node part, which
+# cosystem and deploy jobs need here.
+set -e
+. /usr/local/lib/oardocker/oar_source.sh
+
+TOOLS=
+grep -q '^MODULES.*tools' "$SRCDIR/Makefile" && TOOLS=tools
+for action in build install setup; do
+    make -C "$SRCDIR" PREFIX=/usr/local user-$action ${TOOLS:+tools-$action} node-$action \
+        drawgantt-svg-$action monika-$action www-conf-$action api-$action
+done
+
+configure_common
+install_oar_keys
+install_unit oar-node.service
+sed -i "s/__OAR_VERSION__/$VERSION/" /etc/motd
+
+# REST API: the private one asks for user docker, password docker.
+htpasswd -bc /etc/oar/api-users docker docker
+htpasswd -b /etc/oar/api-users oar oar
+perl -i -pe '
+    s/Require local/Require all granted/;
+    s/#(ScriptAlias \/oarapi-priv)/$1/;
+    $on = 1 if /#<Location \/oarapi-priv>/;
+    if ($on) { $on = 0 if /#<\/Location>/; s/^#// }
+    s/E=X_REMOTE_IDENT:/E=HTTP_X_REMOTE_IDENT:/;
+' /etc/oar/apache2/oar-restful-api.conf
+grep -q '^Listen 6668' /etc/apache2/ports.conf || grep -q '^Listen 6668' /etc/oar/apache2/oar-restful-api.conf \
+    || echo 'Listen 6668' >> /etc/apache2/ports.conf
+sed -i '1s@^/var/www.*@/usr/local/lib/cgi-bin@' /etc/apache2/suexec/www-data
+sed -i 's@/usr/lib/cgi-bin@/usr/local/lib/cgi-bin@' /etc/apache2/conf-available/serve-cgi-bin.conf
+echo "ServerName frontend" > /etc/apache2/conf-available/oardocker.conf
+a2enmod -q suexec headers rewrite cgi fcgid
+a2enconf -q oardocker oar-restful-api oar-web-status
+
+# Monika
+sed -i -e "s/^\(clustername = \).*/\1oardocker for OAR $VERSION/" -e 's/^\(hostname = \).*/\1server/' \
+    -e 's/^\(username.*\)oar.*/\1oar_ro/' -e 's/^\(password.*\)oar.*/\1oar_ro/' \
+    -e 's/^\(dbtype.*\)mysql.*/\1psql/' -e 's/^\(dbport.*\)3306.*/\15432/' /etc/oar/monika.conf
+chown www-data /etc/oar/monika.conf
+
+# Drawgantt
+sed -i -e "s/\(\['db_type'\]=\)\"[^\"]*\"/\1\"pg\"/" -e "s/\(\['db_server'\]=\)\"[^\"]*\"/\1\"server\"/" \
+    -e "s/\(\['db_port'\]=\)\"[^\"]*\"/\1\"5432\"/" \
+    -e "s/\"My OAR resources\"/\"oardocker resources for OAR $VERSION\"/" /etc/oar/drawgantt-config.inc.php
+sed -i -e '/label_cmp_regex/!b;n;c\  '\''network_address'\'' => '\''/(\\d+)/'\'',' /etc/oar/drawgantt-config.inc.php
+
+# phpPgAdmin
+sed -i -e "s/\(extra_login_security'\] = \)true;/\1false;/" -e "s/\(\['host'\] = '\)[^']*';/\1server';/" \
+    /etc/phppgadmin/config.inc.php
+sed -i 's/Require local/Require all granted/' /etc/apache2/conf-available/phppgadmin.conf
+
+echo "$VERSION" > /oar_version
+echo "$COMMENT"

@@ -1,0 +1,19 @@
+#!/bin/bash
+# A database that lives as long as its cluster: no flushing to disk, open to the cluster's hosts.
+set -e
+VERSION=$(ls /etc/postgresql)
+CONFIG=/etc/postgresql/$VERSION/main
+cat > "$CONFIG/conf.d/oardocker.conf" <<CONF
+listen_addresses = '*'
+fsync = off
+synchronous_commit = off
+full_page_writes = off
+shared_buffers = 32MB
+max_connections = 200
+jit = off
+autovacuum_naptime = 5min
+password_encryption = md5
+CONF
+echo "host all all 0.0.0.0/0 md5" >> "$CONFIG/pg_hba.conf"
+# The version is data for the unit, which is the same in every suite.
+echo "PGVERSION=$VERSION" > /etc/oardocker/postgresql.env

@@ -1,0 +1,30 @@
+#!/bin/bash
+# Creates one resource per core of every node, in one transaction: oarnodesetting would start Perl for each.
+# They begin as Absent and become Alive when their node has booted (nodes_alive.sh).
+export PGHOST=localhost PGUSER=oar PGPASSWORD=oar PGDATABASE=oar
+cores=$(nproc --all)
+mem=$(awk '/^MemTotal/ {print int($2 / 1024 / 1024) + 1}' /proc/meminfo)
+
+{
+    echo "BEGIN;"
+    for property in "cpu integer NOT NULL DEFAULT 0" "core integer NOT NULL DEFAULT 0" \
+                    "host varchar(255) NOT NULL DEFAULT ''" "mem integer NOT NULL DEFAULT 0"; do
+        echo "ALTER TABLE resources ADD COLUMN IF NOT EXISTS $property;"
+    done
+    echo "CREATE TEMPORARY TABLE nodes (cpu integer, name varchar(100)) ON COMMIT DROP;"
+    echo "COPY nodes FROM stdin;"
+    awk 'NF {printf "%d\t%s\n", ++n, $1}' /var/lib/container/nodes
+    printf '%s\n' '\.'
+    cat <<SQL
+DELETE FROM nodes WHERE name IN (SELECT network_address FROM resources);
+WITH created AS (
+    INSERT INTO resources (network_address, host, state, state_num, cpu, core, cpuset, mem)
+    SELECT name, name, 'Absent', 2, cpu, (cpu - 1) * $cores + i + 1, i, $mem
+    FROM nodes, generate_series(0, $cores - 1) AS i ORDER BY cpu, i
+    RETURNING resource_id
+)
+INSERT INTO resource_logs (resource_id, attribute, value, date_start)
+SELECT resource_id, 'state', 'Absent', extract(epoch FROM now())::integer FROM created;
+COMMIT;
+SQL
+} | psql -q -v ON_ERROR_STOP=1

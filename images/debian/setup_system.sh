@@ -1,0 +1,27 @@
+#!/bin/sh
+# What does not depend on the environment: locale, the user "docker", and which services boot.
+set -e
+
+sed -i 's/^# *\(en_US.UTF-8\|fr_FR.UTF-8\)/\1/' /etc/locale.gen
+locale-gen
+update-locale LANG=en_US.UTF-8
+
+groupadd docker
+useradd --gid docker --groups sudo --shell /bin/bash --create-home docker
+echo docker:docker | chpasswd
+echo root:docker | chpasswd
+echo '%sudo ALL=(ALL:ALL) NOPASSWD: ALL' > /etc/sudoers.d/oardocker
+chmod 440 /etc/sudoers.d/oardocker
+
+# A role enables what it needs; a stock Debian would boot all of this in every container.
+systemctl disable apache2.service postgresql.service ssh.service rsyslog.service cron.service \
+    e2scrub_reap.service apt-daily.timer apt-daily-upgrade.timer dpkg-db-backup.timer e2scrub_all.timer \
+    fstrim.timer man-db.timer phpsessionclean.timer apache-htcacheclean.service 2>/dev/null || true
+# There is no console, no hardware and no kernel of one's own in a container.
+systemctl mask console-getty.service getty@tty1.service getty-static.service systemd-logind.service \
+    systemd-udevd.service systemd-networkd.service systemd-timesyncd.service systemd-hwdb-update.service \
+    systemd-firstboot.service ldconfig.service systemd-journal-flush.service systemd-update-utmp.service \
+    systemd-pcrphase.service systemd-machine-id-commit.service >/dev/null 2>&1
+rm -f /etc/machine-id /var/lib/dbus/machine-id
+: > /etc/machine-id
+rm -f /tmp/setup_system.sh

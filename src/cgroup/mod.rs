@@ -1,0 +1,201 @@
+//! The host's cgroups under `--cgroup-path`, and the part of them that belongs to one cluster.
+//!
+//! ```text
+//! <controller>/oardocker/<env id>/<node>       v1 and hybrid: one such path per controller
+//! oardocker/<env id>/<node>                    v2
+//! ```
+//! The root is a parameter, so that everything here can be tested on plain directories.
+
+use crate::error::{Context as _, Error, Result};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// How the host mounts its cgroups.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Layout {
+    /// v1 controllers only.
+    Legacy,
+    /// v1 controllers, and v2 without any.
+    Hybrid,
+    /// v2 only.
+    Unified,
+}
+
+/// The controllers that OAR's v1 job manager uses; a host may lack some.
+const FOR_JOBS: [&str; 7] = ["cpuset", "cpu", "cpuacct", "memory", "devices", "freezer", "blkio"];
+
+/// The mounted cgroup filesystem.
+#[derive(Debug, Clone)]
+pub struct Cgroups {
+    root: PathBuf,
+    /// What was found there.
+    pub layout: Layout,
+}
+
+/// The path of a node below any controller.
+pub fn node_path(env_id: &str, node: &str) -> String {
+    format!("/oardocker/{env_id}/{node}")
+}
+
+impl Cgroups {
+    /// Looks at what is mounted.
+    pub fn detect(root: &Path) -> Result<Self> {
+        let layout = if root.join("cgroup.controllers").exists() {
+            Layout::Unified
+        } else if root.join("unified/cgroup.procs").exists() {
+            Layout::Hybrid
+        } else if root.join("cpuset/tasks").exists() || root.join("memory/tasks").exists() {
+            Layout::Legacy
+        } else {
+            return Err(Error::new(format!("there is no cgroup filesystem at {}", root.display()))
+                .hint("give its path with --cgroup-path; it is /sys/fs/cgroup on every current system"));
+        };
+        Ok(Self { root: root.into(), layout })
+    }
+
+    /// Directories that hold a hierarchy each; symbolic links are second names for the same.
+    fn hierarchies(&self) -> Vec<PathBuf> {
+        if self.layout == Layout::Unified {
+            return vec![self.root.clone()];
+        }
+        let mut found: Vec<PathBuf> = fs::read_dir(&self.root)
+            .into_iter()
+            .flatten()
+            .flatten()
+            .filter(|e| e.file_type().is_ok_and(|t| t.is_dir()))
+            .map(|e| e.path())
+            .filter(|p| p.join("cgroup.procs").exists() || p.join("tasks").exists())
+            .collect();
+        found.sort();
+        found
+    }
+
+    /// The v1 controllers that a node's jobs are confined with: name, and the node's own directory on the host.
+    pub fn for_jobs(&self, env_id: &str, node: &str) -> Vec<(String, PathBuf)> {
+        if self.layout == Layout::Unified {
+            return Vec::new();
+        }
+        FOR_JOBS
+            .iter()
+            .filter(|c| self.root.join(c).join("tasks").exists())
+            .map(|c| ((*c).to_owned(), self.root.join(c).join(&node_path(env_id, node)[1..])))
+            .collect()
+    }
+
+    /// Creates a node's directories in every hierarchy. A v1 cpuset starts empty and would hold no process.
+    pub fn create(&self, env_id: &str, node: &str) -> Result<()> {
+        for hierarchy in self.hierarchies() {
+            let mut dir = hierarchy.clone();
+            for part in node_path(env_id, node)[1..].split('/') {
+                let parent = dir.clone();
+                dir.push(part);
+                match fs::create_dir(&dir) {
+                    Err(e) if e.kind() != std::io::ErrorKind::AlreadyExists => {
+                        return Err(e).doing(|| format!("cannot create cgroup {}", dir.display()));
+                    }
+                    _ => {}
+                }
+                for file in ["cpuset.cpus", "cpuset.mems"] {
+                    inherit(&parent.join(file), &dir.join(file), self.layout)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes the directories of a whole environment, from the inside out.
+    pub fn remove(&self, env_id: &str) -> Result<()> {
+        let mut errors = Vec::new();
+        for hierarchy in self.hierarchies() {
+            let ours = hierarchy.join("oardocker");
+            errors.extend(remove_tree(&ours.join(env_id)).err());
+            // The last cluster takes the common parent along; others keep it busy.
+            let _ = fs::remove_dir(&ours);
+        }
+        Error::all(errors)
+    }
+
+    /// Cgroups of an environment that exist.
+    pub fn exists(&self, env_id: &str) -> bool {
+        self.hierarchies().iter().any(|h| h.join("oardocker").join(env_id).exists())
+    }
+}
+
+fn inherit(from: &Path, to: &Path, layout: Layout) -> Result<()> {
+    if layout == Layout::Unified || !to.exists() {
+        return Ok(());
+    }
+    if fs::read_to_string(to).is_ok_and(|t| !t.trim().is_empty()) {
+        return Ok(());
+    }
+    let value = fs::read_to_string(from).doing(|| format!("cannot read {}", from.display()))?;
+    fs::write(to, value.trim()).doing(|| format!("cannot write {}", to.display()))
+}
+
+fn remove_tree(dir: &Path) -> Result<()> {
+    let entries = match fs::read_dir(dir) {
+        Ok(entries) => entries,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        Err(e) => return Err(e).doing(|| format!("cannot read cgroup {}", dir.display())),
+    };
+    for entry in entries.flatten().filter(|e| e.file_type().is_ok_and(|t| t.is_dir())) {
+        remove_tree(&entry.path())?;
+    }
+    for attempt in 0.. {
+        match fs::remove_dir(dir) {
+            Ok(()) => return Ok(()),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+            // A killed process stays in its cgroup until it is reaped, and no event tells when.
+            Err(e) if e.raw_os_error() == Some(nix::libc::EBUSY) && attempt < 100 => {
+                std::thread::sleep(std::time::Duration::from_millis(10));
+            }
+            Err(e) => return Err(e).doing(|| format!("cannot remove cgroup {}", dir.display())),
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tree(files: &[&str]) -> tempfile::TempDir {
+        let dir = tempfile::tempdir().unwrap();
+        for file in files {
+            let path = dir.path().join(file);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, "0-1\n").unwrap();
+        }
+        dir
+    }
+
+    #[test]
+    fn layouts() {
+        let unified = tree(&["cgroup.controllers", "cgroup.procs"]);
+        let hybrid = tree(&["unified/cgroup.procs", "cpuset/tasks"]);
+        let legacy = tree(&["cpuset/tasks", "memory/tasks"]);
+        let of = |d: &tempfile::TempDir| Cgroups::detect(d.path()).unwrap().layout;
+        assert_eq!((of(&unified), of(&hybrid), of(&legacy)), (Layout::Unified, Layout::Hybrid, Layout::Legacy));
+        assert!(Cgroups::detect(tree(&["x"]).path()).is_err());
+    }
+
+    #[test]
+    fn a_node_appears_in_every_hierarchy_and_goes_again() {
+        let dir = tree(&["unified/cgroup.procs", "cpuset/tasks", "memory/tasks", "other/file"]);
+        let cgroups = Cgroups::detect(dir.path()).unwrap();
+        cgroups.create("ab", "node1").unwrap();
+        cgroups.create("cd", "node1").unwrap();
+        for controller in ["unified", "cpuset", "memory"] {
+            assert!(dir.path().join(controller).join("oardocker/ab/node1").is_dir());
+        }
+        assert!(!dir.path().join("other/oardocker").exists());
+        let names: Vec<_> = cgroups.for_jobs("ab", "node1").into_iter().map(|(n, _)| n).collect();
+        assert_eq!(names, ["cpuset", "memory"]);
+        cgroups.remove("ab").unwrap();
+        assert!(!cgroups.exists("ab"));
+        assert!(cgroups.exists("cd"));
+        cgroups.remove("cd").unwrap();
+        assert!(!dir.path().join("cpuset/oardocker").exists());
+        cgroups.remove("cd").unwrap();
+    }
+}

@@ -1,0 +1,48 @@
+//! `oardocker build`: the images of the environment.
+
+use super::{Context, stop};
+use crate::cli::ui;
+use crate::cluster::images;
+use crate::error::Result;
+use crate::image::build::{Options, short};
+use serde::Deserialize;
+use std::collections::BTreeMap;
+
+/// Parameters. `rm` and `force_rm` are for old scripts: containers of steps never stay.
+#[derive(Debug, Deserialize)]
+pub(super) struct Params {
+    no_cache: bool,
+    pull: bool,
+    quiet: bool,
+    rebuild: bool,
+}
+
+pub(super) async fn run(context: &mut Context<'_>, params: Params) -> Result<()> {
+    let workdir = context.locked_workdir()?;
+    let engine = context.engine().await?;
+    stop::quietly(context, &workdir).await?;
+    let options = Options {
+        no_cache: params.no_cache,
+        pull: params.pull,
+        args: BTreeMap::from([("OARDOCKER_ENV_ID".to_owned(), workdir.env_id.clone())]),
+    };
+    let builder = context.builder(&workdir, options, params.quiet).await?;
+    let mut definitions = images::definitions(&workdir, &builder.scratch)?;
+    if !params.rebuild {
+        let have: Vec<String> = engine.images().await?.into_iter().map(|i| i.name).collect();
+        definitions.retain(|d| {
+            let there = have.contains(&d.tag);
+            if there {
+                context.ui.line(&format!("Image '{}' is already there", d.known_as[0]));
+            }
+            !there
+        });
+    }
+    let outcome = builder.build(&definitions).await;
+    let ended = context.end_steps(&workdir).await;
+    for (definition, (_, id)) in definitions.iter().zip(outcome?) {
+        let saved = context.ui.paint_out(ui::GREEN, "Saved");
+        context.ui.line(&format!("Image {} ({}) --> {saved}", definition.known_as[0], short(&id)));
+    }
+    ended
+}

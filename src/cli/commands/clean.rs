@@ -1,0 +1,39 @@
+//! `oardocker clean`: containers that do not run, and cached steps that nothing uses.
+
+use super::Context;
+use crate::cluster::run;
+use crate::engine::State;
+use crate::error::Result;
+use crate::image::build::CACHE;
+use std::collections::BTreeSet;
+
+pub(super) async fn run(context: &mut Context<'_>) -> Result<()> {
+    let workdir = context.locked_workdir()?;
+    let engine = context.engine().await?;
+    engine.recover(false).await?;
+    for (name, container) in run::containers(engine.as_ref(), &workdir.env_id).await? {
+        if container.state != State::Running {
+            engine.remove(&container.id).await?;
+            context.ui.line(&format!("Container {name} --> removed"));
+        }
+    }
+    let records = engine.images().await?;
+    let mut used = BTreeSet::new();
+    for record in records.iter().filter(|r| !r.name.starts_with(CACHE)) {
+        if let Some(image) = engine.image(&record.name).await? {
+            used.extend(image.layers.into_iter().map(|l| l.diff_id));
+        }
+    }
+    let mut unused = Vec::new();
+    for record in records.iter().filter(|r| r.name.starts_with(CACHE)) {
+        let top = engine.image(&record.name).await?.and_then(|i| i.layers.last().map(|l| l.diff_id.clone()));
+        if top.is_none_or(|diff_id| !used.contains(&diff_id)) {
+            unused.push(record.name.clone());
+        }
+    }
+    if !unused.is_empty() {
+        engine.remove_images(&unused).await?;
+        context.ui.line(&format!("Removed {} cached build steps", unused.len()));
+    }
+    Ok(())
+}

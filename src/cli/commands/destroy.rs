@@ -1,0 +1,54 @@
+//! `oardocker destroy`: the cluster and all images of the environment.
+
+use super::{Context, stop};
+use crate::cli::ui::{self, Ui};
+use crate::cluster::images;
+use crate::engine::containerd;
+use crate::error::{Error, Result};
+use crate::image::build::{CACHE, short};
+use std::io::BufRead as _;
+
+/// Asks; an answer that is no, or none at all, aborts.
+pub(super) fn confirm(ui: &Ui) -> Result<()> {
+    loop {
+        ui.data("Are you sure you want to destroy all images? [y/N]: ");
+        let mut answer = String::new();
+        let read = std::io::stdin().lock().read_line(&mut answer);
+        match (read, answer.trim().to_lowercase().as_str()) {
+            (Ok(1..), "y" | "yes") => return Ok(()),
+            (Ok(1..), "" | "n" | "no") => return Err(Error::new("aborted")),
+            (Ok(1..), _) => ui.data("Error: invalid input\n"),
+            _ => {
+                ui.data("\n");
+                return Err(Error::new("aborted: no answer").hint("`oardocker destroy -f` does not ask"));
+            }
+        }
+    }
+}
+
+pub(super) async fn run(context: &mut Context<'_>) -> Result<()> {
+    let workdir = context.locked_workdir()?;
+    stop::quietly(context, &workdir).await?;
+    let engine = context.engine().await?;
+    let own = images::of_environment(engine.as_ref(), &workdir.env_id).await?;
+    let mut names: Vec<String> = own.iter().map(|r| r.name.clone()).collect();
+    // Base images and cached steps are shared; the last environment takes them along.
+    let others = engine.images().await?.into_iter().any(|r| {
+        r.labels.get(crate::cluster::ENV_LABEL).is_some_and(|id| *id != workdir.env_id)
+    });
+    if !others {
+        names.extend(engine.images().await?.into_iter().map(|r| r.name).filter(|n| n.starts_with(CACHE) || !n.contains(".env/")));
+    }
+    engine.remove_images(&names).await?;
+    let prefix = format!("{}.env/", workdir.env_id);
+    for record in own {
+        let removed = context.ui.paint_out(ui::BLUE, "Removed");
+        let name = record.name.strip_prefix(&prefix).unwrap_or(&record.name).to_owned();
+        context.ui.line(&format!("Image {name} ({}) --> {removed}", short(&record.id)));
+    }
+    if !others && engine.info().name == "managed containerd" {
+        context.close().await;
+        containerd::shut_down_managed()?;
+    }
+    Ok(())
+}

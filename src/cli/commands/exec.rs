@@ -1,0 +1,184 @@
+//! `oardocker exec`, and the terminal side of sessions.
+
+use super::Context;
+use crate::cli::ui;
+use crate::cluster::session::{self, Wish};
+use crate::engine::io::{Chunk, Session};
+use crate::error::{Error, Result};
+use nix::sys::termios::{SetArg, Termios, cfmakeraw, tcgetattr, tcsetattr};
+use serde::Deserialize;
+use std::io::{IsTerminal as _, Read as _, Write as _};
+use std::sync::Arc;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{mpsc, watch};
+
+/// Parameters.
+#[derive(Debug, Deserialize)]
+pub(super) struct Params {
+    user: String,
+    workdir: String,
+    tty: bool,
+    hostname: String,
+    cmd: Vec<String>,
+}
+
+pub(super) async fn run(context: &mut Context<'_>, params: Params) -> Result<u8> {
+    let args = match params.cmd.as_slice() {
+        [] => {
+            return Err(Error::usage("exec needs a command to run")
+                .hint(format!("oardocker exec {} COMMAND, or oardocker connect {0} for a shell", params.hostname)));
+        }
+        // One word is a line for the shell, several are the exact argument vector.
+        [line] => vec!["/bin/bash".into(), "-lc".into(), line.clone()],
+        several => several.to_vec(),
+    };
+    // A terminal inside needs one outside: into a pipe it would turn every newline into two characters.
+    let tty = params.tty && std::io::stdin().is_terminal() && std::io::stdout().is_terminal();
+    attach(context, &params.hostname, &params.user, &params.workdir, args, tty).await
+}
+
+/// Runs something on a host with our streams as its own; returns its exit code.
+pub(super) async fn attach(
+    context: &mut Context<'_>,
+    hostname: &str,
+    user: &str,
+    workdir: &str,
+    args: Vec<String>,
+    tty: bool,
+) -> Result<u8> {
+    let env_id = context.workdir()?.env_id;
+    let engine = context.engine().await?;
+    let container = session::host(engine.as_ref(), &env_id, hostname).await?;
+    let wish = Wish { user: user.into(), workdir: workdir.into(), args, tty, envs: variables(&env_id, tty) };
+    let process = session::process(&container, &wish)?;
+
+    let raw = if tty { Some(RawTerminal::enter()?) } else { None };
+    let (output, chunks) = mpsc::channel(16);
+    let size = tty.then(follow_size);
+    let session = Session { stdin: Some(read_stdin()), output, size, signals: Some(pass_signals(tty)) };
+    let writer = tokio::task::spawn_blocking(move || write_output(chunks));
+    let outcome = engine.exec(&container.id, &process, session).await;
+    let _ = writer.await;
+    drop(raw);
+    match outcome {
+        Ok(code) => Ok(u8::try_from(code).unwrap_or(u8::MAX)),
+        Err(e) => {
+            if e.to_string().ends_with(": command not found") {
+                context.ui.error(&e);
+                return Ok(127);
+            }
+            if e.to_string().ends_with(": permission denied") {
+                context.ui.error(&e);
+                return Ok(126);
+            }
+            Err(e)
+        }
+    }
+}
+
+/// The cluster's variables, and what a terminal program needs of ours.
+fn variables(env_id: &str, tty: bool) -> Vec<(String, String)> {
+    let file = crate::cluster::files::Files::new(env_id).path("env.json");
+    let mut all: Vec<(String, String)> =
+        std::fs::read(&file).ok().and_then(|b| serde_json::from_slice(&b).ok()).unwrap_or_default();
+    if !all.iter().any(|(k, _)| k == "LANG") {
+        let lang = std::env::var("LANG").ok().filter(|l| matches!(l.as_str(), "C.UTF-8" | "en_US.UTF-8" | "fr_FR.UTF-8"));
+        all.push(("LANG".into(), lang.unwrap_or_else(|| "en_US.UTF-8".into())));
+    }
+    if tty {
+        all.push(("TERM".into(), std::env::var("TERM").unwrap_or_else(|_| "xterm".into())));
+    }
+    all
+}
+
+/// The terminal in raw mode until dropped, whatever ends the session.
+struct RawTerminal {
+    before: Termios,
+}
+
+impl RawTerminal {
+    fn enter() -> Result<Self> {
+        let doing = |e: nix::Error| Error::new(format!("cannot set up the terminal: {e}"));
+        let before = tcgetattr(std::io::stdin()).map_err(doing)?;
+        let mut raw = before.clone();
+        cfmakeraw(&mut raw);
+        tcsetattr(std::io::stdin(), SetArg::TCSADRAIN, &raw).map_err(doing)?;
+        Ok(Self { before })
+    }
+}
+
+impl Drop for RawTerminal {
+    fn drop(&mut self) {
+        let _ = tcsetattr(std::io::stdin(), SetArg::TCSADRAIN, &self.before);
+    }
+}
+
+/// Reads on a thread of its own, which is left behind when the session ends first.
+fn read_stdin() -> mpsc::Receiver<Vec<u8>> {
+    let (sender, receiver) = mpsc::channel(4);
+    std::thread::spawn(move || {
+        let mut buffer = vec![0; 64 << 10];
+        let mut stdin = std::io::stdin().lock();
+        loop {
+            match stdin.read(&mut buffer) {
+                Ok(0) => return,
+                Ok(n) => {
+                    if sender.blocking_send(buffer[..n].to_vec()).is_err() {
+                        return;
+                    }
+                }
+                Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
+                Err(_) => return,
+            }
+        }
+    });
+    receiver
+}
+
+/// Writes until the session closes its output, or nobody reads ours.
+fn write_output(mut chunks: mpsc::Receiver<Chunk>) {
+    let (mut out, mut err) = (std::io::stdout(), std::io::stderr());
+    while let Some(chunk) = chunks.blocking_recv() {
+        let written = match chunk {
+            Chunk::Out(bytes) => out.write_all(&bytes).and_then(|()| out.flush()),
+            Chunk::Err(bytes) => err.write_all(&bytes),
+        };
+        if written.is_err() {
+            return;
+        }
+    }
+}
+
+fn follow_size() -> watch::Receiver<(u16, u16)> {
+    let (sender, receiver) = watch::channel(ui::terminal_size().unwrap_or((80, 24)));
+    tokio::spawn(async move {
+        let Ok(mut changes) = signal(SignalKind::window_change()) else { return };
+        while changes.recv().await.is_some() {
+            if let Some(size) = ui::terminal_size()
+                && sender.send(size).is_err()
+            {
+                return;
+            }
+        }
+    });
+    receiver
+}
+
+/// Without a terminal inside, Ctrl-C reaches us; the program inside should have it.
+fn pass_signals(tty: bool) -> mpsc::Receiver<i32> {
+    let (sender, receiver) = mpsc::channel(4);
+    let sender = Arc::new(sender);
+    let kinds = [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup(), SignalKind::quit()];
+    for kind in kinds.into_iter().skip(usize::from(tty)) {
+        let sender = sender.clone();
+        tokio::spawn(async move {
+            let Ok(mut signals) = signal(kind) else { return };
+            while signals.recv().await.is_some() {
+                if sender.send(kind.as_raw_value()).await.is_err() {
+                    return;
+                }
+            }
+        });
+    }
+    receiver
+}

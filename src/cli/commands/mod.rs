@@ -1,0 +1,210 @@
+//! One file per command; what they share is the context: workdir, engine, terminal.
+
+mod build;
+mod clean;
+mod connect;
+mod destroy;
+mod exec;
+mod init;
+mod install;
+mod logs;
+mod reset;
+mod start;
+mod status;
+mod stop;
+
+use super::parse::Invocation;
+use super::ui::{self, Ui};
+use crate::cgroup::Cgroups;
+use crate::cluster::images::{StepNetwork, remove_step_network};
+use crate::cluster::run::{Event, Runner};
+use crate::engine::host::data_dir;
+use crate::engine::{Engine, select};
+use crate::error::{Context as _, Error, Result};
+use crate::image::build::{Builder, Options};
+use crate::workdir::{self, Lock, Workdir};
+use serde::Deserialize;
+use serde_json::{Map, Value};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+#[derive(Debug, Deserialize)]
+struct Global {
+    workdir: Option<PathBuf>,
+    docker_host: String,
+    cgroup_path: PathBuf,
+    verbose: bool,
+}
+
+/// What the commands of one line share.
+pub struct Context<'a> {
+    ui: &'a Ui,
+    global: Global,
+    engine: Option<Arc<dyn Engine>>,
+    lock: Option<Lock>,
+}
+
+impl std::fmt::Debug for Context<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Context").field("global", &self.global).finish_non_exhaustive()
+    }
+}
+
+impl<'a> Context<'a> {
+    /// From the global options.
+    pub fn new(ui: &'a Ui, global: &Map<String, Value>) -> Self {
+        let global = serde_json::from_value(Value::Object(global.clone())).expect("the grammar gives all options");
+        Self { ui, global, engine: None, lock: None }
+    }
+
+    fn root(&self) -> Result<PathBuf> {
+        match &self.global.workdir {
+            Some(dir) => Ok(dir.clone()),
+            None => std::env::current_dir().doing(|| "cannot tell the current directory".into()),
+        }
+    }
+
+    fn workdir(&self) -> Result<Workdir> {
+        Workdir::open(&self.root()?)
+    }
+
+    /// The workdir, with other oardockers kept out until this line ends.
+    fn locked_workdir(&mut self) -> Result<Workdir> {
+        let workdir = self.workdir()?;
+        if self.lock.is_none() {
+            let ui = self.ui;
+            self.lock = Some(workdir::lock(&self.root()?, || {
+                ui.talk("Waiting for another oardocker that works in this folder ...");
+            })?);
+        }
+        Ok(workdir)
+    }
+
+    /// The engine, connected when first needed.
+    async fn engine(&mut self) -> Result<Arc<dyn Engine>> {
+        if let Some(engine) = &self.engine {
+            return Ok(engine.clone());
+        }
+        let (engine, line) = select::connect(&select::parse(&self.global.docker_host)?).await?;
+        if let Some(line) = line.filter(|l| self.global.verbose || l.starts_with("Started")) {
+            self.ui.talk(&line);
+        }
+        self.engine = Some(engine.clone());
+        Ok(engine)
+    }
+
+    async fn runner(&mut self, ui: Arc<Ui>) -> Result<Runner> {
+        let engine = self.engine().await?;
+        let cgroups = Cgroups::detect(&self.global.cgroup_path)?;
+        Ok(Runner { engine, cgroups, listener: Arc::new(move |event| tell(&ui, &event)) })
+    }
+
+    /// A builder that prints lines with the role in front.
+    async fn builder(&mut self, workdir: &Workdir, options: Options, quiet: bool) -> Result<Builder> {
+        let engine = self.engine().await?;
+        let scratch = scratch(&workdir.env_id);
+        let network = Arc::new(StepNetwork::new(&workdir.env_id, &scratch)?);
+        let width = workdir.roles()?.iter().map(String::len).max().unwrap_or(0).max("debian13".len());
+        let ui = Ui::new();
+        Ok(Builder {
+            engine,
+            network,
+            scratch,
+            listener: Arc::new(move |title, line| {
+                if !quiet {
+                    let prefix = format!("{title:>width$} | ");
+                    ui.line(&format!("{}{line}", ui.paint_out(ui::GREEN, &prefix)));
+                }
+            }),
+            options,
+        })
+    }
+
+    /// After a build or an install: nothing of their steps stays.
+    async fn end_steps(&mut self, workdir: &Workdir) -> Result<()> {
+        let removed = remove_step_network(&workdir.env_id).await;
+        let _ = std::fs::remove_dir_all(scratch(&workdir.env_id));
+        removed
+    }
+
+    /// Undoes a command that was interrupted.
+    pub async fn undo(&mut self, command: &str) {
+        let Ok(workdir) = self.workdir() else { return };
+        let Some(engine) = self.engine.clone() else { return };
+        if matches!(command, "build" | "install") {
+            let _ = engine.recover(true).await;
+            let _ = self.end_steps(&workdir).await;
+        }
+        if matches!(command, "start" | "reset" | "stop")
+            && let Ok(runner) = self.runner(Arc::new(Ui::new())).await
+        {
+            let _ = engine.recover(true).await;
+            let _ = runner.stop(&workdir.env_id).await;
+        }
+        self.close().await;
+    }
+
+    /// Gives up what the engine protects for us.
+    pub async fn close(&mut self) {
+        if let Some(engine) = self.engine.take()
+            && let Err(e) = engine.release().await
+        {
+            self.ui.error(&e);
+        }
+    }
+}
+
+/// Large layers pass through here, so it must not be a tmpfs.
+fn scratch(env_id: &str) -> PathBuf {
+    data_dir().join("scratch").join(env_id)
+}
+
+fn tell(ui: &Ui, event: &Event) {
+    let container = |name: &str, color: u8, what: &str| {
+        ui.line(&format!("Container {name} --> {}", ui.paint_out(color, what)));
+    };
+    match event {
+        Event::Started(name) => {
+            container(name, ui::GREEN, "Started");
+            ui.progress("booting");
+        }
+        Event::Booted(name) => ui.progress(&format!("{name} has booted")),
+        Event::Ready => ui.progress_end(),
+        Event::Note(text) => ui.talk(&format!("{} {text}", ui.paint(ui::YELLOW, "note:"))),
+        Event::Removed(name) => container(name, ui::BLUE, "Removed"),
+        Event::Restarted(name) => container(name, ui::GREEN, "Restarted"),
+    }
+}
+
+fn params<T: for<'de> Deserialize<'de>>(invocation: &Invocation) -> T {
+    serde_json::from_value(Value::Object(invocation.params.clone())).expect("the grammar gives all parameters")
+}
+
+/// Asks before anything runs.
+pub fn ask(context: &Context<'_>, chain: &[Invocation]) -> Result<()> {
+    let unforced = |i: &Invocation| i.command == "destroy" && i.params.get("force") != Some(&Value::Bool(true));
+    for _ in chain.iter().filter(|i| unforced(i)) {
+        destroy::confirm(context.ui)?;
+    }
+    Ok(())
+}
+
+/// Runs one command. The code is 0 but for `exec` and `connect`.
+pub async fn run(context: &mut Context<'_>, invocation: &Invocation) -> Result<u8> {
+    match invocation.command {
+        "build" => build::run(context, params(invocation)).await?,
+        "clean" => clean::run(context).await?,
+        "connect" => return connect::run(context, params(invocation)).await,
+        "destroy" => destroy::run(context).await?,
+        "exec" => return exec::run(context, params(invocation)).await,
+        "init" => init::run(context, &params(invocation))?,
+        "install" => install::run(context, params(invocation)).await?,
+        "logs" => logs::run(context, params(invocation)).await?,
+        "reset" => reset::run(context, params(invocation)).await?,
+        "start" => start::run(context, params(invocation)).await?,
+        "status" => status::run(context).await?,
+        "stop" => stop::run(context).await?,
+        other => return Err(Error::new(format!("{other} is in the grammar but not implemented"))),
+    }
+    Ok(0)
+}

@@ -1,0 +1,38 @@
+//! `oardocker reset`: restarts hosts of the cluster.
+
+use super::Context;
+use crate::cli::ui::Ui;
+use crate::cluster::run;
+use crate::error::{Error, Result};
+use serde::Deserialize;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Parameters.
+#[derive(Debug, Deserialize)]
+pub(super) struct Params {
+    hostnames: Vec<String>,
+    time: u64,
+}
+
+pub(super) async fn run(context: &mut Context<'_>, params: Params) -> Result<()> {
+    let workdir = context.locked_workdir()?;
+    let engine = context.engine().await?;
+    let known: Vec<String> = run::containers(engine.as_ref(), &workdir.env_id).await?.into_keys().collect();
+    if known.is_empty() {
+        return Err(Error::new("the cluster is not running").hint("run `oardocker start` first"));
+    }
+    if let Some(name) = params.hostnames.iter().find(|n| !known.contains(n)) {
+        return Err(Error::new(format!("there is no host {name} in this cluster"))
+            .hint(format!("hosts: {}", known.join(", "))));
+    }
+    let mut names = if params.hostnames.is_empty() { known } else { params.hostnames };
+    names.sort();
+    names.dedup();
+    let ui = Arc::new(Ui::new());
+    let runner = context.runner(ui.clone()).await?;
+    ui.progress("shutting down");
+    let outcome = runner.reset(&workdir.env_id, &names, Duration::from_secs(params.time)).await;
+    ui.progress_end();
+    outcome
+}

@@ -1,0 +1,123 @@
+//! `oardocker start`: a cluster that accepts jobs.
+
+use super::{Context, stop};
+use crate::cli::ui::Ui;
+use crate::cluster::plan::Request;
+use crate::cluster::volume::{self, Mode, Volume};
+use crate::cluster::{images, role};
+use crate::error::{Error, Result};
+use crate::net::{self, Port};
+use crate::workdir::manifest::Service;
+use serde::Deserialize;
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+
+/// Parameters.
+#[derive(Debug, Deserialize)]
+pub(super) struct Params {
+    nodes: u32,
+    volumes: Vec<String>,
+    envs: Vec<String>,
+    enable_x11: bool,
+    port_bindings_offset: u16,
+    port_bindings_to_any: bool,
+    #[serde(default)]
+    no_wait: bool,
+}
+
+pub(super) async fn run(context: &mut Context<'_>, params: Params) -> Result<()> {
+    let workdir = context.locked_workdir()?;
+    let mut volumes =
+        params.volumes.iter().map(|v| volume::parse(v)?.resolve()).collect::<Result<Vec<Volume>>>()?;
+    let mut envs: Vec<(String, String)> = Vec::new();
+    for item in &params.envs {
+        let (key, value) = item.trim().split_once('=').expect("the grammar checked it");
+        envs.retain(|(k, _)| k != key);
+        envs.push((key.to_owned(), value.to_owned()));
+    }
+    if params.enable_x11 {
+        let display = std::env::var("DISPLAY").ok().filter(|d| !d.is_empty());
+        let display = display.ok_or_else(|| Error::new("-X needs the variable DISPLAY, which is not set"))?;
+        envs.push(("DISPLAY".into(), display));
+        volumes.push(Volume { host: "/tmp/.X11-unix".into(), container: "/tmp/.X11-unix".into(), mode: Mode::ReadWrite }.resolve()?);
+    }
+    let services = workdir.manifest.services()?;
+    let ports = workdir.manifest.ports()?;
+    for port in &ports {
+        if port.checked_add(params.port_bindings_offset).is_none() {
+            return Err(Error::usage(format!(
+                "port {port} of the frontend plus the offset {} is beyond 65535",
+                params.port_bindings_offset
+            ))
+            .hint("choose a smaller --port-bindings-offset"));
+        }
+    }
+    let engine = context.engine().await?;
+    images::require(engine.as_ref(), &workdir, &["frontend", "server", "node", "rsyslog"], "latest").await?;
+    stop::quietly(context, &workdir).await?;
+    if engine.info().network_is_ours {
+        let wanted: Vec<Port> = ports
+            .iter()
+            .map(|p| Port {
+                host: p + params.port_bindings_offset,
+                container: *p,
+                address: Ipv4Addr::UNSPECIFIED,
+                any: params.port_bindings_to_any,
+            })
+            .collect();
+        net::check_free(&wanted)?;
+    }
+    let request = Request {
+        env_id: workdir.env_id.clone(),
+        nodes: params.nodes,
+        volumes,
+        envs,
+        ports,
+        offset: params.port_bindings_offset,
+        any: params.port_bindings_to_any,
+        init_scripts: workdir.path("init-scripts"),
+        histories: workdir.path("tmp"),
+    };
+    let ui = Arc::new(Ui::new());
+    let runner = context.runner(ui.clone()).await?;
+    ui.progress("creating the containers");
+    let outcome = runner.start(&request, &|host| workdir.engine_name(role(host), "latest"), !params.no_wait).await;
+    ui.progress_end();
+    outcome?;
+    context.ui.data(&services_box(&services, params.port_bindings_offset, params.port_bindings_to_any));
+    Ok(())
+}
+
+/// The box that tells where the services are.
+fn services_box(services: &[Service], offset: u16, any: bool) -> String {
+    let host = if any {
+        nix::unistd::gethostname().map_or_else(|_| "localhost".into(), |h| h.to_string_lossy().into_owned())
+    } else {
+        "localhost".to_owned()
+    };
+    let title = services.iter().map(|s| s.title.chars().count()).max().unwrap_or(0) + 2;
+    let lines: Vec<String> = services
+        .iter()
+        .map(|s| format!("{:>title$}: {}{host}:{}{}", s.title, s.scheme, u32::from(s.port) + u32::from(offset), s.path))
+        .collect();
+    let width = lines.iter().map(|l| l.chars().count()).max().unwrap_or(0).max(30);
+    let heading = format!("{:*^width$}", " Network Services ");
+    format!("\n{heading}\n\n{}\n\n{}\n\n", lines.join("\n"), "*".repeat(width))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_box_lines_up() {
+        let service = |title: &str, path: &str, port, scheme: &str| Service {
+            title: title.into(),
+            path: path.into(),
+            port,
+            scheme: scheme.into(),
+        };
+        let text = services_box(&[service("Monika", "/monika", 80, "http://"), service("Nc", " (tcp)", 5000, "TCP: ")], 40000, false);
+        assert!(text.contains("  Monika: http://localhost:40080/monika\n      Nc: TCP: localhost:45000 (tcp)\n"), "{text}");
+    }
+}

@@ -1,0 +1,88 @@
+//! `oardocker status`: images and containers of the environment.
+
+use super::Context;
+use crate::cli::{table, ui};
+use crate::cluster::{COMMENT_LABEL, images, run};
+use crate::engine::State;
+use crate::error::Result;
+use crate::image::build::short;
+use std::time::SystemTime;
+
+pub(super) async fn run(context: &mut Context<'_>) -> Result<()> {
+    let workdir = context.workdir()?;
+    let engine = context.engine().await?;
+    let mut rows = Vec::new();
+    let prefix = format!("{}.env/", workdir.env_id);
+    for record in images::of_environment(engine.as_ref(), &workdir.env_id).await? {
+        let size = engine.image(&record.name).await?.map_or(0, |i| i.layers.iter().map(|l| l.size).sum::<u64>());
+        rows.push(vec![
+            record.name.strip_prefix(&prefix).unwrap_or(&record.name).to_owned(),
+            short(&record.id).to_owned(),
+            ago(record.created),
+            bytes(size),
+            record.labels.get(COMMENT_LABEL).cloned().unwrap_or_default(),
+        ]);
+    }
+    context.ui.data(&table::render(&["Images", "ID", "Created", "Size", "Comment"], &rows));
+    let hosts = std::fs::read_to_string(crate::cluster::files::Files::new(&workdir.env_id).path("hosts")).unwrap_or_default();
+    let address = |name: &str| {
+        hosts.lines().find_map(|l| l.split_once(' ').filter(|(_, n)| *n == name)).map_or("", |(ip, _)| ip).to_owned()
+    };
+    let mut rows = Vec::new();
+    let mut all: Vec<_> = run::containers(engine.as_ref(), &workdir.env_id).await?.into_iter().collect();
+    all.sort_by_key(|(name, _)| (name.trim_start_matches(|c: char| !c.is_ascii_digit()).parse().unwrap_or(0_u32), name.clone()));
+    for (name, c) in all {
+        let status = match c.state {
+            State::Running => context.ui.paint_out(ui::GREEN, "Up"),
+            State::Exited(code) => context.ui.paint_out(ui::RED, &format!("Exit {code}")),
+            State::Created => context.ui.paint_out(ui::RED, "Created"),
+        };
+        rows.push(vec![
+            name.clone(),
+            address(&name),
+            c.image.strip_prefix(&prefix).unwrap_or(&c.image).to_owned(),
+            ago(c.created),
+            c.id,
+            status,
+        ]);
+    }
+    let headings = ["Containers", "IP", "Image", "Created", "ID", "Status"];
+    context.ui.data(&format!("\n{}", table::render(&headings, &rows)));
+    Ok(())
+}
+
+fn ago(time: SystemTime) -> String {
+    let seconds = time.elapsed().map_or(0, |d| d.as_secs());
+    let (n, unit) = match seconds {
+        0..60 => return "just now".into(),
+        60..3600 => (seconds / 60, "minute"),
+        3600..86_400 => (seconds / 3600, "hour"),
+        _ => (seconds / 86_400, "day"),
+    };
+    format!("{n} {unit}{} ago", if n == 1 { "" } else { "s" })
+}
+
+fn bytes(n: u64) -> String {
+    let mut value = n as f64;
+    for unit in ["B", "kB", "MB"] {
+        if value < 1000.0 {
+            return format!("{value:.1} {unit}");
+        }
+        value /= 1000.0;
+    }
+    format!("{value:.1} GB")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    #[test]
+    fn sizes_and_times() {
+        assert_eq!(bytes(1_234_567), "1.2 MB");
+        assert_eq!(bytes(0), "0.0 B");
+        assert_eq!(ago(SystemTime::now() - Duration::from_secs(3700)), "1 hour ago");
+        assert_eq!(ago(SystemTime::now() + Duration::from_secs(5)), "just now");
+    }
+}

@@ -1,0 +1,138 @@
+//! The only room that knows the terminal: argument vector -> invocations -> commands -> exit code.
+
+pub mod commands;
+pub mod grammar;
+pub mod help;
+pub mod parse;
+pub mod python;
+pub mod table;
+pub mod ui;
+
+use crate::error::{Error, Kind};
+use commands::Context;
+use parse::{Env, Line, Parsed, Refusal};
+use std::ffi::OsString;
+use ui::Ui;
+
+/// The exit code of a usage error.
+const USAGE: u8 = 2;
+
+/// The exit code after Ctrl-C: 128 plus the signal's number.
+const INTERRUPTED: u8 = 130;
+
+/// Runs a command line; returns the exit code.
+pub fn run(args: Vec<OsString>) -> u8 {
+    let ui = Ui::new();
+    let mut words = Vec::new();
+    for arg in args {
+        match arg.into_string() {
+            Ok(word) => words.push(word),
+            Err(bad) => {
+                ui.error(&Error::usage(format!("{:?} is not UTF-8", bad.to_string_lossy())));
+                return USAGE;
+            }
+        }
+    }
+    let env: Env = std::env::vars_os().filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?))).collect();
+    match parse::parse(&words, &env) {
+        Ok(Parsed::Help(page)) => {
+            ui.data(&help::page(page.and_then(grammar::command), ui.page_style()));
+            0
+        }
+        Ok(Parsed::Version) => {
+            ui.data(&format!("oardocker, version {}\n", env!("CARGO_PKG_VERSION")));
+            0
+        }
+        Ok(Parsed::Run(line)) if line.global.get("dry_run").is_some_and(|v| v == true) => {
+            ui.data(&format!("{:#}\n", line.to_json()));
+            0
+        }
+        Ok(Parsed::Run(line)) => execute(&ui, &line),
+        Err(refusal) => refuse(&ui, &refusal, &env),
+    }
+}
+
+/// Prints why a line is refused, as text or as one JSON object.
+fn refuse(ui: &Ui, refusal: &Refusal, env: &Env) -> u8 {
+    let command = refusal.command.and_then(grammar::command);
+    if env.get("OARDOCKER_USAGE_ERRORS").is_some_and(|v| v == "json") {
+        let object = serde_json::json!({
+            "kind": refusal.kind, "command": refusal.command, "message": refusal.message,
+        });
+        ui.talk(&object.to_string());
+    } else if refusal.kind == "no_args" {
+        ui.talk(help::page(None, ui.page_style()).trim_end());
+    } else {
+        let name = refusal.command.map(|c| format!(" {c}")).unwrap_or_default();
+        ui.talk(&help::usage(command));
+        ui.talk(&format!("Try 'oardocker{name} --help' for help.\n"));
+        ui.talk(&format!("{} {}", ui.paint(ui::RED, "Error:"), refusal.message));
+    }
+    USAGE
+}
+
+/// Runs the chain; the first command that fails ends it.
+fn execute(ui: &Ui, line: &Line) -> u8 {
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(e) => {
+            ui.error(&Error::new(format!("cannot start: {e}")));
+            return 1;
+        }
+    };
+    // The TLS of registries; installing it twice is the only way to fail.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let code = runtime.block_on(async {
+        let mut context = Context::new(ui, &line.global);
+        if let Err(e) = commands::ask(&context, &line.chain) {
+            ui.error(&e);
+            return 1;
+        }
+        for (i, invocation) in line.chain.iter().enumerate() {
+            let outcome = tokio::select! {
+                outcome = commands::run(&mut context, invocation) => outcome,
+                () = interrupted(invocation.command) => {
+                    ui.progress_end();
+                    ui.talk(&format!("\nInterrupted: {} is undone", invocation.command));
+                    context.undo(invocation.command).await;
+                    return INTERRUPTED;
+                }
+            };
+            let code = match outcome {
+                Ok(0) => continue,
+                Ok(code) => code,
+                Err(e) => {
+                    ui.progress_end();
+                    ui.error(&e);
+                    if e.kind() == Kind::Usage { USAGE } else { 1 }
+                }
+            };
+            let rest: Vec<&str> = line.chain[i + 1..].iter().map(|i| i.command).collect();
+            if !rest.is_empty() {
+                ui.talk(&format!("Not run: {}", rest.join(", ")));
+            }
+            context.close().await;
+            return code;
+        }
+        context.close().await;
+        0
+    });
+    // A thread that still waits for input of a terminal must not keep the program.
+    runtime.shutdown_background();
+    code
+}
+
+/// Ends at Ctrl-C or SIGTERM; a session passes its signals on instead.
+async fn interrupted(command: &str) {
+    use tokio::signal::unix::{SignalKind, signal};
+    if matches!(command, "exec" | "connect") {
+        return std::future::pending().await;
+    }
+    let (Ok(mut int), Ok(mut term)) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate())) else {
+        return std::future::pending().await;
+    };
+    tokio::select! {
+        _ = int.recv() => {}
+        _ = term.recv() => {}
+    }
+}

@@ -1,0 +1,57 @@
+//! Copy-on-write volumes: overlay mounts on the host, one upper directory per host and volume.
+
+use super::files::Files;
+use super::volume::{Mode, Volume};
+use crate::error::{Context as _, Error, Result};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use std::fs;
+use std::path::PathBuf;
+
+fn dir(env_id: &str, host: &str, index: usize) -> PathBuf {
+    Files::new(env_id).path("cow").join(host).join(index.to_string())
+}
+
+/// What the container sees.
+pub fn merged(env_id: &str, host: &str, index: usize) -> PathBuf {
+    dir(env_id, host, index).join("merged")
+}
+
+/// Mounts a host's copy-on-write volumes.
+pub fn mount_all(env_id: &str, host: &str, volumes: &[Volume]) -> Result<()> {
+    for (i, volume) in volumes.iter().enumerate().filter(|(_, v)| v.mode == Mode::CopyOnWrite) {
+        let dir = dir(env_id, host, i);
+        let doing = || format!("cannot mount a copy of {} for {host}", volume.host);
+        for name in ["upper", "work", "merged"] {
+            fs::create_dir_all(dir.join(name)).doing(doing)?;
+        }
+        // The top directory of the copy looks like the original.
+        let meta = fs::metadata(&volume.host).doing(doing)?;
+        fs::set_permissions(dir.join("upper"), meta.permissions()).doing(doing)?;
+        use std::os::unix::fs::MetadataExt as _;
+        std::os::unix::fs::chown(dir.join("upper"), Some(meta.uid()), Some(meta.gid())).doing(doing)?;
+        let escape = |path: &str| path.replace('\\', "\\\\").replace(',', "\\,").replace(':', "\\:");
+        let options = format!(
+            "lowerdir={},upperdir={},workdir={}",
+            escape(&volume.host),
+            escape(&dir.join("upper").to_string_lossy()),
+            escape(&dir.join("work").to_string_lossy())
+        );
+        mount(Some("overlay"), &dir.join("merged"), Some("overlay"), MsFlags::empty(), Some(options.as_str())).doing(doing)?;
+    }
+    Ok(())
+}
+
+/// Unmounts whatever is mounted below the cluster's directory.
+pub fn unmount_all(env_id: &str) -> Result<()> {
+    let root = Files::new(env_id).path("cow");
+    let mut errors = Vec::new();
+    let hosts = fs::read_dir(&root).into_iter().flatten().flatten();
+    for volume in hosts.flat_map(|h| fs::read_dir(h.path()).into_iter().flatten().flatten()) {
+        let path = volume.path().join("merged");
+        match umount2(&path, MntFlags::MNT_DETACH) {
+            Ok(()) | Err(nix::Error::EINVAL | nix::Error::ENOENT) => {}
+            Err(e) => errors.push(Error::new(format!("cannot unmount {}: {e}", path.display()))),
+        }
+    }
+    Error::all(errors)
+}

@@ -1,0 +1,241 @@
+//! The images of an environment: which there are, building them, installing OAR on them.
+
+use super::{COMMENT_LABEL, ENV_LABEL};
+use crate::engine::{Engine, ImageRecord, Mount, ProcessSpec};
+use crate::error::{Context as _, Error, Result};
+use crate::image::build::{Builder, Definition, Network as BuildNetwork, Sandbox};
+use crate::net::{self, Network};
+use crate::source::Source;
+use crate::workdir::{Workdir, templates};
+use async_trait::async_trait;
+use std::collections::{BTreeMap, HashMap};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
+use tokio::sync::{Mutex, OnceCell};
+
+/// Where an install script finds its source.
+const SOURCE_INSIDE: &str = "/tmp/postinstall";
+
+/// The images that belong to this environment.
+pub async fn of_environment(engine: &dyn Engine, env_id: &str) -> Result<Vec<ImageRecord>> {
+    let mut images = engine.images().await?;
+    images.retain(|i| i.labels.get(ENV_LABEL).is_some_and(|id| id == env_id));
+    images.sort_by(|a, b| a.name.cmp(&b.name));
+    Ok(images)
+}
+
+/// Fails with the names of the images that are missing and the command that makes them.
+pub async fn require(engine: &dyn Engine, workdir: &Workdir, roles: &[&str], tag: &str) -> Result<()> {
+    let have: Vec<String> = of_environment(engine, &workdir.env_id).await?.into_iter().map(|i| i.name).collect();
+    let missing: Vec<(&str, &str)> = roles
+        .iter()
+        .map(|role| (*role, if workdir.build_tag(role) == "latest" { "latest" } else { tag }))
+        .filter(|(role, tag)| !have.contains(&workdir.engine_name(role, tag)))
+        .collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let names: Vec<String> = missing.iter().map(|(role, tag)| workdir.image_name(role, tag)).collect();
+    let unbuilt = roles.iter().any(|r| !have.contains(&workdir.engine_name(r, workdir.build_tag(r))));
+    let error = Error::new(format!("missing images: {}", names.join(", ")));
+    Err(if unbuilt {
+        error.hint("run `oardocker build` first, then `oardocker install SRC`")
+    } else {
+        error.hint("run `oardocker install SRC` first")
+    })
+}
+
+/// The definitions of an environment, base images first.
+pub fn definitions(workdir: &Workdir, scratch: &Path) -> Result<Vec<Definition>> {
+    let mut definitions = Vec::new();
+    let mut bases = Vec::new();
+    let args = &workdir.manifest.build_args;
+    for role in workdir.roles()? {
+        let context = workdir.path("images").join(&role);
+        let text = std::fs::read_to_string(context.join("Dockerfile")).doing(|| format!("cannot read {role}/Dockerfile"))?;
+        let from = crate::image::build::from(&context.join("Dockerfile"), &text, args)?;
+        if let Some(base) = templates::base_image(&from)
+            && !bases.contains(&from)
+        {
+            let folder = scratch.join(from.replace(['/', ':'], "-"));
+            let _ = std::fs::remove_dir_all(&folder);
+            base.extract(&folder)?;
+            definitions.push(Definition {
+                title: from.rsplit('/').next().unwrap_or(&from).to_owned(),
+                known_as: vec![from.clone()],
+                tag: tagged(&from),
+                context: folder,
+                args: base.build_args.clone(),
+                labels: BTreeMap::from([("oardocker.base".into(), "true".into())]),
+            });
+            bases.push(from);
+        }
+        let tag = workdir.build_tag(&role);
+        let mut known_as = vec![workdir.image_name(&role, tag)];
+        if role == "base" {
+            known_as.push(workdir.image_name(&role, "latest"));
+        }
+        definitions.push(Definition {
+            title: role.clone(),
+            known_as,
+            tag: workdir.engine_name(&role, tag),
+            context,
+            args: args.clone(),
+            labels: BTreeMap::from([(ENV_LABEL.into(), workdir.env_id.clone())]),
+        });
+    }
+    Ok(definitions)
+}
+
+fn tagged(name: &str) -> String {
+    if name.rsplit('/').next().is_some_and(|n| n.contains(':')) { name.into() } else { format!("{name}:latest") }
+}
+
+/// Runs each role's install script on its `:base` image and keeps the result as `:latest`. Returns names, ids, comments.
+pub async fn install(builder: &Builder, workdir: &Workdir, source: &Source) -> Result<Vec<(String, String, String)>> {
+    let script = workdir
+        .manifest
+        .install_script
+        .clone()
+        .ok_or_else(|| Error::new(format!("environment {} has nothing to install", workdir.env_name)))?;
+    let work = workdir.manifest.install_on.iter().map(|role| install_on(builder, workdir, source, &script, role));
+    let outcomes = futures::future::join_all(work).await;
+    let (mut done, mut errors) = (Vec::new(), Vec::new());
+    for outcome in outcomes {
+        match outcome {
+            Ok(image) => done.push(image),
+            Err(e) => errors.push(e),
+        }
+    }
+    // Half of the roles with a new OAR and half with an old one is worse than none.
+    if let Some(first) = errors.into_iter().next() {
+        return Err(first);
+    }
+    let mut named = Vec::new();
+    for (role, image, comment) in done {
+        let labels = BTreeMap::from([
+            (ENV_LABEL.to_owned(), workdir.env_id.clone()),
+            (COMMENT_LABEL.to_owned(), comment.clone()),
+        ]);
+        let id = builder.engine.put_image(&workdir.engine_name(&role, "latest"), &image, &labels).await?;
+        named.push((workdir.image_name(&role, "latest"), id, comment));
+    }
+    Ok(named)
+}
+
+async fn install_on(
+    builder: &Builder,
+    workdir: &Workdir,
+    source: &Source,
+    script: &str,
+    role: &str,
+) -> Result<(String, crate::engine::Image, String)> {
+    let name = workdir.engine_name(role, "base");
+    let mut image = builder
+        .engine
+        .image(&name)
+        .await?
+        .ok_or_else(|| Error::new(format!("image {} is not there", workdir.image_name(role, "base"))))?;
+    let inside = if source.is_file { format!("{SOURCE_INSIDE}/oar.tar.gz") } else { format!("{SOURCE_INSIDE}/oar") };
+    let env = image.config.config().as_ref().and_then(|c| c.env().clone()).unwrap_or_default();
+    let process = ProcessSpec {
+        args: vec![script.to_owned(), inside.clone()],
+        env: env.into_iter().chain(["HOME=/root".to_owned()]).collect(),
+        cwd: "/root".into(),
+        ..ProcessSpec::default()
+    };
+    let mounts = vec![
+        Mount {
+            target: "/tmp".into(),
+            kind: "tmpfs".into(),
+            source: "tmpfs".into(),
+            options: ["nosuid", "nodev", "mode=1777"].map(Into::into).to_vec(),
+        },
+        Mount {
+            target: "/run".into(),
+            kind: "tmpfs".into(),
+            source: "tmpfs".into(),
+            options: ["nosuid", "nodev", "mode=755"].map(Into::into).to_vec(),
+        },
+        Mount::bind(source.path.to_string_lossy(), inside, true),
+    ];
+    let step = builder.engine.begin_step(image.chain_id().as_deref()).await?;
+    let mut comment = String::new();
+    let outcome = async {
+        let sandbox = Sandbox { mounts, capabilities: vec!["CAP_SYS_ADMIN".into()] };
+        let (code, tail) = builder.run_in(&step, process, sandbox, role).await?;
+        if code != 0 {
+            return Err(Error::new(format!("{script} ended with exit code {code} on {role}")).detail(tail));
+        }
+        comment = tail.iter().rev().find(|l| !l.trim().is_empty()).cloned().unwrap_or_default();
+        builder.store(&step).await
+    }
+    .await;
+    let layer = builder.finish(step, outcome).await?;
+    image.layers.push(layer);
+    Ok((role.to_owned(), image, comment))
+}
+
+/// The network of build steps: its own bridge, made when the first step needs it.
+#[derive(Debug)]
+pub struct StepNetwork {
+    id: String,
+    files: Vec<(PathBuf, String)>,
+    network: OnceCell<Network>,
+    next: AtomicU32,
+    indices: Mutex<HashMap<String, u32>>,
+}
+
+impl StepNetwork {
+    /// For the builds of one environment.
+    pub fn new(env_id: &str, scratch: &Path) -> Result<Self> {
+        std::fs::create_dir_all(scratch).doing(|| format!("cannot create {}", scratch.display()))?;
+        let mut files = Vec::new();
+        for (name, text) in [("hosts", net::hosts(&[("build".into(), "127.0.1.1".parse().expect("an address"))])), ("resolv.conf", net::resolv_conf()?)] {
+            let path = scratch.join(name);
+            std::fs::write(&path, text).doing(|| format!("cannot write {}", path.display()))?;
+            files.push((path, format!("/etc/{name}")));
+        }
+        Ok(Self {
+            id: step_network_id(env_id),
+            files,
+            network: OnceCell::new(),
+            next: AtomicU32::new(1),
+            indices: Mutex::default(),
+        })
+    }
+}
+
+/// The network id of an environment's builds: no cluster has a `b` in front, ids are hexadecimal and of at most 8 digits.
+fn step_network_id(env_id: &str) -> String {
+    format!("b{env_id}")
+}
+
+/// Removes the network of an environment's builds.
+pub async fn remove_step_network(env_id: &str) -> Result<()> {
+    let id = step_network_id(env_id);
+    if Network::exists(&id) { Network::remove(&id).await } else { Ok(()) }
+}
+
+#[async_trait]
+impl BuildNetwork for StepNetwork {
+    async fn attach(&self, name: &str) -> Result<Option<PathBuf>> {
+        let network = self.network.get_or_try_init(|| Network::create(&self.id)).await?;
+        // Addresses are used once per build; a build has a few hundred steps at most.
+        let index = self.next.fetch_add(1, Ordering::Relaxed);
+        self.indices.lock().await.insert(name.into(), index);
+        network.attach(name, index).await.map(|(path, _)| Some(path))
+    }
+
+    async fn detach(&self, name: &str) -> Result<()> {
+        let index = self.indices.lock().await.remove(name);
+        match (self.network.get(), index) {
+            (Some(network), Some(index)) => network.detach(name, index).await,
+            _ => Ok(()),
+        }
+    }
+
+    fn files(&self) -> Vec<(PathBuf, String)> {
+        self.files.clone()
+    }
+}

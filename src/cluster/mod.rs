@@ -1,0 +1,29 @@
+//! What an OAR cluster is: hosts with roles, what they share, and when it is ready.
+//!
+//! [`plan`] decides and changes nothing; [`run`] does. Names no engine, no netlink, no nft.
+
+pub mod cow;
+pub mod files;
+pub mod images;
+pub mod notify;
+pub mod plan;
+pub mod run;
+pub mod session;
+pub mod volume;
+
+/// Label with the environment's id.
+pub const ENV_LABEL: &str = "oardocker.env";
+/// Label with the host name.
+pub const HOST_LABEL: &str = "oardocker.host";
+/// Label of images: what was installed.
+pub const COMMENT_LABEL: &str = "oardocker.comment";
+
+/// The engine's name of a host's container.
+pub fn container_id(env_id: &str, host: &str) -> String {
+    format!("oardocker-{env_id}-{host}")
+}
+
+/// The role of a host: node7 is a node.
+pub fn role(host: &str) -> &str {
+    host.trim_end_matches(|c: char| c.is_ascii_digit())
+}

@@ -1,0 +1,62 @@
+//! How a host's systemd tells that it has booted: a datagram on a socket that is mounted into the container.
+
+use crate::error::{Context as _, Result};
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+use tokio::net::UnixDatagram;
+
+/// The listening end.
+#[derive(Debug)]
+pub struct Notify {
+    socket: UnixDatagram,
+}
+
+impl Notify {
+    /// Binds the socket in a host's notify directory, replacing that of an earlier oardocker.
+    pub fn bind(dir: &Path) -> Result<Self> {
+        let path = dir.join("s");
+        let doing = || format!("cannot listen on {}", path.display());
+        match std::fs::remove_file(&path) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(e).doing(doing),
+            _ => {}
+        }
+        let socket = UnixDatagram::bind(&path).doing(doing)?;
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).doing(doing)?;
+        Ok(Self { socket })
+    }
+
+    /// Waits for READY=1: all that the default target wants has been started.
+    pub async fn ready(&self) -> Result<()> {
+        let mut buffer = [0; 4096];
+        loop {
+            let n = self.socket.recv(&mut buffer).await.doing(|| "cannot hear from a host".into())?;
+            if is_ready(&buffer[..n]) {
+                return Ok(());
+            }
+        }
+    }
+}
+
+fn is_ready(message: &[u8]) -> bool {
+    message.split(|b| *b == b'\n').any(|line| line == b"READY=1")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn other_messages_are_passed_over() {
+        let dir = tempfile::tempdir().unwrap();
+        let notify = Notify::bind(dir.path()).unwrap();
+        let sender = UnixDatagram::unbound().unwrap();
+        for message in ["STATUS=READY=1 soon", "X_SYSTEMD_UNIT_ACTIVE=basic.target\nNOTREADY=1"] {
+            sender.send_to(message.as_bytes(), dir.path().join("s")).await.unwrap();
+        }
+        let waiting = tokio::time::timeout(std::time::Duration::from_millis(50), notify.ready()).await;
+        assert!(waiting.is_err(), "not yet");
+        sender.send_to(b"STATUS=up\nREADY=1", dir.path().join("s")).await.unwrap();
+        notify.ready().await.unwrap();
+        Notify::bind(dir.path()).unwrap();
+    }
+}

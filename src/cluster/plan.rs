@@ -1,0 +1,196 @@
+//! From what the user asked for to the containers that make it so. Pure.
+
+use super::volume::{Mode, Volume};
+use super::{ENV_LABEL, HOST_LABEL, container_id, cow, files, role};
+use crate::cgroup::{Cgroups, Layout, node_path};
+use crate::engine::{ContainerSpec, Mount, ProcessSpec};
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+/// What the user asked for, checked.
+#[derive(Debug, Clone)]
+pub struct Request {
+    /// Of the workdir.
+    pub env_id: String,
+    /// How many compute nodes.
+    pub nodes: u32,
+    /// Shared folders.
+    pub volumes: Vec<Volume>,
+    /// Variables for services, logins and sessions.
+    pub envs: Vec<(String, String)>,
+    /// Published ports of the frontend.
+    pub ports: Vec<u16>,
+    /// Added to each of them.
+    pub offset: u16,
+    /// On all addresses.
+    pub any: bool,
+    /// `.oardocker/init-scripts`.
+    pub init_scripts: PathBuf,
+    /// `.oardocker/tmp`, with the shell histories.
+    pub histories: PathBuf,
+}
+
+/// One host of the cluster.
+#[derive(Debug, Clone)]
+pub struct Host {
+    /// As in `node1`.
+    pub name: String,
+    /// Number of its address.
+    pub index: u32,
+    /// The role's image tag `:latest`.
+    pub role: String,
+    /// Everything but the network namespace.
+    pub spec: ContainerSpec,
+}
+
+/// Names of all hosts in the order in which they are started: first what takes longest to become ready.
+pub fn names(nodes: u32) -> Vec<String> {
+    let fixed = ["server", "frontend", "rsyslog"].into_iter().map(str::to_owned);
+    fixed.chain((1..=nodes).map(|i| format!("node{i}"))).collect()
+}
+
+/// The containers of a cluster. `image_env` gives the variables of a role's image.
+pub fn hosts(request: &Request, cgroups: &Cgroups, image_env: &BTreeMap<String, Vec<String>>) -> Vec<Host> {
+    names(request.nodes)
+        .into_iter()
+        .zip(1..)
+        .map(|(name, index)| {
+            let role = role(&name).to_owned();
+            let mut env = image_env.get(&role).cloned().unwrap_or_default();
+            env.retain(|e| !e.starts_with("container="));
+            env.push("container=oci".into());
+            env.push(format!("NOTIFY_SOCKET={}", files::NOTIFY_INSIDE));
+            let spec = ContainerSpec {
+                id: container_id(&request.env_id, &name),
+                hostname: name.clone(),
+                process: ProcessSpec { args: vec!["/sbin/init".into()], env, ..ProcessSpec::default() },
+                mounts: mounts(request, cgroups, &name),
+                netns: None,
+                cgroup: node_path(&request.env_id, &name),
+                capabilities: vec!["CAP_SYS_ADMIN".into(), "CAP_SYS_NICE".into()],
+                open_proc: true,
+                labels: BTreeMap::from([
+                    (ENV_LABEL.to_owned(), request.env_id.clone()),
+                    (HOST_LABEL.to_owned(), name.clone()),
+                ]),
+            };
+            Host { name, index, role, spec }
+        })
+        .collect()
+}
+
+fn tmpfs(target: &str, mode: &str) -> Mount {
+    Mount {
+        target: target.into(),
+        kind: "tmpfs".into(),
+        source: "tmpfs".into(),
+        options: vec!["nosuid".into(), "nodev".into(), format!("mode={mode}")],
+    }
+}
+
+fn mounts(request: &Request, cgroups: &Cgroups, host: &str) -> Vec<Mount> {
+    let dir = files::Files::new(&request.env_id);
+    let text = |path: PathBuf| path.to_string_lossy().into_owned();
+    // systemd 257 refuses v1, every systemd from 232 on runs on v2, and a host that has v2 can give it to a container.
+    let cgroup = match cgroups.layout {
+        Layout::Legacy => "cgroup",
+        Layout::Hybrid | Layout::Unified => "cgroup2",
+    };
+    let mut mounts = vec![
+        Mount {
+            target: "/sys/fs/cgroup".into(),
+            kind: cgroup.into(),
+            source: cgroup.into(),
+            options: ["nosuid", "noexec", "nodev", "relatime", "rw"].map(Into::into).to_vec(),
+        },
+        tmpfs("/run", "755"),
+        tmpfs("/run/lock", "1777"),
+        tmpfs("/tmp", "1777"),
+        Mount::bind(text(dir.notify_dir(host)), files::NOTIFY_DIR_INSIDE, false),
+        Mount::bind(text(dir.path("hosts")), "/etc/hosts", true),
+        Mount::bind(text(dir.path("resolv.conf")), "/etc/resolv.conf", true),
+        Mount::bind(text(dir.path("nodes")), "/var/lib/container/nodes", true),
+        Mount::bind(text(dir.path("cow_volumes")), "/var/lib/container/cow_volumes", true),
+        Mount::bind(text(dir.path("system.conf")), "/etc/systemd/system.conf.d/oardocker.conf", true),
+        Mount::bind(text(dir.path("profile.sh")), "/etc/profile.d/oardocker_env.sh", true),
+        Mount::bind(text(dir.path("environment")), "/etc/environment", true),
+        Mount::bind(text(request.init_scripts.clone()), "/var/lib/container/init-scripts", true),
+    ];
+    if host == "rsyslog" {
+        mounts.push(Mount::bind(text(dir.log_dir()), "/var/log/oardocker", false));
+    } else {
+        for (controller, path) in cgroups.for_jobs(&request.env_id, host) {
+            mounts.push(Mount::bind(text(path), format!("/dev/oar_cgroups_links/{controller}"), false));
+        }
+    }
+    if matches!(role(host), "frontend" | "node") {
+        mounts.push(Mount::bind(text(dir.home()), "/home", false));
+    }
+    for history in files::HISTORIES {
+        mounts.push(Mount::bind(text(files::history(&request.histories, host, history)), history, false));
+    }
+    for (i, volume) in request.volumes.iter().enumerate() {
+        mounts.push(match volume.mode {
+            Mode::ReadOnly => Mount::bind(&volume.host, &volume.container, true),
+            Mode::ReadWrite => Mount::bind(&volume.host, &volume.container, false),
+            Mode::CopyOnWrite => {
+                Mount::bind(text(cow::merged(&request.env_id, host, i)), &volume.container, false)
+            }
+        });
+    }
+    mounts
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn request() -> Request {
+        Request {
+            env_id: "ab12".into(),
+            nodes: 2,
+            volumes: vec![super::super::volume::parse("/src:/x:cow").unwrap()],
+            envs: vec![],
+            ports: vec![80],
+            offset: 40000,
+            any: false,
+            init_scripts: "/w/.oardocker/init-scripts".into(),
+            histories: "/w/.oardocker/tmp".into(),
+        }
+    }
+
+    fn cgroups(files: &[&str]) -> Cgroups {
+        let dir = tempfile::tempdir().unwrap();
+        for file in files {
+            let path = dir.path().join(file);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, "").unwrap();
+        }
+        // for_jobs looks at the files later on.
+        Cgroups::detect(&dir.keep()).unwrap()
+    }
+
+    #[test]
+    fn hosts_of_a_cluster() {
+        let hosts = hosts(&request(), &cgroups(&["cpuset/tasks", "unified/cgroup.procs"]), &BTreeMap::new());
+        let names: Vec<_> = hosts.iter().map(|h| h.name.as_str()).collect();
+        assert_eq!(names, ["server", "frontend", "rsyslog", "node1", "node2"]);
+        let targets = |name: &str| -> Vec<String> {
+            hosts.iter().find(|h| h.name == name).unwrap().spec.mounts.iter().map(|m| m.target.clone()).collect()
+        };
+        assert!(targets("node1").contains(&"/home".into()));
+        assert!(!targets("server").contains(&"/home".into()));
+        assert!(targets("node1").contains(&"/dev/oar_cgroups_links/cpuset".into()));
+        assert!(!targets("rsyslog").contains(&"/dev/oar_cgroups_links/cpuset".into()));
+        let cow = |name: &str| hosts.iter().find(|h| h.name == name).unwrap().spec.mounts.last().unwrap().source.clone();
+        assert_ne!(cow("node1"), cow("node2"), "every node has its own copy");
+    }
+
+    #[test]
+    fn the_cgroup_view_follows_the_layout() {
+        let kind = |files: &[&str]| hosts(&request(), &cgroups(files), &BTreeMap::new())[0].spec.mounts[0].kind.clone();
+        assert_eq!(kind(&["cpuset/tasks"]), "cgroup");
+        assert_eq!(kind(&["cpuset/tasks", "unified/cgroup.procs"]), "cgroup2");
+        assert_eq!(kind(&["cgroup.controllers"]), "cgroup2");
+    }
+}

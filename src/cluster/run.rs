@@ -1,0 +1,313 @@
+//! Starting, stopping and restarting a cluster: the only place that changes anything.
+
+use super::files::Files;
+use super::notify::Notify;
+use super::plan::{self, Host, Request};
+use super::volume::Mode;
+use super::{ENV_LABEL, HOST_LABEL, container_id, cow, session};
+use crate::cgroup::Cgroups;
+use crate::engine::io::Stdio;
+use crate::engine::{ContainerInfo, Engine, RootFs, State};
+use crate::error::{Error, Result};
+use crate::net::{self, Network, Port};
+use futures::stream::{FuturesUnordered, StreamExt as _};
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// A host that has not booted after this time does not boot.
+const BOOT: Duration = Duration::from_secs(120);
+
+/// systemd's signal for "power off".
+const SIGRTMIN_3: i32 = 37;
+
+/// What happens on the way, for the terminal.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    /// A container runs.
+    Started(String),
+    /// Its systemd has started everything.
+    Booted(String),
+    /// OAR accepts jobs.
+    Ready,
+    /// Something the user should know once.
+    Note(String),
+    /// A container is gone.
+    Removed(String),
+    /// A container runs again.
+    Restarted(String),
+}
+
+/// Hears events.
+pub type Listener = dyn Fn(Event) + Send + Sync;
+
+/// What is needed to run clusters.
+#[derive(Clone)]
+pub struct Runner {
+    /// Of the containers.
+    pub engine: Arc<dyn Engine>,
+    /// Under `--cgroup-path`.
+    pub cgroups: Cgroups,
+    /// For progress.
+    pub listener: Arc<Listener>,
+}
+
+impl std::fmt::Debug for Runner {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Runner").field("cgroups", &self.cgroups).finish_non_exhaustive()
+    }
+}
+
+/// The containers of an environment, by host name.
+pub async fn containers(engine: &dyn Engine, env_id: &str) -> Result<BTreeMap<String, ContainerInfo>> {
+    Ok(engine
+        .containers()
+        .await?
+        .into_iter()
+        .filter(|c| c.labels.get(ENV_LABEL).is_some_and(|id| id == env_id))
+        .map(|c| (c.labels.get(HOST_LABEL).cloned().unwrap_or_else(|| c.id.clone()), c))
+        .collect())
+}
+
+impl Runner {
+    /// Starts a cluster and waits until OAR accepts jobs. Whatever fails, nothing of it stays.
+    ///
+    /// `image` names a role's image in the engine.
+    pub async fn start(&self, request: &Request, image: &(dyn Fn(&str) -> String + Sync), wait: bool) -> Result<()> {
+        let outcome = self.try_start(request, image, wait).await;
+        if outcome.is_err() {
+            // The first error is the one worth showing; a second stop will tell what this one could not remove.
+            let _ = self.stop(&request.env_id).await;
+        }
+        outcome
+    }
+
+    async fn try_start(&self, request: &Request, image: &(dyn Fn(&str) -> String + Sync), wait: bool) -> Result<()> {
+        let mut env = BTreeMap::new();
+        let mut chain = None;
+        for role in ["server", "frontend", "rsyslog", "node"] {
+            let found = self.engine.image(&image(role)).await?;
+            let found = found.ok_or_else(|| Error::new(format!("image {} is not there", image(role))))?;
+            if role == "frontend" {
+                chain = found.chain_id();
+            }
+            let config = found.config.config().as_ref();
+            env.insert(role.to_owned(), config.and_then(|c| c.env().clone()).unwrap_or_default());
+        }
+        let mut hosts = plan::hosts(request, &self.cgroups, &env);
+        let names: Vec<String> = hosts.iter().map(|h| h.name.clone()).collect();
+
+        let network = Network::create(&request.env_id).await?;
+        let mut addresses = BTreeMap::new();
+        for host in &hosts {
+            addresses.insert(host.name.clone(), network.subnet.host(host.index)?);
+        }
+        let listed: Vec<(String, Ipv4Addr)> = names.iter().map(|n| (n.clone(), addresses[n])).collect();
+        let files = Files::new(&request.env_id);
+        files.create(request, &names, &net::hosts(&listed), &net::resolv_conf()?)?;
+        let cow = request.volumes.iter().any(|v| v.mode == Mode::CopyOnWrite);
+        for name in &names {
+            self.cgroups.create(&request.env_id, name)?;
+            if cow {
+                cow::mount_all(&request.env_id, name, &request.volumes)?;
+            }
+        }
+        let home = self.fill_home(&files, chain);
+        let plugs = async {
+            for host in &mut hosts {
+                let (netns, _) = network.attach(&host.name, host.index).await?;
+                host.spec.netns = Some(netns);
+            }
+            Ok::<_, Error>(())
+        };
+        let (filled, plugged) = tokio::join!(home, plugs);
+        filled.and(plugged)?;
+
+        let mut sockets = Vec::new();
+        for name in &names {
+            sockets.push((name.clone(), Notify::bind(&files.notify_dir(name))?));
+        }
+        self.launch(&hosts, &files, image).await?;
+        let ports: Vec<Port> = request
+            .ports
+            .iter()
+            .map(|port| Port {
+                host: request.offset + port,
+                container: *port,
+                address: addresses["frontend"],
+                any: request.any,
+            })
+            .collect();
+        network.publish(&ports)?;
+        if !wait {
+            return Ok(());
+        }
+        self.wait_booted(&request.env_id, sockets).await?;
+        self.wait_alive(&request.env_id, &names).await?;
+        (self.listener)(Event::Ready);
+        Ok(())
+    }
+
+    async fn fill_home(&self, files: &Files, frontend: Option<String>) -> Result<()> {
+        let step = self.engine.begin_step(frontend.as_deref()).await?;
+        let filled = files.fill_home(&step.root);
+        let aborted = self.engine.abort_step(step).await;
+        filled.and(aborted)
+    }
+
+    /// Creates and starts all containers at the same time, the slowest role first.
+    async fn launch(&self, hosts: &[Host], files: &Files, image: &(dyn Fn(&str) -> String + Sync)) -> Result<()> {
+        let mut starting: FuturesUnordered<_> = hosts
+            .iter()
+            .map(|host| async {
+                let root = RootFs::Image(image(&host.role));
+                self.engine.create(&host.spec, &root, Stdio::Log(files.console(&host.name))).await?;
+                self.engine.start(&host.spec.id).await?;
+                (self.listener)(Event::Started(host.name.clone()));
+                Ok::<_, Error>(())
+            })
+            .collect();
+        let mut errors = Vec::new();
+        while let Some(outcome) = starting.next().await {
+            errors.extend(outcome.err());
+        }
+        Error::all(errors)
+    }
+
+    /// Waits for every host's READY=1; a host that ends or takes too long is named with the end of its journal.
+    async fn wait_booted(&self, env_id: &str, sockets: Vec<(String, Notify)>) -> Result<()> {
+        let mut booting: FuturesUnordered<_> = sockets
+            .iter()
+            .map(|(name, socket)| async move {
+                let id = container_id(env_id, name);
+                let outcome = tokio::select! {
+                    ready = socket.ready() => ready,
+                    ended = self.engine.wait(&id) => {
+                        Err(Error::new(format!("{name} ended while booting, with code {}", ended.unwrap_or_default())))
+                    }
+                    () = tokio::time::sleep(BOOT) => {
+                        Err(Error::new(format!("{name} did not come up within {} s", BOOT.as_secs())))
+                    }
+                };
+                (name, outcome)
+            })
+            .collect();
+        while let Some((name, outcome)) = booting.next().await {
+            match outcome {
+                Ok(()) => (self.listener)(Event::Booted(name.clone())),
+                Err(e) => return Err(e.detail(self.journal(env_id, name).await)),
+            }
+        }
+        Ok(())
+    }
+
+    /// Has the server mark the nodes Alive, as all of them have booted. What is left over is not ready.
+    async fn wait_alive(&self, env_id: &str, names: &[String]) -> Result<()> {
+        let nodes: Vec<&str> = names.iter().map(String::as_str).filter(|n| n.starts_with("node")).collect();
+        let server = container_id(env_id, "server");
+        let mut args = vec!["/bin/bash", "/var/lib/container/init-scripts/nodes_alive.sh"];
+        args.extend(&nodes);
+        let (code, out, err) = session::capture(self.engine.as_ref(), &server, &args).await?;
+        if code != 0 {
+            let mut details: Vec<String> = err.lines().map(Into::into).collect();
+            details.extend(self.journal(env_id, "server").await);
+            return Err(Error::new("OAR's server has booted but cannot mark its nodes Alive").detail(details));
+        }
+        let left: Vec<&str> = out.split_whitespace().collect();
+        if let Some(name) = left.first() {
+            return Err(Error::new(format!("not Alive: {}", left.join(", "))).detail(self.journal(env_id, name).await));
+        }
+        let (_, manager, _) =
+            session::capture(self.engine.as_ref(), &server, &["/bin/cat", "/run/oardocker-job-manager"]).await?;
+        if manager.trim() == "none" {
+            (self.listener)(Event::Note(
+                "OAR has no job manager for this host's cgroups: jobs run, but are not confined to their cores".into(),
+            ));
+        }
+        Ok(())
+    }
+
+    /// The end of a host's journal, as far as it can be had.
+    async fn journal(&self, env_id: &str, name: &str) -> Vec<String> {
+        let id = container_id(env_id, name);
+        let args = ["/bin/journalctl", "--no-pager", "-n", "15", "-o", "short-monotonic"];
+        let text = match session::capture(self.engine.as_ref(), &id, &args).await {
+            Ok((0, out, _)) => out,
+            _ => std::fs::read_to_string(Files::new(env_id).console(name)).unwrap_or_default(),
+        };
+        let lines: Vec<String> = text.lines().map(|l| format!("{name} | {l}")).collect();
+        lines[lines.len().saturating_sub(15)..].to_vec()
+    }
+
+    /// Removes everything of a cluster, whoever left it in whatever state. Nothing there is fine.
+    pub async fn stop(&self, env_id: &str) -> Result<()> {
+        let mut errors = Vec::new();
+        // A container that was being created when its oardocker was killed may have left only its filesystem.
+        let mut ids: BTreeMap<String, String> = BTreeMap::new();
+        let known = containers(self.engine.as_ref(), env_id).await?;
+        ids.extend(known.into_iter().map(|(name, c)| (c.id, name)));
+        let files = Files::new(env_id);
+        for entry in std::fs::read_dir(files.path("notify")).into_iter().flatten().flatten() {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            ids.entry(container_id(env_id, &name)).or_insert(name);
+        }
+        let mut removing: FuturesUnordered<_> = ids
+            .iter()
+            .map(|(id, name)| async move {
+                let outcome = self.engine.remove(id).await;
+                if outcome.is_ok() {
+                    (self.listener)(Event::Removed(name.clone()));
+                }
+                outcome
+            })
+            .collect();
+        while let Some(outcome) = removing.next().await {
+            errors.extend(outcome.err());
+        }
+        errors.extend(cow::unmount_all(env_id).err());
+        if Network::exists(env_id) {
+            errors.extend(Network::remove(env_id).await.err());
+        }
+        errors.extend(self.cgroups.remove(env_id).err());
+        if errors.is_empty() {
+            errors.extend(files.remove().err());
+        }
+        Error::all(errors)
+    }
+
+    /// Restarts hosts; each shuts down within `patience` or is killed.
+    pub async fn reset(&self, env_id: &str, names: &[String], patience: Duration) -> Result<()> {
+        let known = containers(self.engine.as_ref(), env_id).await?;
+        let files = Files::new(env_id);
+        let mut sockets = Vec::new();
+        for name in names {
+            sockets.push((name.clone(), Notify::bind(&files.notify_dir(name))?));
+        }
+        let mut restarting: FuturesUnordered<_> = names
+            .iter()
+            .map(|name| {
+                let (files, container) = (&files, &known[name]);
+                async move {
+                    let grace = (container.state == State::Running).then_some((SIGRTMIN_3, patience));
+                    self.engine.end_task(&container.id, grace).await?;
+                    self.engine.restart(&container.id, Stdio::Log(files.console(name))).await?;
+                    (self.listener)(Event::Restarted(name.clone()));
+                    Ok::<_, Error>(())
+                }
+            })
+            .collect();
+        let mut errors = Vec::new();
+        while let Some(outcome) = restarting.next().await {
+            errors.extend(outcome.err());
+        }
+        Error::all(errors)?;
+        self.wait_booted(env_id, sockets).await?;
+        if names.iter().any(|n| n == "server" || n.starts_with("node")) {
+            let all: Vec<String> =
+                known.iter().filter(|(n, c)| names.contains(n) || c.state == State::Running).map(|(n, _)| n.clone()).collect();
+            self.wait_alive(env_id, &all).await?;
+        }
+        Ok(())
+    }
+}

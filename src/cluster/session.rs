@@ -1,0 +1,107 @@
+//! Running a process on a host of the cluster: as whom, where, with which variables.
+
+use super::run::containers;
+use crate::engine::io::{Chunk, Session};
+use crate::engine::{ContainerInfo, Engine, ProcessSpec, State};
+use crate::error::{Error, Result};
+use crate::image::rooted::Root;
+use crate::image::users::Accounts;
+use std::path::Path;
+use tokio::sync::mpsc;
+
+/// Where programs are, in the order of a Debian root's PATH.
+const PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// What a user wants to run.
+#[derive(Debug, Clone)]
+pub struct Wish {
+    /// Login name or number.
+    pub user: String,
+    /// Directory; `~` is the user's home.
+    pub workdir: String,
+    /// Program and arguments.
+    pub args: Vec<String>,
+    /// With a terminal.
+    pub tty: bool,
+    /// Variables of the cluster and of the caller's terminal.
+    pub envs: Vec<(String, String)>,
+}
+
+/// Finds a running host.
+pub async fn host(engine: &dyn Engine, env_id: &str, name: &str) -> Result<ContainerInfo> {
+    let mut known = containers(engine, env_id).await?;
+    if known.is_empty() {
+        return Err(Error::new("the cluster is not running").hint("run `oardocker start` first"));
+    }
+    let names = known.keys().cloned().collect::<Vec<_>>().join(", ");
+    let found = known
+        .remove(name)
+        .ok_or_else(|| Error::new(format!("there is no host {name} in this cluster")).hint(format!("hosts: {names}")))?;
+    if found.state != State::Running {
+        return Err(Error::new(format!("{name} does not run")).hint(format!("run `oardocker reset {name}`")));
+    }
+    Ok(found)
+}
+
+/// Turns a wish into a process of this host.
+pub fn process(container: &ContainerInfo, wish: &Wish) -> Result<ProcessSpec> {
+    let root = Root::open(Path::new(&format!("/proc/{}/root", container.pid)))?;
+    let user = Accounts::read(&root).user(&wish.user)?;
+    let cwd = match wish.workdir.strip_prefix('~') {
+        Some(rest) if rest.is_empty() || rest.starts_with('/') => format!("{}{rest}", user.home),
+        _ => wish.workdir.clone(),
+    };
+    if !cwd.starts_with('/') || !root.is_dir(Path::new(&cwd)) {
+        return Err(Error::new(format!("there is no directory {cwd} on this host"))
+            .hint("name another one with --workdir DIRECTORY"));
+    }
+    let shell = root
+        .read("/etc/passwd")
+        .unwrap_or_default()
+        .lines()
+        .map(|l| l.split(':').collect::<Vec<_>>())
+        .find(|f| f.first() == Some(&user.name.as_str()))
+        .and_then(|f| f.get(6).map(|s| (*s).to_owned()))
+        .filter(|s| !s.is_empty())
+        .unwrap_or_else(|| "/bin/sh".into());
+    let mut env = vec![
+        PATH.to_owned(),
+        format!("HOME={}", user.home),
+        format!("USER={}", user.name),
+        format!("LOGNAME={}", user.name),
+        format!("SHELL={shell}"),
+    ];
+    env.extend(wish.envs.iter().map(|(k, v)| format!("{k}={v}")));
+    Ok(ProcessSpec {
+        args: wish.args.clone(),
+        env,
+        cwd,
+        uid: user.uid,
+        gid: user.gid,
+        groups: user.groups,
+        tty: wish.tty,
+    })
+}
+
+/// Runs something as root and collects exit code, output and errors.
+pub async fn capture(engine: &dyn Engine, id: &str, args: &[&str]) -> Result<(u32, String, String)> {
+    let process = ProcessSpec {
+        args: args.iter().map(|a| (*a).to_owned()).collect(),
+        env: vec![PATH.into(), "HOME=/root".into(), "LC_ALL=C.UTF-8".into()],
+        cwd: "/".into(),
+        ..ProcessSpec::default()
+    };
+    let (sender, mut chunks) = mpsc::channel(16);
+    let collect = async {
+        let (mut out, mut err) = (Vec::new(), Vec::new());
+        while let Some(chunk) = chunks.recv().await {
+            match chunk {
+                Chunk::Out(bytes) => out.extend(bytes),
+                Chunk::Err(bytes) => err.extend(bytes),
+            }
+        }
+        (String::from_utf8_lossy(&out).into_owned(), String::from_utf8_lossy(&err).into_owned())
+    };
+    let (code, (out, err)) = tokio::join!(engine.exec(id, &process, Session::output_only(sender)), collect);
+    Ok((code?, out, err))
+}

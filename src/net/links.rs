@@ -1,0 +1,140 @@
+//! Interfaces and namespaces over netlink.
+
+use crate::error::{Context as _, Error, Result};
+use futures::TryStreamExt as _;
+use nix::mount::{MsFlags, mount};
+use nix::sched::{CloneFlags, unshare};
+use rtnetlink::packet_route::link::{LinkAttribute, LinkMessage};
+use rtnetlink::{Handle, LinkBridge, LinkUnspec, LinkVeth, RouteMessageBuilder, new_connection};
+use std::fs::File;
+use std::net::{IpAddr, Ipv4Addr};
+use std::os::fd::AsRawFd as _;
+use std::path::{Path, PathBuf};
+
+/// One container's interface.
+#[derive(Debug)]
+pub(super) struct Plug {
+    pub(super) bridge: String,
+    pub(super) host_end: String,
+    pub(super) group: u32,
+    pub(super) address: Ipv4Addr,
+    pub(super) prefix: u8,
+    pub(super) gateway: Ipv4Addr,
+}
+
+/// A link group per network: the kernel deletes all of a group in one go, where one by one each would wait for a grace
+/// period.
+pub(super) fn group(id: &str) -> u32 {
+    id.bytes().fold(0x811c_9dc5_u32, |h, b| (h ^ u32::from(b)).wrapping_mul(0x0100_0193)) | 0x4000_0000
+}
+
+/// A netlink handle; the connection ends with the runtime it was made in.
+fn handle() -> Result<Handle> {
+    let (connection, handle, _) = new_connection().doing(|| "cannot open a netlink socket".into())?;
+    tokio::spawn(connection);
+    Ok(handle)
+}
+
+async fn index(handle: &Handle, name: &str) -> Result<Option<u32>> {
+    let found = handle.link().get().match_name(name).execute().try_next().await;
+    match found {
+        Ok(link) => Ok(link.map(|l| l.header.index)),
+        Err(rtnetlink::Error::NetlinkError(e)) if e.raw_code() == -nix::libc::ENODEV => Ok(None),
+        Err(e) => Err(e).doing(|| format!("cannot look up interface {name}")),
+    }
+}
+
+pub(super) async fn create_bridge(name: &str, address: Ipv4Addr, prefix: u8) -> Result<()> {
+    let doing = || format!("cannot create bridge {name}");
+    let handle = handle()?;
+    handle.link().add(LinkBridge::new(name).mtu(mtu()).up().build()).execute().await.doing(doing)?;
+    let index = index(&handle, name).await?.ok_or_else(|| Error::new("it vanished")).doing(doing)?;
+    handle.address().add(index, IpAddr::V4(address), prefix).execute().await.doing(doing)
+}
+
+/// The MTU of the way out: a bridge that is wider loses large packets on hosts whose uplink is a tunnel.
+fn mtu() -> u32 {
+    let table = std::fs::read_to_string("/proc/net/route").unwrap_or_default();
+    table
+        .lines()
+        .map(|l| l.split_whitespace().collect::<Vec<_>>())
+        .find(|f| f.get(1) == Some(&"00000000"))
+        .and_then(|f| std::fs::read_to_string(format!("/sys/class/net/{}/mtu", f[0])).ok())
+        .and_then(|m| m.trim().parse().ok())
+        .unwrap_or(1500)
+}
+
+/// Makes the namespace on a thread of its own, because a namespace is entered by thread.
+pub(super) async fn attach(path: &Path, plug: Plug) -> Result<()> {
+    let host = handle()?;
+    let bridge =
+        index(&host, &plug.bridge).await?.ok_or_else(|| Error::new(format!("bridge {} is gone", plug.bridge)))?;
+    let (path, name) = (path.to_owned(), plug.host_end.clone());
+    let group = plug.group;
+    let (done, made) = tokio::sync::oneshot::channel();
+    std::thread::spawn(move || {
+        let _ = done.send(make_namespace(&path, &plug));
+    });
+    made.await.map_err(|_| Error::new("the thread that makes a network namespace ended early"))??;
+    let index = index(&host, &name).await?.ok_or_else(|| Error::new(format!("interface {name} vanished")))?;
+    let mut link: LinkMessage = LinkUnspec::new_with_index(index).controller(bridge).up().build();
+    link.attributes.push(LinkAttribute::Group(group));
+    host.link().set(link).execute().await.doing(|| format!("cannot plug {name} into its bridge"))
+}
+
+fn make_namespace(path: &PathBuf, plug: &Plug) -> Result<()> {
+    let host = File::open("/proc/thread-self/ns/net").doing(|| "cannot open the host's network namespace".into())?;
+    unshare(CloneFlags::CLONE_NEWNET).doing(|| "cannot create a network namespace".into())?;
+    File::create(path).doing(|| format!("cannot create {}", path.display()))?;
+    mount(Some("/proc/thread-self/ns/net"), path, None::<&str>, MsFlags::MS_BIND, None::<&str>)
+        .doing(|| format!("cannot mount {}", path.display()))?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .doing(|| "cannot start a runtime for netlink".into())?;
+    runtime.block_on(async {
+        let handle = handle()?;
+        let doing = || "cannot set up the interface of a container".to_owned();
+        handle.link().set(LinkUnspec::new_with_name("lo").up().build()).execute().await.doing(doing)?;
+        let veth = LinkVeth::new("eth0", &plug.host_end).mtu(mtu_of(&plug.bridge)).up().build();
+        handle.link().add(veth).execute().await.doing(doing)?;
+        let out = LinkUnspec::new_with_name(&plug.host_end).setns_by_fd(host.as_raw_fd()).build();
+        handle.link().set(out).execute().await.doing(doing)?;
+        let index = index(&handle, "eth0").await?.ok_or_else(|| Error::new("eth0 vanished"))?;
+        handle.address().add(index, IpAddr::V4(plug.address), plug.prefix).execute().await.doing(doing)?;
+        let route = RouteMessageBuilder::<Ipv4Addr>::new().gateway(plug.gateway).build();
+        handle.route().add(route).execute().await.doing(doing)
+    })
+}
+
+/// Seen from inside the new namespace /sys still shows the host's interfaces: it was mounted there.
+fn mtu_of(interface: &str) -> u32 {
+    std::fs::read_to_string(format!("/sys/class/net/{interface}/mtu"))
+        .ok()
+        .and_then(|m| m.trim().parse().ok())
+        .unwrap_or(1500)
+}
+
+/// Removes an interface; one that is gone is fine.
+pub(super) async fn remove(name: &str) -> Result<()> {
+    let handle = handle()?;
+    let Some(index) = index(&handle, name).await? else { return Ok(()) };
+    match handle.link().del(index).execute().await {
+        Err(rtnetlink::Error::NetlinkError(e)) if e.raw_code() == -nix::libc::ENODEV => Ok(()),
+        outcome => outcome.doing(|| format!("cannot remove interface {name}")),
+    }
+}
+
+/// Removes a bridge and all interfaces of its group.
+pub(super) async fn remove_group(bridge: &str, group: u32) -> Result<()> {
+    let handle = handle()?;
+    let Some(index) = index(&handle, bridge).await? else { return Ok(()) };
+    // The bridge joins the group of its ports, then all go together.
+    let mut link: LinkMessage = LinkUnspec::new_with_index(index).build();
+    link.attributes.push(LinkAttribute::Group(group));
+    let doing = || format!("cannot remove bridge {bridge}");
+    handle.link().set(link).execute().await.doing(doing)?;
+    let mut request = handle.link().del(0);
+    request.message_mut().attributes.push(LinkAttribute::Group(group));
+    request.execute().await.doing(doing)
+}

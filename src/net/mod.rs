@@ -1,0 +1,157 @@
+//! The network of one cluster or build, for engines that leave it to us: a bridge, a network namespace per container,
+//! addresses, NAT and published ports.
+//!
+//! Every name derives from the network's id, so whoever knows the id can remove everything, also after a crash:
+//!
+//! ```text
+//! bridge oard-<id>             nft table ip oardocker_<id>
+//! <runtime dir>/netns/<id>/<container>     the mounted namespaces
+//! <runtime dir>/netns/lock                 held while a free subnet is chosen
+//! ```
+
+mod firewall;
+mod links;
+mod names;
+mod subnet;
+
+pub use firewall::Port;
+pub use names::{hosts, resolv_conf};
+pub use subnet::Subnet;
+
+use crate::engine::host::runtime_dir;
+use crate::error::{Context as _, Error, Result};
+use nix::fcntl::{Flock, FlockArg};
+use nix::mount::{MntFlags, umount2};
+use std::fs::{self, File};
+use std::net::{Ipv4Addr, TcpListener};
+use std::path::PathBuf;
+
+/// One network.
+#[derive(Debug, Clone)]
+pub struct Network {
+    id: String,
+    /// The addresses of it.
+    pub subnet: Subnet,
+}
+
+/// Bridge name of a network id; ids have at most 9 characters, interface names 15.
+fn bridge(id: &str) -> String {
+    format!("oard-{id}")
+}
+
+fn netns_dir(id: &str) -> PathBuf {
+    runtime_dir().join("netns").join(id)
+}
+
+impl Network {
+    /// Creates the bridge on a free subnet and the NAT. What an earlier one of the same id left is removed first.
+    pub async fn create(id: &str) -> Result<Self> {
+        Self::remove(id).await?;
+        let dir = netns_dir(id);
+        fs::create_dir_all(&dir).doing(|| format!("cannot create {}", dir.display()))?;
+        let path = runtime_dir().join("netns/lock");
+        let file = File::create(&path).doing(|| format!("cannot create {}", path.display()))?;
+        let lock = tokio::task::spawn_blocking(move || Flock::lock(file, FlockArg::LockExclusive))
+            .await
+            .doing(|| "cannot wait for a lock".into())?
+            .map_err(|(_, e)| e)
+            .doing(|| format!("cannot lock {}", path.display()))?;
+        let subnet = subnet::choose(id)?;
+        let created = links::create_bridge(&bridge(id), subnet.gateway(), subnet.prefix()).await;
+        drop(lock);
+        created?;
+        let network = Self { id: id.into(), subnet };
+        let ready = firewall::enable_forwarding(&bridge(id))
+            .and_then(|()| firewall::apply(id, &bridge(id), &network.subnet, &[]));
+        if let Err(e) = ready {
+            let _ = Self::remove(id).await;
+            return Err(e);
+        }
+        Ok(network)
+    }
+
+    /// Makes a namespace with one interface at the given address. Returns its path.
+    pub async fn attach(&self, name: &str, index: u32) -> Result<(PathBuf, Ipv4Addr)> {
+        let address = self.subnet.host(index)?;
+        let path = netns_dir(&self.id).join(name);
+        let plug = links::Plug {
+            bridge: bridge(&self.id),
+            // Unique on the host: the bridge's id and the container's number.
+            host_end: format!("v{}.{index}", self.id),
+            group: links::group(&self.id),
+            address,
+            prefix: self.subnet.prefix(),
+            gateway: self.subnet.gateway(),
+        };
+        links::attach(&path, plug).await.doing(|| format!("cannot connect {name} to the network"))?;
+        Ok((path, address))
+    }
+
+    /// Removes one namespace and its interface.
+    pub async fn detach(&self, name: &str, index: u32) -> Result<()> {
+        links::remove(&format!("v{}.{index}", self.id)).await?;
+        unmount(&netns_dir(&self.id).join(name))
+    }
+
+    /// Publishes ports of a container.
+    pub fn publish(&self, ports: &[Port]) -> Result<()> {
+        firewall::apply(&self.id, &bridge(&self.id), &self.subnet, ports)
+    }
+
+    /// Removes everything that belongs to this id, whoever made it.
+    pub async fn remove(id: &str) -> Result<()> {
+        let mut errors = Vec::new();
+        errors.extend(firewall::remove(id).err());
+        errors.extend(links::remove_group(&bridge(id), links::group(id)).await.err());
+        let dir = netns_dir(id);
+        for entry in fs::read_dir(&dir).into_iter().flatten().flatten() {
+            errors.extend(unmount(&entry.path()).err());
+        }
+        match fs::remove_dir(&dir) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+                errors.push(Error::new(format!("cannot remove {}: {e}", dir.display())));
+            }
+            _ => {}
+        }
+        Error::all(errors)
+    }
+
+    /// Whether anything of this id is there.
+    pub fn exists(id: &str) -> bool {
+        netns_dir(id).exists() || PathBuf::from("/sys/class/net").join(bridge(id)).exists()
+    }
+}
+
+fn unmount(path: &std::path::Path) -> Result<()> {
+    match umount2(path, MntFlags::MNT_DETACH) {
+        Ok(()) | Err(nix::Error::EINVAL | nix::Error::ENOENT) => {}
+        Err(e) => return Err(e).doing(|| format!("cannot unmount {}", path.display())),
+    }
+    match fs::remove_file(path) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+            Err(e).doing(|| format!("cannot remove {}", path.display()))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Checks that nothing on the host uses these ports: neither a program, nor another cluster's forwarding.
+pub fn check_free(ports: &[Port]) -> Result<()> {
+    let forwarded = firewall::published()?;
+    for port in ports {
+        let ip = if port.any { Ipv4Addr::UNSPECIFIED } else { Ipv4Addr::LOCALHOST };
+        let taken = if let Some(id) = forwarded.get(&port.host) {
+            Some(format!("the cluster {id} publishes it"))
+        } else {
+            TcpListener::bind((ip, port.host)).err().map(|e| e.to_string())
+        };
+        if let Some(why) = taken {
+            return Err(Error::new(format!(
+                "port {} of {ip}, for port {} of the frontend, is taken: {why}",
+                port.host, port.container
+            ))
+            .hint("choose other ports with `start --port-bindings-offset 50000`"));
+        }
+    }
+    Ok(())
+}
