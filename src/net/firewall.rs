@@ -50,7 +50,7 @@ fn ruleset(id: &str, bridge: &str, subnet: &Subnet, ports: &[Port]) -> String {
     type nat hook prerouting priority dstnat; policy accept;
 {incoming}  }}
   chain local {{
-    type nat hook output priority dstnat; policy accept;
+    type nat hook output priority -100; policy accept;
 {local}  }}
   chain outgoing {{
     type nat hook postrouting priority srcnat; policy accept;

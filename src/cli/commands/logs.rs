@@ -8,9 +8,8 @@ use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 use serde::Deserialize;
 use std::fs::File;
 use std::io::{BufRead as _, BufReader};
-use std::os::fd::OwnedFd;
 use std::path::Path;
-use tokio::io::unix::AsyncFd;
+use std::sync::Arc;
 
 /// Lines that `-f` shows of the past when nothing else is said.
 const TAIL: usize = 10;
@@ -74,9 +73,9 @@ async fn follow(
     wanted: &dyn Fn(&str) -> bool,
 ) -> Result<()> {
     let doing = || format!("cannot follow {}", path.display());
-    let inotify = Inotify::init(InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC).doing(doing)?;
+    let inotify = Inotify::init(InitFlags::IN_CLOEXEC).doing(doing)?;
     inotify.add_watch(path, AddWatchFlags::IN_MODIFY | AddWatchFlags::IN_DELETE_SELF | AddWatchFlags::IN_ATTRIB).doing(doing)?;
-    let events = AsyncFd::register(OwnedFd::from(inotify)).doing(doing)?;
+    let inotify = Arc::new(inotify);
     let mut line = Vec::new();
     loop {
         while reader.read_until(b'\n', &mut line).doing(doing)? > 0 {
@@ -93,9 +92,7 @@ async fn follow(
             context.ui.talk("The cluster was stopped.");
             return Ok(());
         }
-        let mut ready = events.readable().await.doing(doing)?;
-        let mut buffer = [0; 4096];
-        while nix::unistd::read(events.get_ref(), &mut buffer).is_ok_and(|n| n > 0) {}
-        ready.clear_ready();
+        let watch = inotify.clone();
+        tokio::task::spawn_blocking(move || watch.read_events()).await.doing(doing)?.doing(doing)?;
     }
 }

@@ -51,7 +51,6 @@ pub(super) fn process(p: &ProcessSpec, capabilities: &[String]) -> Value {
             "effective": if p.uid == 0 { all.clone() } else { vec![] },
             "permitted": if p.uid == 0 { all.clone() } else { vec![] },
         },
-        "rlimits": [{"type": "RLIMIT_NOFILE", "soft": 1024, "hard": 524_288}],
         "noNewPrivileges": false,
     })
 }

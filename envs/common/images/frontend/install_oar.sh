@@ -4,8 +4,9 @@
 set -e
 . /usr/local/lib/oardocker/oar_source.sh
 
+# Some releases have a module of further tools, some have one that cannot be built.
 TOOLS=
-grep -q '^MODULES.*tools' "$SRCDIR/Makefile" && TOOLS=tools
+make -s -n -C "$SRCDIR" PREFIX=/usr/local tools-build >/dev/null 2>&1 && TOOLS=tools
 for action in build install setup; do
     make -C "$SRCDIR" PREFIX=/usr/local user-$action ${TOOLS:+tools-$action} node-$action \
         drawgantt-svg-$action monika-$action www-conf-$action api-$action

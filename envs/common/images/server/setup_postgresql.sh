@@ -12,7 +12,6 @@ shared_buffers = 32MB
 max_connections = 200
 jit = off
 autovacuum_naptime = 5min
-password_encryption = md5
 CONF
 echo "host all all 0.0.0.0/0 md5" >> "$CONFIG/pg_hba.conf"
 # The version is data for the unit, which is the same in every suite.

@@ -3,6 +3,8 @@
 # Sets SRCDIR, VERSION and COMMENT, and gives set_conf.
 set -e
 export LC_ALL=C.UTF-8 SYSTEMD_INIT=true
+# OAR 2.6.1's oarcgdev.c relies on libbpf's headers for open(), which those of libbpf 1.5 do not give any more.
+export CC="cc -include fcntl.h"
 
 fail() {
     echo "error: $*" >&2
