@@ -21,7 +21,10 @@ systemctl disable apache2.service postgresql.service ssh.service rsyslog.service
 systemctl mask console-getty.service getty@tty1.service getty-static.service systemd-logind.service \
     systemd-udevd.service systemd-networkd.service systemd-timesyncd.service systemd-hwdb-update.service \
     systemd-firstboot.service ldconfig.service systemd-journal-flush.service systemd-update-utmp.service \
-    systemd-pcrphase.service systemd-machine-id-commit.service >/dev/null 2>&1
+    systemd-pcrphase.service systemd-machine-id-commit.service systemd-remount-fs.service systemd-sysctl.service \
+    systemd-journal-catalog-update.service systemd-update-done.service systemd-modules-load.service \
+    dev-hugepages.mount sys-fs-fuse-connections.mount sys-kernel-config.mount sys-kernel-debug.mount \
+    sys-kernel-tracing.mount modprobe@.service >/dev/null 2>&1
 rm -f /etc/machine-id /var/lib/dbus/machine-id
 : > /etc/machine-id
 rm -f /tmp/setup_system.sh

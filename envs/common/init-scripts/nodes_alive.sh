@@ -1,6 +1,9 @@
 #!/bin/bash
 # nodes_alive.sh NODE...: marks nodes that have booted as Alive, the way oarnodesetting does it.
-# Prints the nodes that OAR knows and that are not Alive afterwards.
+# Prints the nodes that are not Alive afterwards.
+for unit in oardocker-postgresql oardocker-resources oar-server; do
+    systemctl is-active --quiet $unit || { echo "$unit.service is not active" >&2; exit 1; }
+done
 export PGHOST=localhost PGUSER=oar PGPASSWORD=oar PGDATABASE=oar
 list=$(printf "'%s'," "$@")
 psql -qAt -v ON_ERROR_STOP=1 <<SQL
@@ -16,5 +19,6 @@ WITH changed AS (
 INSERT INTO resource_logs (resource_id, attribute, value, date_start)
 SELECT resource_id, 'state', 'Alive', extract(epoch FROM now())::integer FROM changed;
 COMMIT;
-SELECT DISTINCT network_address FROM resources WHERE state <> 'Alive' ORDER BY 1;
+SELECT name FROM unnest(ARRAY[${list%,}]) AS name
+WHERE NOT EXISTS (SELECT 1 FROM resources WHERE network_address = name AND state = 'Alive');
 SQL

@@ -11,6 +11,7 @@ for action in build install setup; do
     make -C "$SRCDIR" PREFIX=/usr/local user-$action ${TOOLS:+tools-$action} node-$action \
         drawgantt-svg-$action monika-$action www-conf-$action api-$action
 done
+install_both_oarsh
 
 configure_common
 install_oar_keys

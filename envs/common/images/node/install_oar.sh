@@ -6,6 +6,7 @@ set -e
 make -C "$SRCDIR" PREFIX=/usr/local node-build
 make -C "$SRCDIR" PREFIX=/usr/local node-install
 make -C "$SRCDIR" PREFIX=/usr/local node-setup
+install_both_oarsh
 
 configure_common
 install_oar_keys

@@ -6,6 +6,7 @@ set -e
 make -C "$SRCDIR" PREFIX=/usr/local server-build
 make -C "$SRCDIR" PREFIX=/usr/local server-install
 make -C "$SRCDIR" PREFIX=/usr/local server-setup
+install_both_oarsh
 
 configure_common
 set_conf OAREXEC_DEBUG_MODE 1

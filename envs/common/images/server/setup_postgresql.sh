@@ -14,5 +14,7 @@ jit = off
 autovacuum_naptime = 5min
 CONF
 echo "host all all 0.0.0.0/0 md5" >> "$CONFIG/pg_hba.conf"
+# Started by oardocker-postgresql.service, not by the packaged units.
+echo manual > "$CONFIG/start.conf"
 # The version is data for the unit, which is the same in every suite.
 echo "PGVERSION=$VERSION" > /etc/oardocker/postgresql.env

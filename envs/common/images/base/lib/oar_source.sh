@@ -89,3 +89,14 @@ install_unit() {
         systemctl add-wants multi-user.target "$unit"
     done
 }
+
+# OAR 2.6 is built for one of two ways to confine jobs. Both are kept side by side, as the host's cgroups, which decide,
+# are known at boot only (choose_job_manager.sh).
+install_both_oarsh() {
+    local tools=$SRCDIR/sources/core/tools lib=/usr/local/lib/oar
+    [ -d "$tools/oarsh-legacy" ] || return 0
+    make -s -C "$SRCDIR" PREFIX=/usr/local OAR_CGV1=1 common-build
+    install -d $lib/oarsh.systemd $lib/oarsh.cgroups
+    install -m 755 "$tools"/oarsh/{oarsh,oarsh_shell,oarcp} $lib/oarsh.systemd/
+    install -m 755 "$tools"/oarsh-legacy/{oarsh,oarsh_shell,oarcp} $lib/oarsh.cgroups/
+}
