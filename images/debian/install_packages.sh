@@ -27,7 +27,9 @@ rm -f /var/lib/man-db/auto-update
 echo "man-db man-db/auto-update boolean false" | debconf-set-selections
 
 apt-get update
-sed 's/#.*//' /tmp/packages/* | xargs apt-get install -y --no-install-recommends
+# A line is a package, and the suites that lack it with a dash in front.
+awk -v suite="-$SUITE" '{sub(/#.*/, "")} NF && !index($0, suite) {print $1}' /tmp/packages/* |
+    xargs apt-get install -y --no-install-recommends
 
 rm -f /usr/sbin/policy-rc.d
 apt-get clean

@@ -1,11 +1,12 @@
 //! The images of an environment: which there are, building them, installing OAR on them.
 
 use super::{COMMENT_LABEL, ENV_LABEL};
+use crate::cgroup::Cgroups;
 use crate::engine::{Engine, ImageRecord, Mount, ProcessSpec};
 use crate::error::{Context as _, Error, Result};
 use crate::image::build::{Builder, Definition, Network as BuildNetwork, Sandbox};
 use crate::net::{self, Network};
-use crate::source::Source;
+use crate::source::Mountable;
 use crate::workdir::{Workdir, templates};
 use async_trait::async_trait;
 use std::collections::{BTreeMap, HashMap};
@@ -92,7 +93,7 @@ fn tagged(name: &str) -> String {
 }
 
 /// Runs each role's install script on its `:base` image and keeps the result as `:latest`. Returns names, ids, comments.
-pub async fn install(builder: &Builder, workdir: &Workdir, source: &Source) -> Result<Vec<(String, String, String)>> {
+pub async fn install(builder: &Builder, workdir: &Workdir, source: &Mountable) -> Result<Vec<(String, String, String)>> {
     let script = workdir
         .manifest
         .install_script
@@ -126,7 +127,7 @@ pub async fn install(builder: &Builder, workdir: &Workdir, source: &Source) -> R
 async fn install_on(
     builder: &Builder,
     workdir: &Workdir,
-    source: &Source,
+    source: &Mountable,
     script: &str,
     role: &str,
 ) -> Result<(String, crate::engine::Image, String)> {
@@ -197,7 +198,7 @@ impl StepNetwork {
             files.push((path, format!("/etc/{name}")));
         }
         Ok(Self {
-            id: step_network_id(env_id),
+            id: steps_id(env_id),
             files,
             network: OnceCell::new(),
             next: AtomicU32::new(1),
@@ -206,15 +207,29 @@ impl StepNetwork {
     }
 }
 
-/// The network id of an environment's builds: no cluster has a `b` in front, ids are hexadecimal and of at most 8 digits.
-fn step_network_id(env_id: &str) -> String {
-    format!("b{env_id}")
+/// The id under which an environment's build steps have network and cgroups of their own, apart from its cluster's.
+fn steps_id(env_id: &str) -> String {
+    // No environment is called so: their ids are hexadecimal.
+    format!("{env_id}s")
 }
 
-/// Removes the network of an environment's builds.
-pub async fn remove_step_network(env_id: &str) -> Result<()> {
-    let id = step_network_id(env_id);
-    if Network::exists(&id) { Network::remove(&id).await } else { Ok(()) }
+/// The parent of the cgroups of an environment's build steps.
+pub fn steps_cgroup(env_id: &str) -> String {
+    format!("/oardocker/{}", steps_id(env_id))
+}
+
+/// Removes what the build steps of an environment left, also those of a killed oardocker.
+pub async fn remove_steps(engine: &dyn Engine, cgroups: &Cgroups, env_id: &str) -> Result<()> {
+    let id = steps_id(env_id);
+    let mut errors = Vec::new();
+    errors.extend(engine.recover(false).await.err());
+    if Network::exists(&id) {
+        errors.extend(Network::remove(&id).await.err());
+    }
+    if cgroups.exists(&id) {
+        errors.extend(cgroups.remove(&id).err());
+    }
+    Error::all(errors)
 }
 
 #[async_trait]

@@ -79,6 +79,8 @@ pub struct Builder {
     pub network: Arc<dyn Network>,
     /// For layer files on their way.
     pub scratch: PathBuf,
+    /// Path of the steps' cgroups below every controller.
+    pub cgroup: String,
     /// For output.
     pub listener: Arc<Listener>,
     /// How.
@@ -349,7 +351,7 @@ impl Builder {
             process,
             mounts,
             netns,
-            cgroup: format!("/oardocker/build/{}", step.key),
+            cgroup: format!("{}/{}", self.cgroup, step.key),
             capabilities: sandbox.capabilities,
             open_proc: false,
             labels: BTreeMap::from([("oardocker.step".to_owned(), "true".to_owned())]),

@@ -12,9 +12,24 @@ use std::process::Command;
 /// The file by which an OAR source tree is known: OAR 2's version, or OAR 3's package.
 const MARKS: [&str; 2] = ["sources/core/common-libs/lib/OAR/Version.pm", "oar/__init__.py"];
 
-/// A source that can be mounted read-only.
+/// What the user named, looked at and found to be OAR.
 #[derive(Debug)]
 pub struct Source {
+    /// File or directory on the host.
+    pub path: PathBuf,
+    kind: Kind,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Tarball,
+    Directory,
+    Git,
+}
+
+/// A source that can be mounted read-only.
+#[derive(Debug)]
+pub struct Mountable {
     /// File or directory on the host.
     pub path: PathBuf,
     /// True for a tarball.
@@ -24,19 +39,34 @@ pub struct Source {
 }
 
 /// Opens what the user named.
-pub fn open(text: &str, scratch: &Path) -> Result<Source> {
+pub fn open(text: &str) -> Result<Source> {
     if text.starts_with("git+") || text.contains("://") {
         return Err(Error::new(format!("{text} cannot be installed yet: this version takes files and directories"))
             .hint("download it, or clone it, and give its path"));
     }
     let path = fs::canonicalize(text).map_err(|e| {
-        Error::new(format!("cannot open {text}: {e}")).hint("SRC is a tarball, a directory with OAR's sources, or a git working tree")
+        Error::new(format!("cannot open {text}: {e}"))
+            .hint("SRC is a tarball, a directory with OAR's sources, or a git working tree")
     })?;
-    if path.is_dir() {
-        directory(&path, scratch)
-    } else {
+    if !path.is_dir() {
         check_tarball(&path)?;
-        Ok(Source { path, is_file: true, _copy: None })
+        return Ok(Source { path, kind: Kind::Tarball });
+    }
+    if !MARKS.iter().any(|m| path.join(m).is_file()) {
+        return Err(not_oar(&path));
+    }
+    let kind = if path.join(".git").exists() { Kind::Git } else { Kind::Directory };
+    Ok(Source { path, kind })
+}
+
+impl Source {
+    /// Makes it mountable. Of a git working tree only what git knows is copied, so that build products stay out.
+    pub fn prepare(&self, scratch: &Path) -> Result<Mountable> {
+        match self.kind {
+            Kind::Tarball => Ok(Mountable { path: self.path.clone(), is_file: true, _copy: None }),
+            Kind::Directory => Ok(Mountable { path: self.path.clone(), is_file: false, _copy: None }),
+            Kind::Git => copy_git_tree(&self.path, scratch),
+        }
     }
 }
 
@@ -85,14 +115,7 @@ fn check_tarball(path: &Path) -> Result<()> {
     Ok(())
 }
 
-/// A directory is mounted as it is; of a git working tree only what git knows, so that build products stay out.
-fn directory(path: &Path, scratch: &Path) -> Result<Source> {
-    if !MARKS.iter().any(|m| path.join(m).is_file()) {
-        return Err(not_oar(path));
-    }
-    if !path.join(".git").exists() {
-        return Ok(Source { path: path.into(), is_file: false, _copy: None });
-    }
+fn copy_git_tree(path: &Path, scratch: &Path) -> Result<Mountable> {
     let doing = || format!("cannot copy the git working tree {}", path.display());
     fs::create_dir_all(scratch).doing(doing)?;
     let copy = tempfile::Builder::new().prefix("source-").tempdir_in(scratch).doing(doing)?;
@@ -116,7 +139,7 @@ fn directory(path: &Path, scratch: &Path) -> Result<Source> {
     git(&tree, &["repack", "-a", "-d", "-q"]).doing(doing)?;
     let _ = fs::remove_file(tree.join(".git/objects/info/alternates"));
     git(&tree, &["reset", "--quiet"]).doing(doing)?;
-    Ok(Source { path: tree, is_file: false, _copy: Some(copy) })
+    Ok(Mountable { path: tree, is_file: false, _copy: Some(copy) })
 }
 
 fn git(dir: &Path, args: &[&str]) -> Result<String> {
@@ -154,8 +177,12 @@ mod tests {
         path
     }
 
-    fn message(text: &Path, scratch: &Path) -> String {
-        open(&text.to_string_lossy(), scratch).unwrap_err().to_string()
+    fn message(text: &Path) -> String {
+        open(&text.to_string_lossy()).unwrap_err().to_string()
+    }
+
+    fn mountable(path: &Path, scratch: &Path) -> Mountable {
+        open(&path.to_string_lossy()).unwrap().prepare(scratch).unwrap()
     }
 
     #[test]
@@ -164,28 +191,28 @@ mod tests {
         let dir = tmp.path();
         fs::create_dir(dir.join("tree")).unwrap();
         let path = tarball(dir, "oar-2.6.1");
-        assert!(message(&path, dir).contains("holds no OAR sources"));
+        assert!(message(&path).contains("holds no OAR sources"));
         oar_tree(&dir.join("tree"));
         fs::write(dir.join("tree/big"), vec![7; 200_000]).unwrap();
         let path = tarball(dir, "oar-2.6.1");
-        assert!(open(&path.to_string_lossy(), dir).unwrap().is_file);
+        assert!(mountable(&path, dir).is_file);
         let bytes = fs::read(&path).unwrap();
         for cut in [0, 1, 10, bytes.len() / 2, bytes.len() - 4] {
             fs::write(&path, &bytes[..cut]).unwrap();
-            assert!(message(&path, dir).contains("is not a complete tar"), "cut at {cut}");
+            assert!(message(&path).contains("is not a complete tar"), "cut at {cut}");
         }
         fs::write(&path, "no tar at all, but long enough to be read as one".repeat(40)).unwrap();
-        assert!(message(&path, dir).contains("is not a complete tar"));
-        assert!(message(&dir.join("none"), dir).contains("No such file"));
+        assert!(message(&path).contains("is not a complete tar"));
+        assert!(message(&dir.join("none")).contains("No such file"));
     }
 
     #[test]
     fn of_a_git_tree_only_what_git_tracks() {
         let tmp = tempfile::tempdir().unwrap();
         let tree = tmp.path().join("oar");
-        assert!(message(tmp.path(), tmp.path()).contains("holds no OAR sources"));
+        assert!(message(tmp.path()).contains("holds no OAR sources"));
         oar_tree(&tree);
-        assert_eq!(open(&tree.to_string_lossy(), tmp.path()).unwrap().path, tree.canonicalize().unwrap());
+        assert_eq!(mountable(&tree, tmp.path()).path, tree.canonicalize().unwrap());
         for args in [
             &["init", "-q"][..],
             &["add", "."],
@@ -196,7 +223,7 @@ mod tests {
         }
         fs::write(tree.join("product.o"), "").unwrap();
         fs::write(tree.join(MARKS[0]), "edited").unwrap();
-        let source = open(&tree.to_string_lossy(), &tmp.path().join("scratch")).unwrap();
+        let source = mountable(&tree, &tmp.path().join("scratch"));
         assert!(!source.path.join("product.o").exists());
         assert_eq!(fs::read_to_string(source.path.join(MARKS[0])).unwrap(), "edited");
         assert_eq!(git(&source.path, &["describe", "--tags"]).unwrap().trim(), "2.6.1");

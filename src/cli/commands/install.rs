@@ -17,15 +17,17 @@ pub(super) struct Params {
 pub(super) async fn run(context: &mut Context<'_>, params: Params) -> Result<()> {
     let workdir = context.locked_workdir()?;
     // What is wrong with the source is found before anything is stopped.
-    let source = source::open(&params.src, &scratch(&workdir.env_id))?;
+    let source = source::open(&params.src)?;
     let engine = context.engine().await?;
     let roles: Vec<&str> = workdir.manifest.install_on.iter().map(String::as_str).collect();
     images::require(engine.as_ref(), &workdir, &roles, "base").await?;
     stop::quietly(context, &workdir).await?;
     context.ui.line(&format!("Installing {} from {}", workdir.manifest.install_software_name, source.path.display()));
     let builder = context.builder(&workdir, Options::default(), false).await?;
-    let outcome = images::install(&builder, &workdir, &source).await;
-    drop(source);
+    let outcome = match source.prepare(&scratch(&workdir.env_id)) {
+        Ok(source) => images::install(&builder, &workdir, &source).await,
+        Err(e) => Err(e),
+    };
     let ended = context.end_steps(&workdir).await;
     for (name, id, comment) in outcome? {
         let saved = context.ui.paint_out(ui::GREEN, "Saved");

@@ -16,7 +16,7 @@ mod stop;
 use super::parse::Invocation;
 use super::ui::{self, Ui};
 use crate::cgroup::Cgroups;
-use crate::cluster::images::{StepNetwork, remove_step_network};
+use crate::cluster::images::{StepNetwork, remove_steps, steps_cgroup};
 use crate::cluster::run::{Event, Runner};
 use crate::engine::host::data_dir;
 use crate::engine::{Engine, select};
@@ -110,6 +110,7 @@ impl<'a> Context<'a> {
             engine,
             network,
             scratch,
+            cgroup: steps_cgroup(&workdir.env_id),
             listener: Arc::new(move |title, line| {
                 if !quiet {
                     let prefix = format!("{title:>width$} | ");
@@ -120,11 +121,18 @@ impl<'a> Context<'a> {
         })
     }
 
-    /// After a build or an install: nothing of their steps stays.
+    /// After a build or an install, and before the next thing if that was killed: nothing of their steps stays.
     async fn end_steps(&mut self, workdir: &Workdir) -> Result<()> {
-        let removed = remove_step_network(&workdir.env_id).await;
-        let _ = std::fs::remove_dir_all(scratch(&workdir.env_id));
-        removed
+        let cgroups = Cgroups::detect(&self.global.cgroup_path)?;
+        let engine = self.engine().await?;
+        let removed = remove_steps(engine.as_ref(), &cgroups, &workdir.env_id).await;
+        let dir = scratch(&workdir.env_id);
+        match std::fs::remove_dir_all(&dir) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+                removed.and(Err(e).doing(|| format!("cannot remove {}", dir.display())))
+            }
+            _ => removed,
+        }
     }
 
     /// Undoes a command that was interrupted.

@@ -14,5 +14,7 @@ pub(super) async fn run(context: &mut Context<'_>) -> Result<()> {
 /// What `build`, `install`, `start` and `destroy` do first.
 pub(super) async fn quietly(context: &mut Context<'_>, workdir: &Workdir) -> Result<()> {
     let runner = context.runner(Arc::new(Ui::new())).await?;
-    runner.stop(&workdir.env_id).await
+    let stopped = runner.stop(&workdir.env_id).await;
+    let ended = context.end_steps(workdir).await;
+    stopped.and(ended)
 }

@@ -49,9 +49,11 @@ sed -i -e "s/\(\['db_type'\]=\)\"[^\"]*\"/\1\"pg\"/" -e "s/\(\['db_server'\]=\)\
 sed -i -e '/label_cmp_regex/!b;n;c\  '\''network_address'\'' => '\''/(\\d+)/'\'',' /etc/oar/drawgantt-config.inc.php
 
 # phpPgAdmin
-sed -i -e "s/\(extra_login_security'\] = \)true;/\1false;/" -e "s/\(\['host'\] = '\)[^']*';/\1server';/" \
-    /etc/phppgadmin/config.inc.php
-sed -i 's/Require local/Require all granted/' /etc/apache2/conf-available/phppgadmin.conf
+if [ -f /etc/phppgadmin/config.inc.php ]; then
+    sed -i -e "s/\(extra_login_security'\] = \)true;/\1false;/" -e "s/\(\['host'\] = '\)[^']*';/\1server';/" \
+        /etc/phppgadmin/config.inc.php
+    sed -i 's/Require local/Require all granted/' /etc/apache2/conf-available/phppgadmin.conf
+fi
 
 echo "$VERSION" > /oar_version
 echo "$COMMENT"
