@@ -1,0 +1,324 @@
+//! The whole journey with a real OAR, for every environment that can be built here.
+
+use crate::support::{
+    Pty, Workdir, alone, assert_same_state, eventually, host_state, oar_tarball, require_root, texts,
+};
+use std::fs;
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
+use std::time::{Duration, Instant};
+
+/// An initialized, built and installed workdir. Quick when an earlier run left its images.
+pub fn ready(env: &str) -> Workdir {
+    let workdir = Workdir::named(env);
+    workdir.ok(&["init", "-f", "-e", env]);
+    let listed = workdir.ok(&["build", "-q", "status"]);
+    assert!(listed.contains(&format!("oardocker/{env}-node:base")), "{listed}");
+    let text = workdir.ok(&["install", oar_tarball().to_str().unwrap()]);
+    for role in ["node", "frontend", "server"] {
+        assert!(text.contains(&format!("{role} | OAR 2.6.1 (tarball)")), "prefixed output of {role}: {text}");
+    }
+    workdir
+}
+
+/// Submits a job; its number.
+#[track_caller]
+pub fn submit(workdir: &Workdir, line: &str) -> String {
+    let text = workdir.sh("frontend", line);
+    let id = text.lines().find_map(|l| l.trim().strip_prefix("OAR_JOB_ID="));
+    id.unwrap_or_else(|| panic!("no job id in: {text}")).to_owned()
+}
+
+fn job_field(workdir: &Workdir, id: &str, field: &str) -> String {
+    let text = workdir.sh("frontend", &format!("oarstat -fj {id}"));
+    let line = text.lines().find_map(|l| l.trim().strip_prefix(&format!("{field} = ")).map(ToOwned::to_owned));
+    line.unwrap_or_default()
+}
+
+/// Waits for a job's state.
+#[track_caller]
+pub fn wait_state(workdir: &Workdir, id: &str, state: &str) {
+    eventually(&format!("job {id} is {state}"), 60, || {
+        let now = job_field(workdir, id, "state");
+        assert!(now != "Error" || state == "Error", "job {id} ended in error: {}", workdir.sh("frontend", &format!("oarstat -fj {id}")));
+        (now == state).then_some(())
+    });
+}
+
+/// GET over plain HTTP; status line and body.
+pub fn get(port: u16, path: &str, headers: &str) -> (String, String) {
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    write!(stream, "GET {path} HTTP/1.0\r\nHost: localhost\r\n{headers}\r\n").unwrap();
+    let mut bytes = Vec::new();
+    stream.read_to_end(&mut bytes).unwrap();
+    let text = String::from_utf8_lossy(&bytes).into_owned();
+    let (head, body) = text.split_once("\r\n\r\n").unwrap_or((&text, ""));
+    (head.lines().next().unwrap_or_default().to_owned(), body.to_owned())
+}
+
+fn journey(env: &str) {
+    require_root();
+    let _alone = alone();
+    let workdir = ready(env);
+    workdir.ok(&["stop"]);
+    let before = host_state();
+    let begun = Instant::now();
+    let started = workdir.ok(&["start", "-n", "3", "-e", "WHO=it's = me", "-v", "/etc:/host/etc:ro"]);
+    let ready_after = begun.elapsed();
+    assert!(started.contains("Network Services") && started.contains("http://localhost:46668/oarapi"), "{started}");
+
+    // Returned means ready: every node is Alive at once, and a job runs.
+    let nodes = workdir.sh("frontend", "oarnodes -s");
+    assert_eq!(nodes.matches("Alive").count(), 3 * std::thread::available_parallelism().unwrap().get(), "{nodes}");
+    let id = submit(&workdir, "oarsub -l nodes=2,walltime=0:5 'sort -u $OAR_NODEFILE; echo who=$WHO'");
+    wait_state(&workdir, &id, "Terminated");
+    println!("{env}: ready after {ready_after:?}, first job of two nodes done after {:?}", begun.elapsed());
+    assert_eq!(job_field(&workdir, &id, "exit_code"), "0");
+    assert_eq!(workdir.sh("frontend", &format!("cat OAR.{id}.stdout")), "node1\nnode2\nwho=it's = me\n");
+
+    confinement(&workdir);
+    interactive(&workdir);
+    services(&workdir);
+    inside(&workdir);
+
+    // Logs of a node reach us.
+    workdir.sh("node2", "logger -t probe marked-7531");
+    let line = eventually("the log host has the line", 10, || {
+        workdir.ok(&["logs", "node2"]).lines().find(|l| l.contains("marked-7531")).map(ToOwned::to_owned)
+    });
+    assert!(line.starts_with("node2 | ") && line.contains("probe"), "{line}");
+    assert_eq!(workdir.ok(&["logs", "-n", "1", "node2"]).lines().count(), 1);
+    assert!(!workdir.ok(&["logs", "server"]).contains("marked-7531"));
+
+    // One node restarted is Alive again and takes jobs.
+    let boot = |host: &str| workdir.sh(host, "stat -c %Y /proc/1").trim().to_owned();
+    let (other, old) = (boot("node1"), boot("node3"));
+    eventually("the clock has moved on", 3, || (workdir.sh("server", "date +%s").trim() != old).then_some(()));
+    workdir.ok(&["reset", "node3"]);
+    assert_eq!(boot("node1"), other, "only the named host is restarted");
+    assert_ne!(boot("node3"), old);
+    let id = submit(&workdir, "oarsub -l \"{network_address='node3'}/nodes=1,walltime=0:5\" hostname");
+    wait_state(&workdir, &id, "Terminated");
+    assert_eq!(workdir.sh("frontend", &format!("cat OAR.{id}.stdout")), "node3\n");
+
+    let listed = workdir.ok(&["status"]);
+    assert_eq!(listed.lines().filter(|l| l.contains("oardocker-") && l.contains("Up")).count(), 6, "{listed}");
+    assert!(listed.contains("OAR 2.6.1 (tarball)"), "{listed}");
+    workdir.ok(&["stop"]);
+    assert_same_state(&before, &host_state());
+    workdir.ok(&["stop"]);
+
+    // And again.
+    workdir.ok(&["start", "-n", "1", "--port-bindings-offset", "50000"]);
+    assert!(get(56668, "/oarapi/resources.json", "").0.contains("200"));
+    assert_eq!(workdir.sh("frontend", "ls OAR.* 2>/dev/null | wc -l").trim(), "0", "/home is new with every cluster");
+    // A cluster that lost its oardocker in the middle is cleaned up all the same.
+    let mut child = workdir.command(&["start", "-n", "3"]).stdout(std::process::Stdio::null()).spawn().unwrap();
+    std::thread::sleep(Duration::from_millis(700));
+    child.kill().unwrap();
+    child.wait().unwrap();
+    workdir.ok(&["stop"]);
+    let mut after = host_state();
+    after.retain(|l| !l.starts_with("lease: oardocker-"));
+    assert_same_state(&before, &after);
+}
+
+/// A job of one core sits in the v1 cpuset of that core, and `oardel` kills all of it.
+fn confinement(workdir: &Workdir) {
+    let id = submit(
+        workdir,
+        "oarsub -l core=1,walltime=0:5 'grep Cpus_allowed_list /proc/self/status; cat /proc/self/cgroup; \
+         echo ready; sh -c \"exec -a sleeper sleep 997\" & setsid sleep 998 & sleep 999'",
+    );
+    wait_state(workdir, &id, "Running");
+    let out = eventually("the job has begun", 20, || {
+        Some(workdir.sh("frontend", &format!("cat OAR.{id}.stdout"))).filter(|t| t.contains("ready"))
+    });
+    assert!(out.contains("Cpus_allowed_list:\t0\n") || out.contains("Cpus_allowed_list:\t1\n"), "one core only: {out}");
+    assert!(out.contains(&format!(":cpuset:/oar/docker_{id}\n")), "{out}");
+    let host = workdir.sh("frontend", &format!("oarstat -fj {id}")).lines().find_map(|l| l.trim().strip_prefix("assigned_hostnames = ").map(str::to_owned)).unwrap();
+    let tasks = format!("/dev/oar_cgroups_links/cpuset/oar/docker_{id}/tasks");
+    let inside = workdir.root_sh(&host, &format!("for p in $(cat {tasks}); do tr '\\0' ' ' < /proc/$p/cmdline; echo; done"));
+    for sleeper in ["sleep 997", "sleep 998", "sleep 999"] {
+        let sleeper = if sleeper.ends_with("997") { "sleeper 997" } else { sleeper };
+        assert!(inside.contains(sleeper), "{sleeper} is not in the job's cpuset: {inside}");
+    }
+    workdir.sh("frontend", &format!("oardel {id}"));
+    eventually("oardel killed every process of the job", 30, || {
+        let left = workdir.root_sh(&host, "pgrep -a sleep; pgrep -af 'sleeper 997' | grep -v pgrep; true");
+        (!left.contains("99")).then_some(())
+    });
+    eventually("the job has ended", 30, || (job_field(workdir, &id, "state") == "Error" || job_field(workdir, &id, "state") == "Terminated").then_some(()));
+}
+
+/// `oarsub -I` through a pseudo terminal gives a shell on a node and ends cleanly.
+fn interactive(workdir: &Workdir) {
+    let mut pty = Pty::spawn(workdir.command(&["connect", "frontend"]), 100, 30);
+    pty.expect("docker@frontend", 10);
+    pty.send("oarsub -I -l nodes=1,walltime=0:5\n");
+    pty.expect("Connect to OAR job", 40);
+    pty.expect("docker@node", 20);
+    pty.send("echo on-$(hostname)-$OAR_JOB_ID; tty\n");
+    pty.expect("on-node", 10);
+    pty.expect("/dev/pts/", 10);
+    pty.send("exit\n");
+    pty.expect("docker@frontend", 20);
+    pty.send("exit 3\n");
+    let (code, _) = pty.end(10);
+    assert_eq!(code, 3, "connect ends with the shell's exit code");
+}
+
+/// What people see in a browser, on 127.0.0.1 only.
+fn services(workdir: &Workdir) {
+    let (status, body) = get(46668, "/oarapi/resources/details.json", "");
+    assert!(status.contains("200"), "{status} {body}");
+    for node in ["node1", "node2", "node3"] {
+        assert!(body.contains(&format!("\"network_address\" : \"{node}\"")), "{node} is not in {body}");
+    }
+    assert!(get(46668, "/oarapi-priv/jobs.json", "").0.contains("401"));
+    // docker:docker
+    let (status, _) = get(46668, "/oarapi-priv/jobs.json", "Authorization: Basic ZG9ja2VyOmRvY2tlcg==\r\n");
+    assert!(status.contains("200"), "{status}");
+    let (status, page) = get(40080, "/monika", "");
+    assert!(status.contains("200") && page.contains("node3"), "{status} {page}");
+    let (status, page) = get(40080, "/drawgantt-svg/", "");
+    assert!(status.contains("200") && page.to_lowercase().contains("svg"), "{status} {page}");
+    let addresses = std::process::Command::new("hostname").arg("-I").output().unwrap();
+    for address in texts(&addresses).0.split_whitespace().filter(|a| a.contains('.') && !a.starts_with("10.15")) {
+        let address = format!("{address}:46668").parse().unwrap();
+        assert!(TcpStream::connect_timeout(&address, Duration::from_millis(500)).is_err(), "{address} must not answer");
+    }
+    let taken = workdir.env_id();
+    let other = Workdir::named("other");
+    if !other.root.join(".oardocker").exists() {
+        other.ok(&["init"]);
+    }
+    let text = other.fails(1, &["start"]);
+    assert!(text.contains("missing images: oardocker/trixie-frontend:latest") && text.contains("oardocker build"), "{text}");
+    let text = workdir.fails(2, &["start", "--port-bindings-offset", "60000"]);
+    assert!(text.contains("beyond 65535"), "{text}");
+    assert_eq!(taken, workdir.env_id());
+}
+
+/// What a process inside finds: user, variables, names, network, volumes.
+fn inside(workdir: &Workdir) {
+    assert_eq!(workdir.sh("node1", "id -un; id -Gn; pwd; echo $HOME"), "docker\ndocker sudo\n/home/docker\n/home/docker\n");
+    assert_eq!(workdir.root_sh("server", "id -un; pwd"), "root\n/root\n");
+    assert_eq!(workdir.ok(&["exec", "-l", "user3", "-w", "/var/tmp", "--no-tty", "node1", "pwd; id -un"]), "/var/tmp\nuser3\n");
+    assert_eq!(workdir.sh("node1", "sudo id -u"), "0\n");
+    // The variable of -e: logins, services, ssh sessions, plain processes.
+    assert_eq!(workdir.ok(&["exec", "--no-tty", "node1", "printenv", "WHO"]), "it's = me\n");
+    assert_eq!(workdir.sh("frontend", "ssh node1 printenv WHO"), "it's = me\n");
+    assert_eq!(workdir.root_sh("node1", "systemd-run -q --wait --pipe printenv WHO"), "it's = me\n");
+    assert_eq!(workdir.root_sh("node1", "su - user1 -c 'echo $WHO'"), "it's = me\n");
+    // Names and the way out.
+    let hosts = workdir.sh("node1", "for h in frontend server rsyslog node1 node2 node3; do getent hosts $h | awk '{print $2}'; done");
+    assert_eq!(hosts, "frontend\nserver\nrsyslog\nnode1\nnode2\nnode3\n");
+    assert_eq!(workdir.sh("node1", "curl -sI http://deb.debian.org/debian/ | head -n 1 | cut -d' ' -f2"), "200\n");
+    // /home is shared; a volume that is read-only is.
+    workdir.sh("node1", "echo shared > ~/note");
+    assert_eq!(workdir.sh("frontend", "cat ~/note"), "shared\n");
+    let passwd = fs::read_to_string("/etc/passwd").unwrap();
+    assert_eq!(workdir.sh("node2", "cat /host/etc/passwd"), passwd);
+    assert!(workdir.root_sh("node2", "touch /host/etc/x 2>&1 || true").contains("Read-only"));
+    // systemd runs unmodified and complete.
+    for host in ["frontend", "server", "node1", "rsyslog"] {
+        assert_eq!(workdir.root_sh(host, "systemctl is-system-running || systemctl --failed").trim(), "running", "{host}");
+    }
+    // Capabilities: no wider than needed.
+    let capabilities = workdir.root_sh("node1", "grep CapBnd /proc/1/status");
+    let bits = u64::from_str_radix(capabilities.split_whitespace().nth(1).unwrap(), 16).unwrap();
+    for (name, bit) in [("SYS_MODULE", 16), ("SYS_RAWIO", 17), ("SYS_BOOT", 22), ("SYS_TIME", 25), ("NET_ADMIN", 12)] {
+        assert_eq!(bits >> bit & 1, 0, "CAP_{name} must not be there");
+    }
+}
+
+#[test]
+fn trixie() {
+    journey("trixie");
+}
+
+#[test]
+fn bookworm() {
+    journey("bookworm");
+}
+
+#[test]
+fn bad_input_changes_nothing() {
+    require_root();
+    let _alone = alone();
+    let workdir = ready("trixie");
+    workdir.ok(&["stop"]);
+    let before = host_state();
+    let images = workdir.ok(&["status"]);
+    let empty = tempfile::tempdir().unwrap();
+    let nothing = Workdir { root: empty.path().into() };
+    let text = nothing.fails(1, &["build", "start"]);
+    assert!(text.contains("there is no oardocker environment in") && text.contains("oardocker init"), "{text}");
+    assert!(text.contains("Not run: start"), "{text}");
+    let tarball = fs::read(oar_tarball()).unwrap();
+    let cut = empty.path().join("cut.tar.gz");
+    fs::write(&cut, &tarball[..tarball.len() / 2]).unwrap();
+    for (args, code, expected) in [
+        (&["install", cut.to_str().unwrap()][..], 1, "is not a complete tar or tar.gz file"),
+        (&["install", empty.path().to_str().unwrap()], 1, "holds no OAR sources"),
+        (&["install", "/nonexistent"], 1, "cannot open /nonexistent: No such file"),
+        (&["start", "-v", "/nonexistent:/x"], 1, "cannot share /nonexistent: No such file"),
+        (&["start", "-v", "/tmp:/etc"], 1, "the nodes need what is there"),
+        (&["exec", "node1", "true"], 1, "the cluster is not running"),
+        (&["connect", "node1"], 1, "run `oardocker start` first"),
+        (&["logs"], 1, "the cluster is not running"),
+        (&["reset", "node1"], 1, "the cluster is not running"),
+        (&["start", "-n", "0"], 2, "not in the range 1 to 1000"),
+        (&["start", "-n", "-1"], 2, "not in the range 1 to 1000"),
+        (&["exec", "node1"], 2, "exec needs a command"),
+        (&["init"], 1, "exists already"),
+        (&["--cgroup-path", "/tmp", "start"], 1, "no cgroup filesystem at /tmp"),
+    ] {
+        let text = workdir.fails(code, args);
+        assert!(text.contains(expected), "{args:?}: {text}");
+        assert_eq!(text.matches("Error:").count(), 1, "one error only: {text}");
+    }
+    let _taken = std::net::TcpListener::bind("127.0.0.1:46668").unwrap();
+    let text = workdir.fails(1, &["start"]);
+    assert!(text.contains("port 46668 of 127.0.0.1, for port 6668 of the frontend, is taken"), "{text}");
+    assert_same_state(&before, &host_state());
+    assert_eq!(workdir.ok(&["status"]), images);
+}
+
+#[test]
+fn a_failing_install_script_leaves_the_images_as_they_were() {
+    require_root();
+    let _alone = alone();
+    let workdir = ready("trixie");
+    let tmp = tempfile::tempdir().unwrap();
+    let tree = tmp.path().join("oar-9");
+    let version = tree.join("sources/core/common-libs/lib/OAR/Version.pm");
+    fs::create_dir_all(version.parent().unwrap()).unwrap();
+    fs::write(version, "my $OARVersion = \"9.9\";\n").unwrap();
+    fs::write(tree.join("Makefile"), "%:\n\t@echo the last words; exit 5\n").unwrap();
+    let (before, images) = (host_state(), workdir.ok(&["status"]));
+    let text = workdir.fails(1, &["install", tree.to_str().unwrap()]);
+    assert!(text.contains("/root/install_oar.sh ended with exit code 2 on") && text.contains("the last words"), "{text}");
+    assert_same_state(&before, &host_state());
+    assert_eq!(workdir.ok(&["status"]), images);
+    assert!(!tree.join("Makefiles").exists(), "the user's tree is never written to");
+}
+
+#[test]
+fn a_node_that_does_not_come_up_is_named() {
+    require_root();
+    let _alone = alone();
+    let workdir = ready("trixie");
+    workdir.ok(&["stop"]);
+    let before = host_state();
+    let script = workdir.root.join(".oardocker/init-scripts/create_resources.sh");
+    let original = fs::read(&script).unwrap();
+    fs::write(&script, "#!/bin/bash\necho no resources today\nexit 1\n").unwrap();
+    let text = workdir.fails(1, &["start", "-n", "1"]);
+    fs::write(&script, original).unwrap();
+    assert!(text.contains("oardocker-resources.service is not active"), "{text}");
+    assert!(text.contains("server | ") && text.contains("no resources today"), "the journal's end: {text}");
+    assert_same_state(&before, &host_state());
+}

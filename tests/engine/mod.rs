@@ -1,0 +1,220 @@
+//! The engine's verbs against a real managed containerd, and images that real Dockerfiles make.
+
+use crate::support::{Workdir, alone, assert_same_state, data_dir, host_state, require_root, runtime_dir, texts};
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::process::Command;
+
+/// A workdir with one image.
+fn image_workdir(name: &str, dockerfile: &str) -> Workdir {
+    let workdir = Workdir::named(name);
+    let env = workdir.root.join(".oardocker");
+    let _ = fs::remove_dir_all(env.join("images"));
+    fs::create_dir_all(env.join("images/one")).unwrap();
+    fs::write(env.join("env_name"), "test\n").unwrap();
+    if !env.join("env_id").exists() {
+        fs::write(env.join("env_id"), format!("{:08x}\n", std::process::id() | 0x1000_0000)).unwrap();
+    }
+    fs::write(env.join("manifest.json"), "{}").unwrap();
+    fs::write(env.join("images/one/Dockerfile"), dockerfile).unwrap();
+    workdir
+}
+
+fn context(workdir: &Workdir, name: &str, text: &str) {
+    let path = workdir.root.join(".oardocker/images/one").join(name);
+    fs::create_dir_all(path.parent().unwrap()).unwrap();
+    fs::write(&path, text).unwrap();
+    if text.starts_with("#!") {
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+    }
+}
+
+fn ctr(args: &[&str]) -> String {
+    let socket = runtime_dir().join("containerd/containerd.sock");
+    let out = Command::new("ctr").args(["-a", socket.to_str().unwrap(), "-n", "oardocker"]).args(args).output().unwrap();
+    let (stdout, stderr) = texts(&out);
+    assert!(out.status.success(), "ctr {args:?}: {stderr}");
+    stdout
+}
+
+/// Runs a command in the built image with containerd's own client.
+fn run_in_image(workdir: &Workdir, command: &str) -> String {
+    let image = format!("{}.env/oardocker/test-one:latest", workdir.env_id());
+    let name = format!("probe-{}", std::process::id());
+    ctr(&["run", "--rm", &image, &name, "sh", "-c", command])
+}
+
+#[test]
+fn a_dockerfile_becomes_an_image_that_containerd_accepts() {
+    require_root();
+    let _alone = alone();
+    let workdir = image_workdir(
+        "image",
+        "ARG SUITE=trixie\nFROM debian:${SUITE}\nARG WHO=nobody\nENV GREETING=\"hello $WHO\" \\\n    OTHER=x\n\
+         # a comment\nCOPY files /opt/files/\nADD --chmod=600 one.txt two.txt /opt/\nWORKDIR /opt/work\n\
+         RUN echo \"$GREETING\" > greeting && \\\n    ln -s greeting link && \\\n    mkfifo pipe && ln greeting hard\n\
+         RUN [\"/bin/sh\", \"-c\", \"rm /opt/one.txt && rm -r /opt/files/sub && mkdir /opt/files/sub\"]\n\
+         RUN setcap cap_net_raw+ep /opt/files/tool 2>/dev/null || true; truncate -s 5M /opt/sparse; \
+         printf 'odd' > \"/opt/a b\\\"c\"; cp -a /dev/null /opt/null\n\
+         USER daemon\nRUN id -un > /tmp/user\nUSER root\nSHELL [\"/bin/bash\", \"-c\"]\nRUN [[ a == a ]] && echo yes > /opt/bash\n\
+         LABEL purpose=\"a test\"\nEXPOSE 80\nVOLUME /data\nSTOPSIGNAL SIGRTMIN+3\nCMD [\"sleep\", \"1\"]\n",
+    );
+    context(&workdir, "files/tool", "#!/bin/sh\necho tool");
+    context(&workdir, "files/sub/old", "old");
+    context(&workdir, "one.txt", "1");
+    context(&workdir, "two.txt", "2");
+    let first = workdir.ok(&["build"]);
+    let before = host_state();
+    assert_eq!(
+        run_in_image(&workdir, "cd /opt; cat work/greeting work/link bash /tmp/user; ls; ls files/sub; stat -c %a two.txt files/tool"),
+        "hello nobody\nhello nobody\nyes\ndaemon\na b\"c\nbash\nfiles\nnull\nsparse\ntwo.txt\nwork\n600\n755\n"
+    );
+    assert_eq!(run_in_image(&workdir, "cd /opt; stat -c '%h %i' work/greeting work/hard | sort -u | wc -l; stat -c %F work/pipe null; stat -c %s sparse").trim(), "1\nfifo\ncharacter special file\n5242880");
+    let checked = ctr(&["images", "check"]);
+    let line = checked.lines().find(|l| l.contains("test-one:latest")).unwrap();
+    assert!(line.contains("complete") && line.trim_end().ends_with("true"), "{line}");
+    for line in checked.lines().skip(1) {
+        assert!(line.contains("complete"), "{line}");
+    }
+
+    // The same again comes from the cache and has the same id; --no-cache runs every step.
+    let id = |text: &str| text.lines().find(|l| l.starts_with("Image ")).unwrap().to_owned();
+    let second = workdir.ok(&["build"]);
+    assert_eq!(id(&first), id(&second));
+    assert_eq!(second.matches("Using cache").count(), 8, "{second}");
+    assert!(!workdir.ok(&["build", "--no-cache"]).contains("Using cache"));
+    // A changed file runs its step and all that follow.
+    context(&workdir, "two.txt", "two");
+    assert_eq!(workdir.ok(&["build"]).matches("Using cache").count(), 1);
+    assert_eq!(run_in_image(&workdir, "cat /opt/two.txt"), "two");
+    assert_same_state(&before, &host_state());
+}
+
+#[test]
+fn a_failing_step_leaves_nothing_and_shows_its_last_lines() {
+    require_root();
+    let _alone = alone();
+    let workdir = image_workdir("failing", "FROM debian:trixie\nRUN echo almost; echo there >&2; exit 7\n");
+    // The base has to be there for the state before and after to be alike.
+    let text = workdir.fails(1, &["build"]);
+    assert!(text.contains("Dockerfile:2: RUN echo almost; echo there >&2; exit 7: the command ended with exit code 7"), "{text}");
+    assert!(text.contains("  almost\n") && text.contains("  there\n"), "{text}");
+    let before = host_state();
+    let images = ctr(&["images", "ls", "-q"]);
+    workdir.fails(1, &["build"]);
+    assert_same_state(&before, &host_state());
+    assert_eq!(ctr(&["images", "ls", "-q"]), images);
+    for (dockerfile, expected) in [
+        ("FROM debian:trixie\nHEALTHCHECK NONE\n", "Dockerfile:2: HEALTHCHECK is not supported"),
+        ("FROM debian:trixie\nCOPY missing /x\n", "there is no \"missing\" in the build context"),
+        ("FROM debian:trixie\nCOPY ../../env_id /x\n", "leads out of the build context"),
+        ("FROM debian:trixie\nUSER ghost\nRUN true\n", "there is no user \"ghost\""),
+        ("FROM oardocker/test-one\n", "go in a circle"),
+    ] {
+        fs::write(workdir.root.join(".oardocker/images/one/Dockerfile"), dockerfile).unwrap();
+        let text = workdir.fails(1, &["build"]);
+        assert!(text.contains(expected), "{dockerfile}: {text}");
+    }
+    assert_same_state(&before, &host_state());
+}
+
+#[test]
+fn a_killed_build_is_cleaned_up_by_the_next_command() {
+    require_root();
+    let _alone = alone();
+    let workdir = image_workdir("killed", "FROM debian:trixie\nRUN echo begun; sleep 1000\n");
+    fs::write(workdir.root.join(".oardocker/images/one/Dockerfile"), "FROM debian:trixie\nRUN true\n").unwrap();
+    workdir.ok(&["build"]);
+    workdir.ok(&["stop"]);
+    let before = host_state();
+    fs::write(workdir.root.join(".oardocker/images/one/Dockerfile"), "FROM debian:trixie\nRUN echo begun; sleep 1000\n").unwrap();
+    let mut command = workdir.command(&["build"]);
+    let mut child = command.stdout(std::process::Stdio::piped()).spawn().unwrap();
+    let mut reader = std::io::BufReader::new(child.stdout.take().unwrap());
+    let mut line = String::new();
+    while !line.contains("| begun") {
+        line.clear();
+        assert!(std::io::BufRead::read_line(&mut reader, &mut line).unwrap() > 0, "the step did not begin");
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert_ne!(before, host_state(), "the killed build must have left something for this test to mean anything");
+    workdir.ok(&["stop"]);
+    let mut after = host_state();
+    // The lease of a killed build expires by itself; containerd frees what it held.
+    after.retain(|l| !l.starts_with("lease: oardocker-"));
+    assert_same_state(&before, &after);
+}
+
+#[test]
+fn an_image_comes_from_a_registry_on_loopback() {
+    require_root();
+    let _alone = alone();
+    assert!(Command::new("sh").args(["-c", "command -v docker-registry"]).output().unwrap().status.success(), "run `make deps`");
+    let store = tempfile::tempdir().unwrap();
+    let config = store.path().join("config.yml");
+    fs::write(&config, format!("version: 0.1\nstorage:\n  filesystem:\n    rootdirectory: {}\nhttp:\n  addr: 127.0.0.1:45555\n", store.path().display())).unwrap();
+    let mut registry = Command::new("docker-registry").arg("serve").arg(&config).stderr(std::process::Stdio::null()).stdout(std::process::Stdio::null()).spawn().unwrap();
+    crate::support::eventually("the registry answers", 20, || std::net::TcpStream::connect("127.0.0.1:45555").ok());
+    let outcome = std::panic::catch_unwind(|| {
+        let workdir = image_workdir("registry", "FROM debian:trixie\nRUN echo pushed > /pushed\n");
+        workdir.ok(&["build"]);
+        let local = format!("{}.env/oardocker/test-one:latest", workdir.env_id());
+        ctr(&["images", "push", "--plain-http", "127.0.0.1:45555/test/pushed:v1", &local]);
+        fs::write(workdir.root.join(".oardocker/images/one/Dockerfile"), "FROM 127.0.0.1:45555/test/pushed:v1\nRUN cat /pushed\n").unwrap();
+        let text = workdir.ok(&["build", "--pull"]);
+        assert!(text.contains("Pulled 127.0.0.1:45555/test/pushed:v1"), "{text}");
+        assert!(text.contains("| pushed"), "{text}");
+        fs::write(workdir.root.join(".oardocker/images/one/Dockerfile"), "FROM 127.0.0.1:45555/test/none:v1\n").unwrap();
+        let text = workdir.fails(1, &["build"]);
+        assert!(text.contains("cannot pull 127.0.0.1:45555/test/none:v1"), "{text}");
+    });
+    registry.kill().unwrap();
+    registry.wait().unwrap();
+    outcome.unwrap();
+}
+
+#[test]
+fn engines_that_are_not_there_are_told() {
+    require_root();
+    let _alone = alone();
+    let workdir = image_workdir("errors", "FROM debian:trixie\n");
+    let with = |host: &str| {
+        let out = workdir.command(&["status"]).env("OARDOCKER_DOCKER_HOST", host).output().unwrap();
+        assert_eq!(out.status.code(), Some(if host.contains("tcp") { 2 } else { 1 }));
+        texts(&out).1
+    };
+    let missing = with("containerd:///nonexistent.sock");
+    assert!(missing.contains("cannot reach containerd at /nonexistent.sock: No such file"), "{missing}");
+    assert!(missing.contains("hint: "), "{missing}");
+    assert!(with("unix:///run/docker.sock").contains("drives containerd only"));
+    assert!(with("tcp://1.2.3.4:5").contains("is not understood"));
+    // Not containerd at all: something that closes the connection.
+    let socket = data_dir().join("mute.sock");
+    let _ = fs::remove_file(&socket);
+    let listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+    std::thread::spawn(move || for stream in listener.incoming() { drop(stream) });
+    assert!(with(&format!("containerd://{}", socket.display())).contains("containerd"));
+    let out = workdir.command(&["status"]).env("PATH", "/nonexistent").env("OARDOCKER_RUNTIME_DIR", "/run/oardocker-nothing").output().unwrap();
+    assert!(texts(&out).1.contains("no `containerd` program to start"), "{}", texts(&out).1);
+    let _ = fs::remove_dir_all("/run/oardocker-nothing");
+}
+
+#[test]
+fn without_root_it_says_what_is_possible() {
+    require_root();
+    let dir = tempfile::tempdir_in("/tmp").unwrap();
+    fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o777)).unwrap();
+    let program = dir.path().join("oardocker");
+    fs::copy(crate::support::BINARY, &program).unwrap();
+    let as_nobody = |args: &[&str]| {
+        let mut command = Command::new("setpriv");
+        command.args(["--reuid=65534", "--regid=65534", "--clear-groups"]).arg(&program).args(args);
+        command.current_dir(dir.path()).output().unwrap()
+    };
+    assert!(as_nobody(&["init"]).status.success());
+    let out = as_nobody(&["status"]);
+    assert_eq!(out.status.code(), Some(1));
+    let text = texts(&out).1;
+    assert!(text.contains("need root") && text.contains("sudo oardocker"), "{text}");
+}

@@ -1,0 +1,7 @@
+//! All integration tests, in tiers. Those that need root, containerd or the Debian mirror fail where these are missing.
+
+mod cli;
+mod cluster;
+mod engine;
+mod session;
+mod support;

@@ -1,0 +1,103 @@
+//! `exec` and `connect` as people use them: terminals, pipes, signals, exit codes.
+
+use crate::cluster::ready;
+use crate::support::{Pty, alone, require_root, texts};
+use std::io::Write as _;
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+#[test]
+fn sessions() {
+    require_root();
+    let _alone = alone();
+    let workdir = ready("trixie");
+    workdir.ok(&["start", "-n", "1"]);
+
+    // Exit codes, and words against lines.
+    assert_eq!(workdir.run(&["exec", "node1", "exit 3"]).status.code(), Some(3));
+    assert_eq!(workdir.run(&["exec", "node1", "kill -9 $$"]).status.code(), Some(137));
+    assert_eq!(workdir.run(&["exec", "node1", "nosuchprogram", "x"]).status.code(), Some(127));
+    assert_eq!(workdir.ok(&["exec", "node1", "printf", "%s|", "a b", "$HOME", "*"]), "a b|$HOME|*|");
+    assert_eq!(workdir.ok(&["exec", "node1", "--", "printf", "%s", "-n"]), "-n");
+    assert_eq!(workdir.ok(&["exec", "node1", "printf %s \"a  b\" | tr a c"]), "c  b");
+    let text = workdir.fails(1, &["exec", "-l", "ghost", "node1", "true"]);
+    assert!(text.contains("there is no user \"ghost\"") && text.contains("docker, oar, root, user1"), "{text}");
+    let text = workdir.fails(1, &["exec", "-w", "/nowhere", "node1", "true"]);
+    assert!(text.contains("there is no directory /nowhere"), "{text}");
+    let text = workdir.fails(1, &["exec", "node7", "true"]);
+    assert!(text.contains("there is no host node7") && text.contains("hosts: frontend, node1, rsyslog, server"), "{text}");
+
+    // Output and errors apart, input to its end.
+    let out = workdir.run(&["exec", "--no-tty", "node1", "echo out; echo err >&2"]);
+    assert_eq!(texts(&out), ("out\n".into(), "err\n".into()));
+    let mut child = workdir.command(&["exec", "--no-tty", "frontend", "cat"]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    child.stdin.take().unwrap().write_all(b"one\ntwo").unwrap();
+    assert_eq!(texts(&child.wait_with_output().unwrap()).0, "one\ntwo");
+
+    // 200 MB, binary, both ways.
+    workdir.sh("node1", "head -c 200000000 /dev/urandom > /var/tmp/big");
+    let sum = workdir.sh("node1", "sha256sum < /var/tmp/big");
+    let through = std::process::Command::new("sh")
+        .args(["-c", &format!("{} exec node1 cat /var/tmp/big | tee /dev/stderr | sha256sum", crate::support::BINARY)])
+        .current_dir(&workdir.root)
+        .env("OARDOCKER_DATA_DIR", crate::support::data_dir())
+        .env("OARDOCKER_RUNTIME_DIR", crate::support::runtime_dir())
+        .env("OARDOCKER_DOCKER_HOST", "managed")
+        .output()
+        .unwrap();
+    assert_eq!(texts(&through).0, sum);
+    let mut child = workdir.command(&["exec", "--no-tty", "node1", "sha256sum"]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    child.stdin.take().unwrap().write_all(&through.stderr).unwrap();
+    assert_eq!(texts(&child.wait_with_output().unwrap()).0, sum);
+
+    // A terminal: size, its changes, Ctrl-C for the program inside, our terminal as it was.
+    let mut pty = Pty::spawn(workdir.command(&["connect", "-l", "root", "node1"]), 91, 33);
+    pty.expect("root@node1", 10);
+    pty.send("stty size; echo $TERM\n");
+    pty.expect("33 91", 5);
+    pty.expect("xterm-256color", 5);
+    pty.resize(120, 40);
+    std::thread::sleep(Duration::from_millis(300));
+    pty.send("stty size\n");
+    pty.expect("40 120", 5);
+    pty.send("trap 'echo caught' INT; sleep 100\n");
+    std::thread::sleep(Duration::from_millis(300));
+    pty.send("\x03");
+    pty.expect("caught", 5);
+    pty.send("exit 4\n");
+    assert_eq!(pty.end(10).0, 4);
+
+    let mut line = workdir.command(&["exec", "node1", "stty -a"]);
+    line.env_remove("OARDOCKER_EXEC_TTY");
+    let program = format!("before=$(stty -g); '{}' exec node1 tty; '{0}' exec node1 'kill -9 $$'; test \"$before\" = \"$(stty -g)\" && echo restored", crate::support::BINARY);
+    let mut shell = std::process::Command::new("sh");
+    shell.args(["-c", &program]).current_dir(&workdir.root);
+    for (key, value) in line.get_envs() {
+        if let Some(value) = value {
+            shell.env(key, value);
+        }
+    }
+    let mut pty = Pty::spawn(shell, 80, 24);
+    pty.expect("/dev/pts/", 10);
+    pty.expect("restored", 10);
+    pty.end(10);
+
+    // Ctrl-C without a terminal inside reaches the program as well.
+    let mut child = workdir.command(&["exec", "--no-tty", "node1", "trap 'exit 9' INT; echo up; while :; do sleep 0.1; done"]).stdout(Stdio::piped()).spawn().unwrap();
+    std::thread::sleep(Duration::from_millis(600));
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(child.id() as i32), nix::sys::signal::Signal::SIGINT).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(9));
+
+    // A node that dies ends the session, with a message.
+    let pty = {
+        let mut pty = Pty::spawn(workdir.command(&["connect", "node1"]), 80, 24);
+        pty.expect("docker@node1", 10);
+        pty
+    };
+    let begun = Instant::now();
+    workdir.ok(&["stop"]);
+    let (code, said) = pty.end(10);
+    assert!(begun.elapsed() < Duration::from_secs(8));
+    assert_ne!(code, 0);
+    assert!(said.contains("Error:") && said.contains("ended"), "{said}");
+}
