@@ -294,7 +294,7 @@ pub const COMMANDS: &[Cmd] = &[
         summary: "Create and start the nodes",
         about: "Starts the cluster and returns when OAR accepts jobs. A running cluster is stopped first.",
         options: &[
-            value("nodes", Some('n'), &["nodes"], Int(1, 1000), Default::Int(3), "The cluster size."),
+            value("nodes", Some('n'), &["nodes"], Int(0, 1000), Default::Int(3), "The cluster size."),
             value(
                 "volumes",
                 Some('v'),

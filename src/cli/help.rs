@@ -97,7 +97,9 @@ fn row(option: &Opt) -> (String, String) {
 
 /// Two columns; a left side that is too long gets a line of its own.
 fn table(rows: &[(String, String)], width: usize) -> String {
-    let column = rows.iter().map(|(l, _)| l.chars().count()).filter(|n| *n <= 30).max().unwrap_or(0) + 4;
+    // A narrow page gives the left column no more than a third.
+    let widest = width / 3 + 4;
+    let column = rows.iter().map(|(l, _)| l.chars().count()).filter(|n| *n <= widest).max().unwrap_or(0) + 4;
     let mut out = String::new();
     for (left, right) in rows {
         let text = wrap(right, column, width);
@@ -114,7 +116,7 @@ fn table(rows: &[(String, String)], width: usize) -> String {
 
 /// Breaks at blanks; ends with a newline.
 fn wrap(text: &str, indent: usize, width: usize) -> String {
-    let room = width.saturating_sub(indent).max(20);
+    let room = width.saturating_sub(indent);
     let mut out = String::new();
     let mut line = String::new();
     for word in text.split_whitespace() {

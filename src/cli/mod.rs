@@ -84,9 +84,9 @@ fn execute(ui: &Ui, line: &Line) -> u8 {
     let _ = rustls::crypto::ring::default_provider().install_default();
     let code = runtime.block_on(async {
         let mut context = Context::new(ui, &line.global);
-        if let Err(e) = commands::ask(&context, &line.chain) {
+        if let Err(e) = commands::before(&context, &line.chain) {
             ui.error(&e);
-            return 1;
+            return code_of(&e);
         }
         for (i, invocation) in line.chain.iter().enumerate() {
             let outcome = tokio::select! {
@@ -104,7 +104,7 @@ fn execute(ui: &Ui, line: &Line) -> u8 {
                 Err(e) => {
                     ui.progress_end();
                     ui.error(&e);
-                    if e.kind() == Kind::Usage { USAGE } else { 1 }
+                    code_of(&e)
                 }
             };
             let rest: Vec<&str> = line.chain[i + 1..].iter().map(|i| i.command).collect();
@@ -120,6 +120,10 @@ fn execute(ui: &Ui, line: &Line) -> u8 {
     // A thread that still waits for input of a terminal must not keep the program.
     runtime.shutdown_background();
     code
+}
+
+fn code_of(e: &Error) -> u8 {
+    if e.kind() == Kind::Usage { USAGE } else { 1 }
 }
 
 /// Ends at Ctrl-C or SIGTERM; a session passes its signals on instead.

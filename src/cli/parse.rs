@@ -259,24 +259,20 @@ impl Level {
             Args::HostAndRest if !arguments.contains_key("hostname") => return Err(missing("HOSTNAME")),
             _ => {}
         }
-        if let Some(host) = arguments.get("hostname").and_then(Value::as_str).filter(|h| !grammar::is_host(h)) {
-            let advice = if grammar::command(host).is_some() {
-                format!(" To chain after {0}, name a host first: {0} frontend {host}.", command.name)
-            } else {
-                let similar = close_matches(host, &["frontend", "server", "rsyslog", "node1"]);
-                let similar: Vec<_> = similar.iter().map(|n| repr(n)).collect();
-                if similar.is_empty() { String::new() } else { format!(" Did you mean {}?", similar.join(" or ")) }
-            };
-            return Err(self.refuse(
-                "bad_value",
-                format!(
-                    "Invalid value for 'HOSTNAME': {} is not a host; hosts are frontend, server, rsyslog, node1, \
-                     node2, ...{advice}",
-                    repr(host)
-                ),
-            ));
-        }
         Ok(())
+    }
+
+    fn unknown_host(self, host: &str) -> Refusal {
+        let command = self.name().unwrap_or_default();
+        let advice = if grammar::command(host).is_some() {
+            format!(" To chain after {command}, name a host first: {command} frontend {host}.")
+        } else {
+            let similar = close_matches(host, &["frontend", "server", "rsyslog", "node1"]);
+            let similar: Vec<_> = similar.iter().map(|n| repr(n)).collect();
+            if similar.is_empty() { String::new() } else { format!(" Did you mean {}?", similar.join(" or ")) }
+        };
+        let known = "hosts are frontend, server, rsyslog, node1, node2, ...";
+        self.refuse("bad_value", format!("Invalid value for 'HOSTNAME': {} is not a host; {known}{advice}", repr(host)))
     }
 
     fn bad(self, option: &Opt, what: String) -> Refusal {
@@ -286,7 +282,7 @@ impl Level {
     fn convert(self, option: &Opt, given: &Given) -> Result<Value, Refusal> {
         match given {
             Given::Flag(on) => Ok(json!(on)),
-            Given::Value(text) => check(option.kind, text).map_err(|what| self.bad(option, what)),
+            Given::Value(text) => convert(option.kind, text).map_err(|what| self.bad(option, what)),
         }
     }
 
@@ -314,14 +310,10 @@ fn boolean(text: &str) -> Result<bool, String> {
     }
 }
 
-/// Checks and converts one value.
-fn check(kind: Kind, text: &str) -> Result<Value, String> {
+/// Converts one value, as strictly as the original did.
+fn convert(kind: Kind, text: &str) -> Result<Value, String> {
     match kind {
-        Kind::Flag | Kind::Pair(_) | Kind::Text => Ok(json!(text)),
-        Kind::Int(low, high) => integer(text, low, high),
-        Kind::Seconds => integer(text, 0, 86_400),
-        // Port 80 is always published, and no port is larger than 65535.
-        Kind::Port => integer(text, 0, 65_535 - 80),
+        Kind::Int(..) | Kind::Seconds | Kind::Port => integer(text),
         Kind::Dir => directory(text),
         Kind::Choice => {
             let names = crate::workdir::templates::environments();
@@ -331,34 +323,73 @@ fn check(kind: Kind, text: &str) -> Result<Value, String> {
             let shown: Vec<_> = names.iter().map(|n| repr(n)).collect();
             Err(format!("{} is not one of {}.", repr(text), shown.join(", ")))
         }
-        Kind::Volume => crate::cluster::volume::parse(text).map(|_| json!(text)).map_err(|e| format!("{e}.")),
+        _ => Ok(json!(text)),
+    }
+}
+
+/// What the original found out only when the command ran, minutes later perhaps.
+fn check(kind: Kind, value: &Value) -> Result<(), String> {
+    let text = value.as_str().unwrap_or_default();
+    match kind {
+        Kind::Int(low, high) => within(value, low, high),
+        Kind::Seconds => within(value, 0, 86_400),
+        // Port 80 is always published, and no port is larger than 65535.
+        Kind::Port => within(value, 0, 65_535 - 80),
+        Kind::Volume => crate::cluster::volume::parse(text).map(drop).map_err(|e| format!("{e}.")),
         Kind::Env => match text.trim().split_once('=') {
-            Some((key, _)) if is_variable(key) => Ok(json!(text)),
+            Some(("", rest)) if rest.contains('=') => {
+                Err(format!("{} begins with an equals sign: write -e {rest}, or --env={rest}.", repr(text)))
+            }
+            Some((key, _)) if is_variable(key) || key.is_empty() => Ok(()),
             Some((key, _)) => Err(format!("{} is not a name of an environment variable.", repr(key))),
             None => Err(format!("{} is not of the form KEY=VALUE.", repr(text))),
         },
-        Kind::Lines if text == "all" => Ok(json!(text)),
-        Kind::Lines => match text.parse::<u32>() {
-            Ok(_) => Ok(json!(text)),
-            Err(_) => Err(format!("{} is neither a number of lines nor 'all'.", repr(text))),
-        },
+        Kind::Lines if text != "all" && value.is_string() && text.parse::<u32>().is_err() => {
+            Err(format!("{} is neither a number of lines nor 'all'.", repr(text)))
+        }
+        _ => Ok(()),
     }
+}
+
+fn within(value: &Value, low: i64, high: i64) -> Result<(), String> {
+    match value.as_i64() {
+        Some(n) if (low..=high).contains(&n) => Ok(()),
+        Some(n) => Err(format!("{n} is not in the range {low} to {high}.")),
+        None => Ok(()),
+    }
+}
+
+/// The second look at a line whose syntax is right: values and hosts that cannot work are refused before anything runs.
+fn verify(chain: &[Invocation]) -> Result<(), Refusal> {
+    for invocation in chain {
+        let level = Level { command: grammar::command(invocation.command) };
+        for option in level.options() {
+            let value = &invocation.params.get(option.param).cloned().unwrap_or_default();
+            let items = value.as_array().map_or_else(|| std::slice::from_ref(value), Vec::as_slice);
+            for item in items {
+                check(option.kind, item).map_err(|what| level.bad(option, what))?;
+            }
+        }
+        if let Some(host) = invocation.params.get("hostname").and_then(Value::as_str).filter(|h| !grammar::is_host(h)) {
+            return Err(level.unknown_host(host));
+        }
+    }
+    Ok(())
 }
 
 fn is_variable(key: &str) -> bool {
     !key.is_empty() && !key.starts_with(|c: char| c.is_ascii_digit()) && key.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')
 }
 
-fn integer(text: &str, low: i64, high: i64) -> Result<Value, String> {
+/// A number that does not fit becomes the largest there is, which every range refuses.
+fn integer(text: &str) -> Result<Value, String> {
     let trimmed = text.trim();
     let digits = trimmed.strip_prefix(['+', '-']).unwrap_or(trimmed);
     if digits.is_empty() || !digits.bytes().all(|b| b.is_ascii_digit()) {
         return Err(format!("{} is not a valid integer.", repr(text)));
     }
-    match trimmed.parse::<i64>() {
-        Ok(n) if (low..=high).contains(&n) => Ok(json!(n)),
-        _ => Err(format!("{trimmed} is not in the range {low} to {high}.")),
-    }
+    let limit = if trimmed.starts_with('-') { i64::MIN } else { i64::MAX };
+    Ok(json!(trimmed.parse::<i64>().unwrap_or(limit)))
 }
 
 fn directory(text: &str) -> Result<Value, String> {
@@ -446,6 +477,7 @@ pub fn parse(args: &[String], env: &Env) -> Result<Parsed, Refusal> {
         chain.push(Invocation { command: command.name, params });
         rest = next;
     }
+    verify(&chain)?;
     Ok(Parsed::Run(Line { global, chain }))
 }
 

@@ -22,12 +22,17 @@ pub(super) struct Params {
     cmd: Vec<String>,
 }
 
+/// Whether there is anything to run.
+pub(super) fn check(params: &Params) -> Result<()> {
+    if params.cmd.is_empty() {
+        return Err(Error::usage("exec needs a command to run")
+            .hint(format!("oardocker exec {} COMMAND, or oardocker connect {0} for a shell", params.hostname)));
+    }
+    Ok(())
+}
+
 pub(super) async fn run(context: &mut Context<'_>, params: Params) -> Result<u8> {
     let args = match params.cmd.as_slice() {
-        [] => {
-            return Err(Error::usage("exec needs a command to run")
-                .hint(format!("oardocker exec {} COMMAND, or oardocker connect {0} for a shell", params.hostname)));
-        }
         // One word is a line for the shell, several are the exact argument vector.
         [line] => vec!["/bin/bash".into(), "-lc".into(), line.clone()],
         several => several.to_vec(),

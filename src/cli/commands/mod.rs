@@ -188,8 +188,15 @@ fn params<T: for<'de> Deserialize<'de>>(invocation: &Invocation) -> T {
     serde_json::from_value(Value::Object(invocation.params.clone())).expect("the grammar gives all parameters")
 }
 
-/// Asks before anything runs.
-pub fn ask(context: &Context<'_>, chain: &[Invocation]) -> Result<()> {
+/// What is refused or asked before anything runs.
+pub fn before(context: &Context<'_>, chain: &[Invocation]) -> Result<()> {
+    for invocation in chain {
+        match invocation.command {
+            "start" => start::check(&params(invocation))?,
+            "exec" => exec::check(&params(invocation))?,
+            _ => {}
+        }
+    }
     let unforced = |i: &Invocation| i.command == "destroy" && i.params.get("force") != Some(&Value::Bool(true));
     for _ in chain.iter().filter(|i| unforced(i)) {
         destroy::confirm(context.ui)?;

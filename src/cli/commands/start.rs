@@ -25,6 +25,17 @@ pub(super) struct Params {
     no_wait: bool,
 }
 
+/// What the grammar lets pass for the sake of old lines, and what cannot work.
+pub(super) fn check(params: &Params) -> Result<()> {
+    if params.nodes == 0 {
+        return Err(Error::usage("a cluster needs one node at least").hint("oardocker start -n 1"));
+    }
+    match params.envs.iter().find(|e| e.trim().starts_with('=')) {
+        Some(bad) => Err(Error::usage(format!("-e {bad:?} has no name before the equals sign")).hint("write -e KEY=VALUE")),
+        None => Ok(()),
+    }
+}
+
 pub(super) async fn run(context: &mut Context<'_>, params: Params) -> Result<()> {
     let workdir = context.locked_workdir()?;
     let mut volumes =
