@@ -465,7 +465,7 @@ pub fn parse(args: &[String], env: &Env) -> Result<Parsed, Refusal> {
     let mut chain: Vec<Invocation> = Vec::new();
     while let Some(name) = rest.first() {
         let Some(command) = grammar::command(name) else {
-            return not_a_command(&rest, chain.last().map(|i| i.command));
+            return not_a_command(&rest, chain.last().map(|i| i.command), env);
         };
         let level = Level { command: Some(command) };
         let tokens = level.tokenize(rest[1..].to_vec().into())?;
@@ -483,7 +483,7 @@ pub fn parse(args: &[String], env: &Env) -> Result<Parsed, Refusal> {
 
 /// A token that stands where a command must. One that looks like an option is read as the program's own first, since
 /// that is what decides between the kinds of error.
-fn not_a_command(rest: &[String], before: Option<&'static str>) -> Result<Parsed, Refusal> {
+fn not_a_command(rest: &[String], before: Option<&'static str>, env: &Env) -> Result<Parsed, Refusal> {
     let program = Level { command: None };
     let name = &rest[0];
     let refusal = |message: String| program.refuse("no_such_command", message);
@@ -497,15 +497,17 @@ fn not_a_command(rest: &[String], before: Option<&'static str>) -> Result<Parsed
             },
             None => String::new(),
         };
-        let tokens = program.tokenize(rest.to_vec().into()).map_err(|mut e| {
+        let placed = |mut e: Refusal| {
             e.message.push_str(&place);
             e
-        })?;
-        return match tokens.page {
-            Some("version") => Ok(Parsed::Version),
-            Some(_) => Ok(Parsed::Help(None)),
-            None => Err(refusal(format!("No such command {}.{place}", repr(name)))),
         };
+        let tokens = program.tokenize(rest.to_vec().into()).map_err(placed)?;
+        match tokens.page {
+            Some("version") => return Ok(Parsed::Version),
+            Some(_) => return Ok(Parsed::Help(None)),
+            None => program.values(&tokens, env, &mut Map::new()).map_err(placed)?,
+        };
+        return Err(refusal(format!("No such command {}.{place}", repr(name))));
     }
     let names: Vec<&str> = grammar::COMMANDS.iter().map(|c| c.name).collect();
     let similar = close_matches(name, &names);

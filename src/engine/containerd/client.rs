@@ -12,7 +12,7 @@ use containerd_client::services::v1::snapshots::snapshots_client::SnapshotsClien
 use containerd_client::services::v1::tasks_client::TasksClient;
 use containerd_client::services::v1::version_client::VersionClient;
 use containerd_client::services::v1::{
-    CreateNamespaceRequest, CreateRequest, DeleteRequest, GetNamespaceRequest, Namespace,
+    CreateNamespaceRequest, CreateRequest, DeleteRequest, GetNamespaceRequest, ListRequest, Namespace,
 };
 use std::collections::HashMap;
 use std::path::Path;
@@ -132,6 +132,25 @@ impl Client {
             }
             _ => Ok(()),
         }
+    }
+
+    /// Deletes the leases of oardockers that were killed; containerd then frees what they held.
+    pub(super) async fn recover_leases(&self) -> Result<()> {
+        let doing = || "cannot list the leases of containerd".to_owned();
+        let listed = self.leases().list(ListRequest { filters: Vec::new() }).await.doing(doing)?.into_inner().leases;
+        for lease in listed {
+            let owner = lease.id.strip_prefix("oardocker-").and_then(|rest| rest.split('-').next());
+            if owner.is_some_and(|pid| !Path::new("/proc").join(pid).exists()) {
+                let request = DeleteRequest { id: lease.id.clone(), sync: false };
+                match self.leases().delete(request).await {
+                    Err(status) if status.code() != Code::NotFound => {
+                        return Err(status).doing(|| format!("cannot delete containerd lease {}", lease.id));
+                    }
+                    _ => {}
+                }
+            }
+        }
+        Ok(())
     }
 
     pub(super) fn images(&self) -> ImagesClient<Service> {

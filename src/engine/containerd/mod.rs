@@ -131,7 +131,7 @@ impl Engine for Containerd {
     }
 
     async fn recover(&self, own: bool) -> Result<()> {
-        snapshots::recover(&self.client, own).await
+        snapshots::recover_all(&self.client, own).await
     }
 
     async fn release(&self) -> Result<()> {

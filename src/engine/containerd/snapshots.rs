@@ -144,10 +144,11 @@ pub(super) async fn abort_step(client: &Client, key: &str) -> Result<()> {
 }
 
 /// Throws away the steps of oardockers that were killed.
-pub(super) async fn recover(client: &Client, own: bool) -> Result<()> {
+async fn recover(client: &Client, own: bool) -> Result<()> {
     if own {
         HELD.lock().expect("no panics under this lock").clear();
     }
+    super::streams::Fifos::recover();
     let Ok(entries) = fs::read_dir(runtime_dir().join("steps")) else { return Ok(()) };
     for entry in entries.flatten() {
         let key = entry.file_name().to_string_lossy().into_owned();
@@ -158,6 +159,12 @@ pub(super) async fn recover(client: &Client, own: bool) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// The same, and what else a killed oardocker leaves in the engine.
+pub(super) async fn recover_all(client: &Client, own: bool) -> Result<()> {
+    recover(client, own).await?;
+    client.recover_leases().await
 }
 
 fn new_key(kind: &str) -> String {

@@ -29,6 +29,17 @@ impl Fifos {
         Ok(fifos)
     }
 
+    /// Removes the FIFOs of oardockers that were killed.
+    pub(super) fn recover() {
+        for entry in std::fs::read_dir(runtime_dir().join("io")).into_iter().flatten().flatten() {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            let owner = name.split('-').next().unwrap_or_default();
+            if !Path::new("/proc").join(owner).exists() {
+                let _ = std::fs::remove_dir_all(entry.path());
+            }
+        }
+    }
+
     pub(super) fn path(&self, name: &str) -> PathBuf {
         self.dir.join(name)
     }
