@@ -2,12 +2,12 @@
 //!
 //! Arrows point down this table only; `docs/architecture.md` tells more.
 
-pub mod cli;
-pub mod workdir;
-pub mod source;
-pub mod cluster;
-pub mod image;
-pub mod engine;
-pub mod net;
 pub mod cgroup;
+pub mod cli;
+pub mod cluster;
+pub mod engine;
 pub mod error;
+pub mod image;
+pub mod net;
+pub mod source;
+pub mod workdir;

@@ -140,14 +140,7 @@ pub const GLOBAL: &[Opt] = &[
         Default::Text("auto"),
         "The engine: auto, managed, containerd://PATH or unix://PATH.",
     ),
-    value(
-        "cgroup_path",
-        None,
-        &["cgroup-path"],
-        Text,
-        Default::Text("/sys/fs/cgroup"),
-        "The cgroup file system path.",
-    ),
+    value("cgroup_path", None, &["cgroup-path"], Text, Default::Text("/sys/fs/cgroup"), "The cgroup file system path."),
     value(
         "docker_binary",
         None,
@@ -174,7 +167,14 @@ pub const COMMANDS: &[Cmd] = &[
             flag("no_cache", None, &["no-cache"], "Run every step again."),
             flag("pull", None, &["pull"], "Look for newer base images."),
             flag("quiet", Some('q'), &["quiet"], "Show the images only, not the output of the steps."),
-            value("rm", None, &["rm"], Pair("no-rm"), Default::Bool(true), "Remove the containers of steps; always done."),
+            value(
+                "rm",
+                None,
+                &["rm"],
+                Pair("no-rm"),
+                Default::Bool(true),
+                "Remove the containers of steps; always done.",
+            ),
             value(
                 "rebuild",
                 None,
@@ -272,7 +272,10 @@ pub const COMMANDS: &[Cmd] = &[
             flag("follow", Some('f'), &["follow"], "Follow log output."),
         ],
         args: Args::Hosts("hostnames"),
-        examples: &[("oardocker logs -n 20 server", "the last lines of the server"), ("oardocker logs -f", "follow all")],
+        examples: &[
+            ("oardocker logs -n 20 server", "the last lines of the server"),
+            ("oardocker logs -f", "follow all"),
+        ],
     },
     Cmd {
         name: "reset",
@@ -303,7 +306,14 @@ pub const COMMANDS: &[Cmd] = &[
                 Default::List,
                 "Share a folder of the host with all nodes: HOST:CONTAINER[:ro|rw|cow]; several times.",
             ),
-            value("envs", Some('e'), &["env"], Env, Default::List, "Set an environment variable: KEY=VALUE; several times."),
+            value(
+                "envs",
+                Some('e'),
+                &["env"],
+                Env,
+                Default::List,
+                "Set an environment variable: KEY=VALUE; several times.",
+            ),
             flag("enable_x11", Some('X'), &["enable-x11"], "Allow the nodes to display X11 applications."),
             value(
                 "port_bindings_offset",
@@ -353,9 +363,9 @@ pub fn command(name: &str) -> Option<&'static Cmd> {
 /// Names that a cluster's hosts can have, whatever its size: `services` is what very old environments had.
 pub fn is_host(name: &str) -> bool {
     matches!(name, "frontend" | "server" | "rsyslog" | "services")
-        || name.strip_prefix("node").is_some_and(|n| {
-            n.parse::<u32>().is_ok_and(|i| (1..=1000).contains(&i)) && !n.starts_with(['0', '+'])
-        })
+        || name
+            .strip_prefix("node")
+            .is_some_and(|n| n.parse::<u32>().is_ok_and(|i| (1..=1000).contains(&i)) && !n.starts_with(['0', '+']))
 }
 
 #[cfg(test)]

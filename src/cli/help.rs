@@ -52,8 +52,7 @@ pub fn page(command: Option<&Cmd>, style: Style) -> String {
     out.push_str(&table(&rows, style.width));
     if command.is_none() {
         out.push_str(&format!("\n{}\n", heading("Commands:")));
-        let rows: Vec<_> =
-            grammar::COMMANDS.iter().map(|c| (c.name.to_owned(), format!("{}.", c.summary))).collect();
+        let rows: Vec<_> = grammar::COMMANDS.iter().map(|c| (c.name.to_owned(), format!("{}.", c.summary))).collect();
         out.push_str(&table(&rows, style.width));
     }
     out.push_str(&format!("\n{}\n", heading("Examples:")));

@@ -33,7 +33,8 @@ pub fn run(args: Vec<OsString>) -> u8 {
             }
         }
     }
-    let env: Env = std::env::vars_os().filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?))).collect();
+    let env: Env =
+        std::env::vars_os().filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?))).collect();
     match parse::parse(&words, &env) {
         Ok(Parsed::Help(page)) => {
             ui.data(&help::page(page.and_then(grammar::command), ui.page_style()));

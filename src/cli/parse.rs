@@ -209,7 +209,12 @@ impl Level {
     }
 
     /// Values in the order in which mistakes are reported: options given, arguments, options not given.
-    fn values(self, tokens: &Tokens, env: &Env, arguments: &mut Map<String, Value>) -> Result<Map<String, Value>, Refusal> {
+    fn values(
+        self,
+        tokens: &Tokens,
+        env: &Env,
+        arguments: &mut Map<String, Value>,
+    ) -> Result<Map<String, Value>, Refusal> {
         let mut params = Map::new();
         for (option, _) in &tokens.given {
             if params.contains_key(option.param) {
@@ -378,7 +383,9 @@ fn verify(chain: &[Invocation]) -> Result<(), Refusal> {
 }
 
 fn is_variable(key: &str) -> bool {
-    !key.is_empty() && !key.starts_with(|c: char| c.is_ascii_digit()) && key.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')
+    !key.is_empty()
+        && !key.starts_with(|c: char| c.is_ascii_digit())
+        && key.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')
 }
 
 /// A number that does not fit becomes the largest there is, which every range refuses.
@@ -491,7 +498,11 @@ fn not_a_command(rest: &[String], before: Option<&'static str>, env: &Env) -> Re
         let place = match before.and_then(grammar::command) {
             Some(c) => match c.args {
                 Args::One(param, _) => {
-                    format!(" Options of {} go before {}, global options before the first command.", c.name, param.to_uppercase())
+                    format!(
+                        " Options of {} go before {}, global options before the first command.",
+                        c.name,
+                        param.to_uppercase()
+                    )
                 }
                 _ => " Global options go before the first command.".to_owned(),
             },

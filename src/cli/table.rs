@@ -3,7 +3,12 @@
 /// Columns as wide as their widest cell, a line of dashes below the headings.
 pub fn render(headings: &[&str], rows: &[Vec<String>]) -> String {
     let width = |i: usize| {
-        rows.iter().filter_map(|r| r.get(i)).map(|c| c.chars().count()).chain([headings[i].chars().count()]).max().unwrap_or(0)
+        rows.iter()
+            .filter_map(|r| r.get(i))
+            .map(|c| c.chars().count())
+            .chain([headings[i].chars().count()])
+            .max()
+            .unwrap_or(0)
     };
     let widths: Vec<usize> = (0..headings.len()).map(width).collect();
     let line = |cells: Vec<&str>| {

@@ -36,7 +36,8 @@ pub fn mount_all(env_id: &str, host: &str, volumes: &[Volume]) -> Result<()> {
             escape(&dir.join("upper").to_string_lossy()),
             escape(&dir.join("work").to_string_lossy())
         );
-        mount(Some("overlay"), &dir.join("merged"), Some("overlay"), MsFlags::empty(), Some(options.as_str())).doing(doing)?;
+        mount(Some("overlay"), &dir.join("merged"), Some("overlay"), MsFlags::empty(), Some(options.as_str()))
+            .doing(doing)?;
     }
     Ok(())
 }

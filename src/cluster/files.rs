@@ -1,7 +1,7 @@
 //! The files of one cluster on the host, made at start and gone after stop.
 //!
 //! ```text
-//! <data dir>/clusters/<env id>/hosts resolv.conf nodes cow_volumes system.conf profile.sh environment env.json
+//! <data dir>/clusters/<env id>/hosts resolv.conf nodes cow_volumes system.conf profile.sh environment ssh_environment env.json
 //!                             /home            shared by frontend and nodes
 //!                             /log/cluster.log what the log host collected
 //!                             /notify/<host>/s the socket on which a host's systemd says that it has booted
@@ -97,6 +97,7 @@ impl Files {
             ("system.conf", &system_conf(&request.envs)),
             ("profile.sh", &profile(&request.envs)),
             ("environment", &environment(&request.envs)),
+            ("ssh_environment", &ssh_environment(&request.envs)),
             ("env.json", &serde_json::to_string(&request.envs).doing(|| "cannot store the variables".into())?),
         ] {
             let path = self.path(name);
@@ -153,7 +154,9 @@ fn touch(path: &Path, of_docker: bool) -> Result<()> {
 fn system_conf(envs: &[(String, String)]) -> String {
     let quoted: Vec<String> = envs
         .iter()
-        .map(|(k, v)| format!("\"{k}={}\"", v.replace('\\', "\\\\").replace('"', "\\\"").replace('%', "%%").replace('\n', "\\n")))
+        .map(|(k, v)| {
+            format!("\"{k}={}\"", v.replace('\\', "\\\\").replace('"', "\\\"").replace('%', "%%").replace('\n', "\\n"))
+        })
         .collect();
     format!("[Manager]\nDefaultEnvironment={}\n", quoted.join(" "))
 }
@@ -166,6 +169,11 @@ fn profile(envs: &[(String, String)]) -> String {
 /// pam_env's form, for sessions that are no logins.
 fn environment(envs: &[(String, String)]) -> String {
     envs.iter().filter(|(_, v)| !v.contains('\n')).map(|(k, v)| format!("{k}=\"{v}\"\n")).collect()
+}
+
+/// sshd's form, for OAR's own logins, through which jobs run: OAR's sshd does not ask PAM.
+fn ssh_environment(envs: &[(String, String)]) -> String {
+    envs.iter().filter(|(_, v)| !v.contains('\n')).map(|(k, v)| format!("{k}={v}\n")).collect()
 }
 
 #[cfg(test)]

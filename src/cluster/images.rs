@@ -53,7 +53,8 @@ pub fn definitions(workdir: &Workdir, scratch: &Path) -> Result<Vec<Definition>>
     let args = &workdir.manifest.build_args;
     for role in workdir.roles()? {
         let context = workdir.path("images").join(&role);
-        let text = std::fs::read_to_string(context.join("Dockerfile")).doing(|| format!("cannot read {role}/Dockerfile"))?;
+        let text =
+            std::fs::read_to_string(context.join("Dockerfile")).doing(|| format!("cannot read {role}/Dockerfile"))?;
         let from = crate::image::build::from(&context.join("Dockerfile"), &text, args)?;
         if let Some(base) = templates::base_image(&from)
             && !bases.contains(&from)
@@ -93,7 +94,11 @@ fn tagged(name: &str) -> String {
 }
 
 /// Runs each role's install script on its `:base` image and keeps the result as `:latest`. Returns names, ids, comments.
-pub async fn install(builder: &Builder, workdir: &Workdir, source: &Mountable) -> Result<Vec<(String, String, String)>> {
+pub async fn install(
+    builder: &Builder,
+    workdir: &Workdir,
+    source: &Mountable,
+) -> Result<Vec<(String, String, String)>> {
     let script = workdir
         .manifest
         .install_script
@@ -192,7 +197,10 @@ impl StepNetwork {
     pub fn new(env_id: &str, scratch: &Path) -> Result<Self> {
         std::fs::create_dir_all(scratch).doing(|| format!("cannot create {}", scratch.display()))?;
         let mut files = Vec::new();
-        for (name, text) in [("hosts", net::hosts(&[("build".into(), "127.0.1.1".parse().expect("an address"))])), ("resolv.conf", net::resolv_conf()?)] {
+        for (name, text) in [
+            ("hosts", net::hosts(&[("build".into(), "127.0.1.1".parse().expect("an address"))])),
+            ("resolv.conf", net::resolv_conf()?),
+        ] {
             let path = scratch.join(name);
             std::fs::write(&path, text).doing(|| format!("cannot write {}", path.display()))?;
             files.push((path, format!("/etc/{name}")));

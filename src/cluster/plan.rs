@@ -125,6 +125,7 @@ fn mounts(request: &Request, cgroups: &Cgroups, host: &str) -> Vec<Mount> {
     }
     if matches!(role(host), "frontend" | "node") {
         mounts.push(Mount::bind(text(dir.home()), "/home", false));
+        mounts.push(Mount::bind(text(dir.path("ssh_environment")), "/var/lib/oar/.ssh/environment", true));
     }
     for history in files::HISTORIES {
         mounts.push(Mount::bind(text(files::history(&request.histories, host, history)), history, false));
@@ -133,9 +134,7 @@ fn mounts(request: &Request, cgroups: &Cgroups, host: &str) -> Vec<Mount> {
         mounts.push(match volume.mode {
             Mode::ReadOnly => Mount::bind(&volume.host, &volume.container, true),
             Mode::ReadWrite => Mount::bind(&volume.host, &volume.container, false),
-            Mode::CopyOnWrite => {
-                Mount::bind(text(cow::merged(&request.env_id, host, i)), &volume.container, false)
-            }
+            Mode::CopyOnWrite => Mount::bind(text(cow::merged(&request.env_id, host, i)), &volume.container, false),
         });
     }
     mounts
@@ -182,7 +181,8 @@ mod tests {
         assert!(!targets("server").contains(&"/home".into()));
         assert!(targets("node1").contains(&"/dev/oar_cgroups_links/cpuset".into()));
         assert!(!targets("rsyslog").contains(&"/dev/oar_cgroups_links/cpuset".into()));
-        let cow = |name: &str| hosts.iter().find(|h| h.name == name).unwrap().spec.mounts.last().unwrap().source.clone();
+        let cow =
+            |name: &str| hosts.iter().find(|h| h.name == name).unwrap().spec.mounts.last().unwrap().source.clone();
         assert_ne!(cow("node1"), cow("node2"), "every node has its own copy");
     }
 

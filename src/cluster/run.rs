@@ -304,8 +304,11 @@ impl Runner {
         Error::all(errors)?;
         self.wait_booted(env_id, sockets).await?;
         if names.iter().any(|n| n == "server" || n.starts_with("node")) {
-            let all: Vec<String> =
-                known.iter().filter(|(n, c)| names.contains(n) || c.state == State::Running).map(|(n, _)| n.clone()).collect();
+            let all: Vec<String> = known
+                .iter()
+                .filter(|(n, c)| names.contains(n) || c.state == State::Running)
+                .map(|(n, _)| n.clone())
+                .collect();
             self.wait_alive(env_id, &all).await?;
         }
         Ok(())

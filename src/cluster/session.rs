@@ -34,9 +34,9 @@ pub async fn host(engine: &dyn Engine, env_id: &str, name: &str) -> Result<Conta
         return Err(Error::new("the cluster is not running").hint("run `oardocker start` first"));
     }
     let names = known.keys().cloned().collect::<Vec<_>>().join(", ");
-    let found = known
-        .remove(name)
-        .ok_or_else(|| Error::new(format!("there is no host {name} in this cluster")).hint(format!("hosts: {names}")))?;
+    let found = known.remove(name).ok_or_else(|| {
+        Error::new(format!("there is no host {name} in this cluster")).hint(format!("hosts: {names}"))
+    })?;
     if found.state != State::Running {
         return Err(Error::new(format!("{name} does not run")).hint(format!("run `oardocker reset {name}`")));
     }

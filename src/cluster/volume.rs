@@ -60,7 +60,8 @@ impl Volume {
         if container.split('/').any(|p| p == "..") {
             return refuse("the path in the nodes must not contain `..`");
         }
-        let clean: String = container.split('/').filter(|p| !p.is_empty() && *p != ".").map(|p| format!("/{p}")).collect();
+        let clean: String =
+            container.split('/').filter(|p| !p.is_empty() && *p != ".").map(|p| format!("/{p}")).collect();
         let covered = ["", "/proc", "/sys", "/dev", "/run", "/etc", "/usr", "/bin", "/sbin", "/lib", "/var", "/home"];
         if covered.contains(&clean.as_str()) {
             return refuse("the nodes need what is there");

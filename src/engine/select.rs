@@ -60,7 +60,8 @@ pub async fn connect(address: &Address) -> Result<(Arc<dyn Engine>, Option<Strin
             require_root()?;
             if let Some(path) = std::env::var_os("CONTAINERD_ADDRESS").filter(|v| !v.is_empty()).map(PathBuf::from) {
                 let engine = Containerd::connect(&path, "containerd").await?;
-                let line = format!("Using containerd {} at {} (CONTAINERD_ADDRESS)", engine.info().version, path.display());
+                let line =
+                    format!("Using containerd {} at {} (CONTAINERD_ADDRESS)", engine.info().version, path.display());
                 return Ok((Arc::new(engine), Some(line)));
             }
             if UnixStream::connect(SYSTEM_SOCKET).is_ok() {

@@ -68,9 +68,9 @@ pub async fn bootstrap(suite: &str, to: &Path, line: &(dyn Fn(&str) + Sync)) -> 
     let status = child.wait().await.doing(doing)?;
     if !status.success() {
         let tail = said.len().saturating_sub(12);
-        return Err(Error::new(format!("mmdebstrap failed ({status})")).detail(said.split_off(tail)).hint(format!(
-            "can this machine reach {mirror}? OARDOCKER_MIRROR names another one"
-        )))
+        return Err(Error::new(format!("mmdebstrap failed ({status})"))
+            .detail(said.split_off(tail))
+            .hint(format!("can this machine reach {mirror}? OARDOCKER_MIRROR names another one")))
         .doing(doing);
     }
     let (file, to) = (tar.reopen().doing(doing)?, to.to_owned());

@@ -89,7 +89,10 @@ pub struct Builder {
 
 impl std::fmt::Debug for Builder {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Builder").field("scratch", &self.scratch).field("options", &self.options).finish_non_exhaustive()
+        f.debug_struct("Builder")
+            .field("scratch", &self.scratch)
+            .field("options", &self.options)
+            .finish_non_exhaustive()
     }
 }
 
@@ -182,7 +185,9 @@ impl Builder {
             return Ok(Image { config: new_config(), layers: Vec::new() });
         }
         let say = |line: &str| (self.listener)(&definition.title, line);
-        if !self.options.pull && let Some(image) = self.engine.image(name).await? {
+        if !self.options.pull
+            && let Some(image) = self.engine.image(name).await?
+        {
             return Ok(image);
         }
         let mut labels = BTreeMap::from([("oardocker.base".to_owned(), "true".to_owned())]);
@@ -239,7 +244,8 @@ impl Builder {
             // Somebody removed snapshots behind our back: the cache is worth nothing.
             Err(None) => self.steps(definition, file, from, &HashMap::new()).await.map_err(|e| {
                 e.unwrap_or_else(|| {
-                    Error::new(format!("the layers of {} are gone", file.from)).hint("run `oardocker destroy`, then build")
+                    Error::new(format!("the layers of {} are gone", file.from))
+                        .hint("run `oardocker destroy`, then build")
                 })
             }),
             outcome => outcome.map_err(|e| e.expect("the other case was handled")),
@@ -481,7 +487,9 @@ fn expanded_from(file: &Dockerfile, args: &BTreeMap<String, String>) -> String {
 }
 
 fn bases(definitions: &[Definition], parsed: &[Dockerfile]) -> Vec<Base> {
-    let tagged = |name: &str| if name.rsplit('/').next().unwrap_or(name).contains(':') { name.to_owned() } else { format!("{name}:latest") };
+    let tagged = |name: &str| {
+        if name.rsplit('/').next().unwrap_or(name).contains(':') { name.to_owned() } else { format!("{name}:latest") }
+    };
     parsed
         .iter()
         .zip(definitions)
@@ -540,9 +548,12 @@ struct Evaluation {
 impl Evaluation {
     fn new(file: &Dockerfile, from: Image, given: &BTreeMap<String, String>) -> Result<Self> {
         let mut image = from;
-        image.config.set_created(Some(humantime::format_rfc3339_seconds(
-            std::time::UNIX_EPOCH + std::time::Duration::from_secs(super::EPOCH as u64),
-        ).to_string()));
+        image.config.set_created(Some(
+            humantime::format_rfc3339_seconds(
+                std::time::UNIX_EPOCH + std::time::Duration::from_secs(super::EPOCH as u64),
+            )
+            .to_string(),
+        ));
         image.config.set_history(None);
         Ok(Self {
             image,
@@ -612,7 +623,9 @@ impl Evaluation {
             Action::Copy { add, chmod, sources, dest, .. } => {
                 let mode = chmod
                     .as_ref()
-                    .map(|m| u32::from_str_radix(m, 8).map_err(|_| Error::new(format!("--chmod={m} is not an octal number"))))
+                    .map(|m| {
+                        u32::from_str_radix(m, 8).map_err(|_| Error::new(format!("--chmod={m} is not an octal number")))
+                    })
                     .transpose()?;
                 let patterns: Vec<String> = sources.iter().map(|s| ex(s)).collect();
                 let mut dest = ex(dest);

@@ -40,7 +40,10 @@ pub fn sources(context: &Path, patterns: &[String]) -> Result<Vec<PathBuf>> {
     let context = context.canonicalize().doing(|| format!("cannot open build context {}", context.display()))?;
     let mut found = Vec::new();
     for pattern in patterns {
-        let relative: PathBuf = Path::new(pattern).components().filter(|c| matches!(c, Component::Normal(_) | Component::ParentDir)).collect();
+        let relative: PathBuf = Path::new(pattern)
+            .components()
+            .filter(|c| matches!(c, Component::Normal(_) | Component::ParentDir))
+            .collect();
         if relative.components().any(|c| c == Component::ParentDir) {
             return Err(Error::new(format!("{pattern:?} leads out of the build context {}", context.display())));
         }
@@ -222,11 +225,7 @@ fn opened(path: &Path) -> io::Result<Box<dyn Read>> {
     let mut head = [0; 2];
     let n = File::open(path)?.read(&mut head)?;
     let file = io::BufReader::new(File::open(path)?);
-    Ok(if n == 2 && head == [0x1f, 0x8b] {
-        Box::new(flate2::read::MultiGzDecoder::new(file))
-    } else {
-        Box::new(file)
-    })
+    Ok(if n == 2 && head == [0x1f, 0x8b] { Box::new(flate2::read::MultiGzDecoder::new(file)) } else { Box::new(file) })
 }
 
 fn unpack(source: &Path, root: &Root, dest: &Path, plan: &Plan) -> Result<()> {

@@ -87,7 +87,8 @@ pub fn parse(file: &str, text: &str) -> Result<Dockerfile> {
     let mut steps = Vec::new();
     for (i, instruction) in parsed.instructions.iter().enumerate() {
         let start = span_start(instruction);
-        let line = text[..start].lines().count() + usize::from(text[..start].is_empty() || text[..start].ends_with('\n'));
+        let line =
+            text[..start].lines().count() + usize::from(text[..start].is_empty() || text[..start].ends_with('\n'));
         let end = parsed.instructions.get(i + 1).map_or(text.len(), span_start);
         let shown = one_line(&text[start..end]);
         let unsupported = |what: &str| at(line, format!("{what} is not supported"));
@@ -229,11 +230,7 @@ fn copy(add: bool, flags: &[Flag<'_>], src: &[Source<'_>], dest: &UnescapedStrin
 
 fn unquote(text: &str) -> String {
     let text = text.trim();
-    ['"', '\'']
-        .iter()
-        .find_map(|q| text.strip_prefix(*q).and_then(|t| t.strip_suffix(*q)))
-        .unwrap_or(text)
-        .to_owned()
+    ['"', '\''].iter().find_map(|q| text.strip_prefix(*q).and_then(|t| t.strip_suffix(*q))).unwrap_or(text).to_owned()
 }
 
 #[cfg(test)]

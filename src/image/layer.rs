@@ -189,9 +189,10 @@ impl<W: Write> Writer<W> {
         for name in xattr::list(path).doing(doing)? {
             let text = name.to_string_lossy();
             if text == "trusted.overlay.redirect" || text == "trusted.overlay.metacopy" {
-                return Err(Error::new(format!("{} carries {text}", path.display()))
-                    .hint("overlayfs has redirect_dir or metacopy on by default here: turn them off in \
-                           /sys/module/overlay/parameters"));
+                return Err(Error::new(format!("{} carries {text}", path.display())).hint(
+                    "overlayfs has redirect_dir or metacopy on by default here: turn them off in \
+                           /sys/module/overlay/parameters",
+                ));
             }
             if OVERLAY.iter().any(|own| text.starts_with(own)) {
                 continue;
@@ -240,7 +241,12 @@ mod tests {
 
     /// Unpacks with the system's tar, an implementation that is not ours.
     fn listing(blob: &Path) -> String {
-        let out = std::process::Command::new("tar").arg("-tzvf").arg(blob).args(["--numeric-owner", "--utc"]).output().unwrap();
+        let out = std::process::Command::new("tar")
+            .arg("-tzvf")
+            .arg(blob)
+            .args(["--numeric-owner", "--utc"])
+            .output()
+            .unwrap();
         assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
         String::from_utf8(out.stdout).unwrap()
     }

@@ -27,13 +27,17 @@ pub async fn pull(engine: &dyn Engine, name: &str, scratch: &Path) -> Result<Ima
     });
     let auth = RegistryAuth::Anonymous;
     let failed = |e: oci_client::errors::OciDistributionError| Error::new(root_cause(&e));
-    let (manifest, _, config) = client.pull_manifest_and_config(&reference, &auth).await.map_err(failed).doing(doing)?;
+    let (manifest, _, config) =
+        client.pull_manifest_and_config(&reference, &auth).await.map_err(failed).doing(doing)?;
     let config: ImageConfiguration = serde_json::from_str(&config).doing(doing)?;
     let mut layers = Vec::new();
     for (blob, diff_id) in manifest.layers.iter().zip(config.rootfs().diff_ids()) {
         if ![IMAGE_LAYER_GZIP_MEDIA_TYPE, IMAGE_DOCKER_LAYER_GZIP_MEDIA_TYPE].contains(&blob.media_type.as_str()) {
-            return Err(Error::new(format!("its layer {} is of type {}, only gzip is supported", blob.digest, blob.media_type)))
-                .doing(doing);
+            return Err(Error::new(format!(
+                "its layer {} is of type {}, only gzip is supported",
+                blob.digest, blob.media_type
+            )))
+            .doing(doing);
         }
         let layer = Layer {
             diff_id: diff_id.to_string(),

@@ -121,7 +121,8 @@ mod tests {
 
     #[test]
     fn services_in_every_form() {
-        let text = r#"{"net_services": [["A", "/a"], ["B", "/b", "6668"], ["C", " (tcp)", "5000", "TCP: "], ["D", "", 443]]}"#;
+        let text =
+            r#"{"net_services": [["A", "/a"], ["B", "/b", "6668"], ["C", " (tcp)", "5000", "TCP: "], ["D", "", 443]]}"#;
         let manifest = Manifest::parse(text).unwrap();
         let services = manifest.services().unwrap();
         assert_eq!((services[0].port, services[0].scheme.as_str()), (80, "http://"));

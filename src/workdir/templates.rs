@@ -18,7 +18,8 @@ struct Images;
 
 /// Names of the environments, sorted.
 pub fn environments() -> Vec<String> {
-    let mut names: Vec<String> = Envs::iter().filter_map(|p| p.strip_suffix("/manifest.json").map(Into::into)).collect();
+    let mut names: Vec<String> =
+        Envs::iter().filter_map(|p| p.strip_suffix("/manifest.json").map(Into::into)).collect();
     names.sort();
     names
 }
@@ -74,7 +75,8 @@ pub fn copy(env: &str, env_dir: &Path, force: bool, mut tell: impl FnMut(Outcome
 
 fn manifest(env: &str) -> Result<Manifest> {
     let file = Envs::get(&format!("{env}/manifest.json")).ok_or_else(|| {
-        Error::usage(format!("there is no environment {env:?}")).hint(format!("choose from {}", environments().join(", ")))
+        Error::usage(format!("there is no environment {env:?}"))
+            .hint(format!("choose from {}", environments().join(", ")))
     })?;
     Manifest::parse(&String::from_utf8_lossy(&file.data))
 }
@@ -103,7 +105,8 @@ pub struct BaseImage {
 pub fn base_image(name: &str) -> Option<BaseImage> {
     let name = name.strip_suffix(":latest").unwrap_or(name);
     let file = Images::get("manifest.json").expect("images/manifest.json is embedded");
-    let mut all: BTreeMap<String, BaseImage> = serde_json::from_slice(&file.data).expect("it is valid JSON, tests read it");
+    let mut all: BTreeMap<String, BaseImage> =
+        serde_json::from_slice(&file.data).expect("it is valid JSON, tests read it");
     all.remove(name)
 }
 

@@ -137,12 +137,15 @@ fn every_recorded_line_parses_as_recorded() {
     for line in fixture("cli/cases.jsonl").replace("{CWD}", cwd.to_str().unwrap()).lines() {
         let case: Value = serde_json::from_str(line).unwrap();
         let mut args: Vec<String> = serde_json::from_value(case["args"].clone()).unwrap();
-        let env: Vec<(String, String)> = case["env"].as_object().unwrap().iter().map(|(k, v)| (k.clone(), v.as_str().unwrap().to_owned())).collect();
+        let env: Vec<(String, String)> =
+            case["env"].as_object().unwrap().iter().map(|(k, v)| (k.clone(), v.as_str().unwrap().to_owned())).collect();
         let tags: Vec<&str> = case["tags"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
         // The environments of the original that we do not have are wrong values for us, rightly.
         let gone = ["buster", "bullseye", "stretch", "jessie", "coorm", "cigri", "oar3-dev"];
         let names_gone = case["expect"]["chain"].as_array().into_iter().flatten().any(|i| {
-            i["command"] == "init" && gone.iter().any(|g| i["params"]["env"] == *g) && line.matches(i["params"]["env"].as_str().unwrap()).count() > 1
+            i["command"] == "init"
+                && gone.iter().any(|g| i["params"]["env"] == *g)
+                && line.matches(i["params"]["env"].as_str().unwrap()).count() > 1
         });
         // The prompt and the refusal of an answer happen when the line runs; here it is only parsed.
         if case["expect"]["kind"] == "aborted" || names_gone {
@@ -157,7 +160,13 @@ fn every_recorded_line_parses_as_recorded() {
         let mut got = outcome(&out);
         let intended = intended(&tags, &case, &got);
         normalise(&mut got, true);
-        let mut expected = intended.map_or_else(|| case["expect"].clone(), |mut v| { normalise(&mut v, true); v });
+        let mut expected = intended.map_or_else(
+            || case["expect"].clone(),
+            |mut v| {
+                normalise(&mut v, true);
+                v
+            },
+        );
         normalise(&mut expected, false);
         // A `--` after the host of exec is dropped.
         if tags.contains(&"exec-dashdash") {
@@ -167,7 +176,10 @@ fn every_recorded_line_parses_as_recorded() {
             }
         }
         if got != expected {
-            wrong.push(format!("{} {:?} {:?}\n  expected {expected}\n  got      {got}", case["id"], case["args"], case["env"]));
+            wrong.push(format!(
+                "{} {:?} {:?}\n  expected {expected}\n  got      {got}",
+                case["id"], case["args"], case["env"]
+            ));
         }
     }
     assert!(count > 950, "only {count} cases were compared");
@@ -189,10 +201,54 @@ impl Random {
 }
 
 const WORDS: [&str; 48] = [
-    "build", "clean", "connect", "destroy", "exec", "init", "install", "logs", "reset", "start", "status", "stop",
-    "node1", "node2", "frontend", "server", "--", "-h", "--help", "-n", "4", "-n4", "--nodes", "--nodes=7", "-v", "/a:/b:ro",
-    "--volume=/x", "-e", "A=b=c", "-X", "-g", "-Xgn3", "-f", "-l", "root", "-w", "/tmp", "-t", "--no-tty", "--tty", "-q",
-    "--no-rm", "--lines=5", "--verbose", "--no-wait", "", "-", "é",
+    "build",
+    "clean",
+    "connect",
+    "destroy",
+    "exec",
+    "init",
+    "install",
+    "logs",
+    "reset",
+    "start",
+    "status",
+    "stop",
+    "node1",
+    "node2",
+    "frontend",
+    "server",
+    "--",
+    "-h",
+    "--help",
+    "-n",
+    "4",
+    "-n4",
+    "--nodes",
+    "--nodes=7",
+    "-v",
+    "/a:/b:ro",
+    "--volume=/x",
+    "-e",
+    "A=b=c",
+    "-X",
+    "-g",
+    "-Xgn3",
+    "-f",
+    "-l",
+    "root",
+    "-w",
+    "/tmp",
+    "-t",
+    "--no-tty",
+    "--tty",
+    "-q",
+    "--no-rm",
+    "--lines=5",
+    "--verbose",
+    "--no-wait",
+    "",
+    "-",
+    "é",
 ];
 
 /// A chain as a command line again, options spelled out.
@@ -206,16 +262,27 @@ fn render(line: &oardocker::cli::parse::Line) -> Vec<String> {
             let long = option.long[0];
             match (invocation.params.get(option.param), option.kind) {
                 (None | Some(Value::Null), _) => {}
-                (Some(Value::Bool(on)), Kind::Pair(negative)) => words.push(format!("--{}", if *on { long } else { negative })),
+                (Some(Value::Bool(on)), Kind::Pair(negative)) => {
+                    words.push(format!("--{}", if *on { long } else { negative }))
+                }
                 (Some(Value::Bool(on)), _) => words.extend(on.then(|| format!("--{long}"))),
-                (Some(Value::Array(items)), _) => words.extend(items.iter().map(|i| format!("--{long}={}", i.as_str().unwrap()))),
+                (Some(Value::Array(items)), _) => {
+                    words.extend(items.iter().map(|i| format!("--{long}={}", i.as_str().unwrap())))
+                }
                 (Some(Value::String(text)), _) => words.push(format!("--{long}={text}")),
                 (Some(other), _) => words.push(format!("--{long}={other}")),
             }
         }
         let text = |name: &str| invocation.params[name].as_str().unwrap().to_owned();
         let list = |name: &str| -> Vec<String> {
-            invocation.params.get(name).and_then(Value::as_array).into_iter().flatten().map(|v| v.as_str().unwrap().to_owned()).collect()
+            invocation
+                .params
+                .get(name)
+                .and_then(Value::as_array)
+                .into_iter()
+                .flatten()
+                .map(|v| v.as_str().unwrap().to_owned())
+                .collect()
         };
         match command.args {
             Args::None => {}
@@ -244,7 +311,9 @@ fn random_lines_never_panic_and_survive_being_written_again() {
         if let Ok(Parsed::Run(line)) = parse(&words, &env) {
             ran += 1;
             let again = render(&line);
-            let Ok(Parsed::Run(second)) = parse(&again, &env) else { panic!("{words:?} became {again:?}, which is refused") };
+            let Ok(Parsed::Run(second)) = parse(&again, &env) else {
+                panic!("{words:?} became {again:?}, which is refused")
+            };
             assert_eq!(line.chain, second.chain, "{words:?} became {again:?}");
         }
     }
@@ -270,7 +339,10 @@ fn usage_errors_teach() {
     );
     for (args, expected) in [
         (&["restart"][..], "No such command 'restart'. Did you mean 'reset' or 'start' or 'status'?"),
-        (&["connect", "frontend", "-l", "root"], "Options of connect go before HOSTNAME, global options before the first command."),
+        (
+            &["connect", "frontend", "-l", "root"],
+            "Options of connect go before HOSTNAME, global options before the first command.",
+        ),
         (&["connect", "start"], "To chain after connect, name a host first: connect frontend start."),
         (&["connect", "fronted"], "Did you mean 'frontend'?"),
         (&["install", "x", "start", "-n"], "Usage: oardocker start [OPTIONS]"),

@@ -40,7 +40,11 @@ fn job_field(workdir: &Workdir, id: &str, field: &str) -> String {
 pub fn wait_state(workdir: &Workdir, id: &str, state: &str) {
     eventually(&format!("job {id} is {state}"), 60, || {
         let now = job_field(workdir, id, "state");
-        assert!(now != "Error" || state == "Error", "job {id} ended in error: {}", workdir.sh("frontend", &format!("oarstat -fj {id}")));
+        assert!(
+            now != "Error" || state == "Error",
+            "job {id} ended in error: {}",
+            workdir.sh("frontend", &format!("oarstat -fj {id}"))
+        );
         (now == state).then_some(())
     });
 }
@@ -74,7 +78,7 @@ fn journey(env: &str) {
     let id = submit(&workdir, "oarsub -l nodes=2,walltime=0:5 'sort -u $OAR_NODEFILE; echo who=$WHO'");
     wait_state(&workdir, &id, "Terminated");
     println!("{env}: ready after {ready_after:?}, first job of two nodes done after {:?}", begun.elapsed());
-    assert_eq!(job_field(&workdir, &id, "exit_code"), "0");
+    assert!(job_field(&workdir, &id, "exit_code").starts_with("0 "), "the job ends with exit code 0");
     assert_eq!(workdir.sh("frontend", &format!("cat OAR.{id}.stdout")), "node1\nnode2\nwho=it's = me\n");
 
     confinement(&workdir);
@@ -127,7 +131,7 @@ fn confinement(workdir: &Workdir) {
     let id = submit(
         workdir,
         "oarsub -l core=1,walltime=0:5 'grep Cpus_allowed_list /proc/self/status; cat /proc/self/cgroup; \
-         echo ready; sh -c \"exec -a sleeper sleep 997\" & setsid sleep 998 & sleep 999'",
+         echo ready; bash -c \"exec -a sleeper sleep 997\" & setsid sleep 998 & sleep 999'",
     );
     wait_state(workdir, &id, "Running");
     let out = eventually("the job has begun", 20, || {
@@ -135,9 +139,14 @@ fn confinement(workdir: &Workdir) {
     });
     assert!(out.contains("Cpus_allowed_list:\t0\n") || out.contains("Cpus_allowed_list:\t1\n"), "one core only: {out}");
     assert!(out.contains(&format!(":cpuset:/oar/docker_{id}\n")), "{out}");
-    let host = workdir.sh("frontend", &format!("oarstat -fj {id}")).lines().find_map(|l| l.trim().strip_prefix("assigned_hostnames = ").map(str::to_owned)).unwrap();
+    let host = workdir
+        .sh("frontend", &format!("oarstat -fj {id}"))
+        .lines()
+        .find_map(|l| l.trim().strip_prefix("assigned_hostnames = ").map(str::to_owned))
+        .unwrap();
     let tasks = format!("/dev/oar_cgroups_links/cpuset/oar/docker_{id}/tasks");
-    let inside = workdir.root_sh(&host, &format!("for p in $(cat {tasks}); do tr '\\0' ' ' < /proc/$p/cmdline; echo; done"));
+    let inside =
+        workdir.root_sh(&host, &format!("for p in $(cat {tasks}); do tr '\\0' ' ' < /proc/$p/cmdline; echo; done"));
     for sleeper in ["sleep 997", "sleep 998", "sleep 999"] {
         let sleeper = if sleeper.ends_with("997") { "sleeper 997" } else { sleeper };
         assert!(inside.contains(sleeper), "{sleeper} is not in the job's cpuset: {inside}");
@@ -147,7 +156,9 @@ fn confinement(workdir: &Workdir) {
         let left = workdir.root_sh(&host, "pgrep -a sleep; pgrep -af 'sleeper 997' | grep -v pgrep; true");
         (!left.contains("99")).then_some(())
     });
-    eventually("the job has ended", 30, || (job_field(workdir, &id, "state") == "Error" || job_field(workdir, &id, "state") == "Terminated").then_some(()));
+    eventually("the job has ended", 30, || {
+        (job_field(workdir, &id, "state") == "Error" || job_field(workdir, &id, "state") == "Terminated").then_some(())
+    });
 }
 
 /// `oarsub -I` through a pseudo terminal gives a shell on a node and ends cleanly.
@@ -155,7 +166,7 @@ fn interactive(workdir: &Workdir) {
     let mut pty = Pty::spawn(workdir.command(&["connect", "frontend"]), 100, 30);
     pty.expect("docker@frontend", 10);
     pty.send("oarsub -I -l nodes=1,walltime=0:5\n");
-    pty.expect("Connect to OAR job", 40);
+    pty.expect("# Starting...", 40);
     pty.expect("docker@node", 20);
     pty.send("echo on-$(hostname)-$OAR_JOB_ID; tty\n");
     pty.expect("on-node", 10);
@@ -193,7 +204,10 @@ fn services(workdir: &Workdir) {
         other.ok(&["init"]);
     }
     let text = other.fails(1, &["start"]);
-    assert!(text.contains("missing images: oardocker/trixie-frontend:latest") && text.contains("oardocker build"), "{text}");
+    assert!(
+        text.contains("missing images: oardocker/trixie-frontend:latest") && text.contains("oardocker build"),
+        "{text}"
+    );
     let text = workdir.fails(2, &["start", "--port-bindings-offset", "60000"]);
     assert!(text.contains("beyond 65535"), "{text}");
     assert_eq!(taken, workdir.env_id());
@@ -201,9 +215,15 @@ fn services(workdir: &Workdir) {
 
 /// What a process inside finds: user, variables, names, network, volumes.
 fn inside(workdir: &Workdir) {
-    assert_eq!(workdir.sh("node1", "id -un; id -Gn; pwd; echo $HOME"), "docker\ndocker sudo\n/home/docker\n/home/docker\n");
+    assert_eq!(
+        workdir.sh("node1", "id -un; id -Gn; pwd; echo $HOME"),
+        "docker\ndocker sudo\n/home/docker\n/home/docker\n"
+    );
     assert_eq!(workdir.root_sh("server", "id -un; pwd"), "root\n/root\n");
-    assert_eq!(workdir.ok(&["exec", "-l", "user3", "-w", "/var/tmp", "--no-tty", "node1", "pwd; id -un"]), "/var/tmp\nuser3\n");
+    assert_eq!(
+        workdir.ok(&["exec", "-l", "user3", "-w", "/var/tmp", "--no-tty", "node1", "pwd; id -un"]),
+        "/var/tmp\nuser3\n"
+    );
     assert_eq!(workdir.sh("node1", "sudo id -u"), "0\n");
     // The variable of -e: logins, services, ssh sessions, plain processes.
     assert_eq!(workdir.ok(&["exec", "--no-tty", "node1", "printenv", "WHO"]), "it's = me\n");
@@ -211,7 +231,8 @@ fn inside(workdir: &Workdir) {
     assert_eq!(workdir.root_sh("node1", "systemd-run -q --wait --pipe printenv WHO"), "it's = me\n");
     assert_eq!(workdir.root_sh("node1", "su - user1 -c 'echo $WHO'"), "it's = me\n");
     // Names and the way out.
-    let hosts = workdir.sh("node1", "for h in frontend server rsyslog node1 node2 node3; do getent hosts $h | awk '{print $2}'; done");
+    let hosts = workdir
+        .sh("node1", "for h in frontend server rsyslog node1 node2 node3; do getent hosts $h | awk '{print $2}'; done");
     assert_eq!(hosts, "frontend\nserver\nrsyslog\nnode1\nnode2\nnode3\n");
     assert_eq!(workdir.sh("node1", "curl -sI http://deb.debian.org/debian/ | head -n 1 | cut -d' ' -f2"), "200\n");
     // /home is shared; a volume that is read-only is.
@@ -222,7 +243,11 @@ fn inside(workdir: &Workdir) {
     assert!(workdir.root_sh("node2", "touch /host/etc/x 2>&1 || true").contains("Read-only"));
     // systemd runs unmodified and complete.
     for host in ["frontend", "server", "node1", "rsyslog"] {
-        assert_eq!(workdir.root_sh(host, "systemctl is-system-running || systemctl --failed").trim(), "running", "{host}");
+        assert_eq!(
+            workdir.root_sh(host, "systemctl is-system-running || systemctl --failed").trim(),
+            "running",
+            "{host}"
+        );
     }
     // Capabilities: no wider than needed.
     let capabilities = workdir.root_sh("node1", "grep CapBnd /proc/1/status");
@@ -298,7 +323,10 @@ fn a_failing_install_script_leaves_the_images_as_they_were() {
     fs::write(tree.join("Makefile"), "%:\n\t@echo the last words; exit 5\n").unwrap();
     let (before, images) = (host_state(), workdir.ok(&["status"]));
     let text = workdir.fails(1, &["install", tree.to_str().unwrap()]);
-    assert!(text.contains("/root/install_oar.sh ended with exit code 2 on") && text.contains("the last words"), "{text}");
+    assert!(
+        text.contains("/root/install_oar.sh ended with exit code 2 on") && text.contains("the last words"),
+        "{text}"
+    );
     assert_same_state(&before, &host_state());
     assert_eq!(workdir.ok(&["status"]), images);
     assert!(!tree.join("Makefiles").exists(), "the user's tree is never written to");

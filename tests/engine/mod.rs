@@ -36,7 +36,8 @@ fn context(workdir: &Workdir, name: &str, text: &str) {
 
 fn ctr(args: &[&str]) -> String {
     let socket = runtime_dir().join("containerd/containerd.sock");
-    let out = Command::new("ctr").args(["-a", socket.to_str().unwrap(), "-n", "oardocker"]).args(args).output().unwrap();
+    let out =
+        Command::new("ctr").args(["-a", socket.to_str().unwrap(), "-n", "oardocker"]).args(args).output().unwrap();
     let (stdout, stderr) = texts(&out);
     assert!(out.status.success(), "ctr {args:?}: {stderr}");
     stdout
@@ -76,7 +77,10 @@ fn a_dockerfile_becomes_an_image_that_containerd_accepts() {
     let first = workdir.ok(&["build"]);
     let before = host_state();
     assert_eq!(
-        run_in_image(&workdir, "cd /opt; cat work/greeting work/link bash /tmp/user; ls; ls files/sub; stat -c %a two.txt files/tool"),
+        run_in_image(
+            &workdir,
+            "cd /opt; cat work/greeting work/link bash /tmp/user; ls; ls files/sub; stat -c %a two.txt files/tool"
+        ),
         "hello nobody\nhello nobody\nyes\ndaemon\na b\"c\nbash\nfiles\nnull\nsparse\ntwo.txt\nwork\n600\n755\n"
     );
     assert_eq!(run_in_image(&workdir, "cd /opt; stat -c '%h %i' work/greeting work/hard | sort -u | wc -l; stat -c %F work/pipe null; stat -c %s sparse").trim(), "1\nfifo\ncharacter special file\n5242880");
@@ -108,7 +112,10 @@ fn a_failing_step_leaves_nothing_and_shows_its_last_lines() {
     let workdir = image_workdir("failing", "FROM debian:trixie\nRUN echo almost; echo there >&2; exit 7\n");
     // The base has to be there for the state before and after to be alike.
     let text = workdir.fails(1, &["build"]);
-    assert!(text.contains("Dockerfile:2: RUN echo almost; echo there >&2; exit 7: the command ended with exit code 7"), "{text}");
+    assert!(
+        text.contains("Dockerfile:2: RUN echo almost; echo there >&2; exit 7: the command ended with exit code 7"),
+        "{text}"
+    );
     assert!(text.contains("  almost\n") && text.contains("  there\n"), "{text}");
     let before = host_state();
     let images = ctr(&["images", "ls", "-q"]);
@@ -138,7 +145,11 @@ fn a_killed_build_is_cleaned_up_by_the_next_command() {
     workdir.ok(&["build"]);
     workdir.ok(&["stop"]);
     let before = host_state();
-    fs::write(workdir.root.join(".oardocker/images/one/Dockerfile"), "FROM debian:trixie\nRUN echo begun; sleep 1000\n").unwrap();
+    fs::write(
+        workdir.root.join(".oardocker/images/one/Dockerfile"),
+        "FROM debian:trixie\nRUN echo begun; sleep 1000\n",
+    )
+    .unwrap();
     let mut command = workdir.command(&["build"]);
     let mut child = command.stdout(std::process::Stdio::piped()).spawn().unwrap();
     let mut reader = std::io::BufReader::new(child.stdout.take().unwrap());
@@ -158,11 +169,27 @@ fn a_killed_build_is_cleaned_up_by_the_next_command() {
 fn an_image_comes_from_a_registry_on_loopback() {
     require_root();
     let _alone = alone();
-    assert!(Command::new("sh").args(["-c", "command -v docker-registry"]).output().unwrap().status.success(), "run `make deps`");
+    assert!(
+        Command::new("sh").args(["-c", "command -v docker-registry"]).output().unwrap().status.success(),
+        "run `make deps`"
+    );
     let store = tempfile::tempdir().unwrap();
     let config = store.path().join("config.yml");
-    fs::write(&config, format!("version: 0.1\nstorage:\n  filesystem:\n    rootdirectory: {}\nhttp:\n  addr: 127.0.0.1:45555\n", store.path().display())).unwrap();
-    let mut registry = Command::new("docker-registry").arg("serve").arg(&config).stderr(std::process::Stdio::null()).stdout(std::process::Stdio::null()).spawn().unwrap();
+    fs::write(
+        &config,
+        format!(
+            "version: 0.1\nstorage:\n  filesystem:\n    rootdirectory: {}\nhttp:\n  addr: 127.0.0.1:45555\n",
+            store.path().display()
+        ),
+    )
+    .unwrap();
+    let mut registry = Command::new("docker-registry")
+        .arg("serve")
+        .arg(&config)
+        .stderr(std::process::Stdio::null())
+        .stdout(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
     crate::support::eventually("the registry answers", 20, || std::net::TcpStream::connect("127.0.0.1:45555").ok());
     let outcome = std::panic::catch_unwind(|| {
         let fresh = nonce();
@@ -170,11 +197,16 @@ fn an_image_comes_from_a_registry_on_loopback() {
         workdir.ok(&["build"]);
         let local = format!("{}.env/oardocker/test-one:latest", workdir.env_id());
         ctr(&["images", "push", "--plain-http", "127.0.0.1:45555/test/pushed:v1", &local]);
-        fs::write(workdir.root.join(".oardocker/images/one/Dockerfile"), "FROM 127.0.0.1:45555/test/pushed:v1\nRUN cat /pushed\n").unwrap();
+        fs::write(
+            workdir.root.join(".oardocker/images/one/Dockerfile"),
+            "FROM 127.0.0.1:45555/test/pushed:v1\nRUN cat /pushed\n",
+        )
+        .unwrap();
         let text = workdir.ok(&["build", "--pull"]);
         assert!(text.contains("Pulled 127.0.0.1:45555/test/pushed:v1"), "{text}");
         assert!(text.contains(&format!("| pushed {fresh}")), "{text}");
-        fs::write(workdir.root.join(".oardocker/images/one/Dockerfile"), "FROM 127.0.0.1:45555/test/none:v1\n").unwrap();
+        fs::write(workdir.root.join(".oardocker/images/one/Dockerfile"), "FROM 127.0.0.1:45555/test/none:v1\n")
+            .unwrap();
         let text = workdir.fails(1, &["build"]);
         assert!(text.contains("cannot pull 127.0.0.1:45555/test/none:v1"), "{text}");
     });
@@ -202,9 +234,18 @@ fn engines_that_are_not_there_are_told() {
     let socket = data_dir().join("mute.sock");
     let _ = fs::remove_file(&socket);
     let listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
-    std::thread::spawn(move || for stream in listener.incoming() { drop(stream) });
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            drop(stream)
+        }
+    });
     assert!(with(&format!("containerd://{}", socket.display())).contains("containerd"));
-    let out = workdir.command(&["status"]).env("PATH", "/nonexistent").env("OARDOCKER_RUNTIME_DIR", "/run/oardocker-nothing").output().unwrap();
+    let out = workdir
+        .command(&["status"])
+        .env("PATH", "/nonexistent")
+        .env("OARDOCKER_RUNTIME_DIR", "/run/oardocker-nothing")
+        .output()
+        .unwrap();
     assert!(texts(&out).1.contains("no `containerd` program to start"), "{}", texts(&out).1);
     let _ = fs::remove_dir_all("/run/oardocker-nothing");
 }

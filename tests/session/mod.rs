@@ -25,12 +25,20 @@ fn sessions() {
     let text = workdir.fails(1, &["exec", "-w", "/nowhere", "node1", "true"]);
     assert!(text.contains("there is no directory /nowhere"), "{text}");
     let text = workdir.fails(1, &["exec", "node7", "true"]);
-    assert!(text.contains("there is no host node7") && text.contains("hosts: frontend, node1, rsyslog, server"), "{text}");
+    assert!(
+        text.contains("there is no host node7") && text.contains("hosts: frontend, node1, rsyslog, server"),
+        "{text}"
+    );
 
     // Output and errors apart, input to its end.
     let out = workdir.run(&["exec", "--no-tty", "node1", "echo out; echo err >&2"]);
     assert_eq!(texts(&out), ("out\n".into(), "err\n".into()));
-    let mut child = workdir.command(&["exec", "--no-tty", "frontend", "cat"]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let mut child = workdir
+        .command(&["exec", "--no-tty", "frontend", "cat"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
     child.stdin.take().unwrap().write_all(b"one\ntwo").unwrap();
     assert_eq!(texts(&child.wait_with_output().unwrap()).0, "one\ntwo");
 
@@ -46,7 +54,12 @@ fn sessions() {
         .output()
         .unwrap();
     assert_eq!(texts(&through).0, sum);
-    let mut child = workdir.command(&["exec", "--no-tty", "node1", "sha256sum"]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let mut child = workdir
+        .command(&["exec", "--no-tty", "node1", "sha256sum"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
     child.stdin.take().unwrap().write_all(&through.stderr).unwrap();
     assert_eq!(texts(&child.wait_with_output().unwrap()).0, sum);
 
@@ -69,7 +82,10 @@ fn sessions() {
 
     let mut line = workdir.command(&["exec", "node1", "stty -a"]);
     line.env_remove("OARDOCKER_EXEC_TTY");
-    let program = format!("before=$(stty -g); '{}' exec node1 tty; '{0}' exec node1 'kill -9 $$'; test \"$before\" = \"$(stty -g)\" && echo restored", crate::support::BINARY);
+    let program = format!(
+        "before=$(stty -g); '{}' exec node1 tty; '{0}' exec node1 'kill -9 $$'; test \"$before\" = \"$(stty -g)\" && echo restored",
+        crate::support::BINARY
+    );
     let mut shell = std::process::Command::new("sh");
     shell.args(["-c", &program]).current_dir(&workdir.root);
     for (key, value) in line.get_envs() {
@@ -83,13 +99,17 @@ fn sessions() {
     pty.end(10);
 
     // Ctrl-C without a terminal inside reaches the program as well.
-    let mut child = workdir.command(&["exec", "--no-tty", "node1", "trap 'exit 9' INT; echo up; while :; do sleep 0.1; done"]).stdout(Stdio::piped()).spawn().unwrap();
+    let mut child = workdir
+        .command(&["exec", "--no-tty", "node1", "trap 'exit 9' INT; echo up; while :; do sleep 0.1; done"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
     std::thread::sleep(Duration::from_millis(600));
     nix::sys::signal::kill(nix::unistd::Pid::from_raw(child.id() as i32), nix::sys::signal::Signal::SIGINT).unwrap();
     assert_eq!(child.wait().unwrap().code(), Some(9));
 
     // A node that dies ends the session, with a message.
-    let pty = {
+    let mut pty = {
         let mut pty = Pty::spawn(workdir.command(&["connect", "node1"]), 80, 24);
         pty.expect("docker@node1", 10);
         pty

@@ -123,7 +123,11 @@ pub fn host_state() -> BTreeSet<String> {
         let out = Command::new(program).args(args).output().unwrap_or_else(|e| panic!("{program}: {e}"));
         String::from_utf8_lossy(&out.stdout).into_owned()
     };
-    let links: String = fs::read_dir("/sys/class/net").unwrap().flatten().map(|e| e.file_name().into_string().unwrap() + "\n").collect();
+    let links: String = fs::read_dir("/sys/class/net")
+        .unwrap()
+        .flatten()
+        .map(|e| e.file_name().into_string().unwrap() + "\n")
+        .collect();
     add("link", &links);
     add("mount", &fs::read_to_string("/proc/mounts").unwrap());
     add("nft", &output("nft", &["list", "ruleset"]));
@@ -144,7 +148,10 @@ pub fn host_state() -> BTreeSet<String> {
         }
     }
     for dir in ["io", "steps", "netns"] {
-        add("file", &output("find", &[runtime_dir().join(dir).to_str().unwrap(), "-mindepth", "1", "-not", "-name", "lock"]));
+        add(
+            "file",
+            &output("find", &[runtime_dir().join(dir).to_str().unwrap(), "-mindepth", "1", "-not", "-name", "lock"]),
+        );
     }
     for dir in ["clusters", "scratch"] {
         add("file", &output("find", &[data_dir().join(dir).to_str().unwrap(), "-mindepth", "1", "-maxdepth", "1"]));
@@ -185,7 +192,11 @@ impl Pty {
         let size = nix::pty::Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
         let pty = nix::pty::openpty(&size, None).unwrap();
         let stdio = |fd: &OwnedFd| Stdio::from(fd.try_clone().unwrap());
-        command.stdin(stdio(&pty.slave)).stdout(stdio(&pty.slave)).stderr(stdio(&pty.slave)).env("TERM", "xterm-256color");
+        command
+            .stdin(stdio(&pty.slave))
+            .stdout(stdio(&pty.slave))
+            .stderr(stdio(&pty.slave))
+            .env("TERM", "xterm-256color");
         // SAFETY: both calls are safe between fork and exec.
         unsafe {
             command.pre_exec(|| {
@@ -248,7 +259,7 @@ impl Pty {
 
     /// Waits for the end; the exit code, and all that was said since the last `expect`.
     #[track_caller]
-    pub fn end(mut self, seconds: u64) -> (i32, String) {
+    pub fn end(&mut self, seconds: u64) -> (i32, String) {
         let deadline = Instant::now() + Duration::from_secs(seconds);
         let status = loop {
             if let Some(status) = self.child.try_wait().unwrap() {
@@ -264,7 +275,14 @@ impl Pty {
                 break;
             }
         }
-        (status.code().unwrap_or(-1), self.seen.clone())
+        (status.code().unwrap_or(-1), std::mem::take(&mut self.seen))
+    }
+}
+
+impl Drop for Pty {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 }
 

@@ -33,11 +33,15 @@ pub(super) async fn run(context: &mut Context<'_>) -> Result<()> {
     let own = images::of_environment(engine.as_ref(), &workdir.env_id).await?;
     let mut names: Vec<String> = own.iter().map(|r| r.name.clone()).collect();
     // Base images and cached steps are shared; the last environment takes them along.
-    let others = engine.images().await?.into_iter().any(|r| {
-        r.labels.get(crate::cluster::ENV_LABEL).is_some_and(|id| *id != workdir.env_id)
-    });
+    let others = engine
+        .images()
+        .await?
+        .into_iter()
+        .any(|r| r.labels.get(crate::cluster::ENV_LABEL).is_some_and(|id| *id != workdir.env_id));
     if !others {
-        names.extend(engine.images().await?.into_iter().map(|r| r.name).filter(|n| n.starts_with(CACHE) || !n.contains(".env/")));
+        names.extend(
+            engine.images().await?.into_iter().map(|r| r.name).filter(|n| n.starts_with(CACHE) || !n.contains(".env/")),
+        );
     }
     engine.remove_images(&names).await?;
     let prefix = format!("{}.env/", workdir.env_id);

@@ -87,7 +87,8 @@ fn variables(env_id: &str, tty: bool) -> Vec<(String, String)> {
     let mut all: Vec<(String, String)> =
         std::fs::read(&file).ok().and_then(|b| serde_json::from_slice(&b).ok()).unwrap_or_default();
     if !all.iter().any(|(k, _)| k == "LANG") {
-        let lang = std::env::var("LANG").ok().filter(|l| matches!(l.as_str(), "C.UTF-8" | "en_US.UTF-8" | "fr_FR.UTF-8"));
+        let lang =
+            std::env::var("LANG").ok().filter(|l| matches!(l.as_str(), "C.UTF-8" | "en_US.UTF-8" | "fr_FR.UTF-8"));
         all.push(("LANG".into(), lang.unwrap_or_else(|| "en_US.UTF-8".into())));
     }
     if tty {

@@ -29,11 +29,14 @@ pub(super) async fn run(context: &mut Context<'_>, params: Params) -> Result<()>
     let engine = context.engine().await?;
     let known: Vec<String> = run::containers(engine.as_ref(), &workdir.env_id).await?.into_keys().collect();
     if known.is_empty() {
-        return Err(Error::new("the cluster is not running, and its logs go with it").hint("run `oardocker start` first"));
+        return Err(
+            Error::new("the cluster is not running, and its logs go with it").hint("run `oardocker start` first")
+        );
     }
     if let Some(name) = params.hostnames.iter().find(|n| !known.contains(n)) {
-        return Err(Error::new(format!("there is no host {name} in this cluster"))
-            .hint(format!("hosts: {}", known.join(", "))));
+        return Err(
+            Error::new(format!("there is no host {name} in this cluster")).hint(format!("hosts: {}", known.join(", ")))
+        );
     }
     let count = match params.lines.as_deref() {
         _ if params.no_tail => None,
@@ -74,7 +77,9 @@ async fn follow(
 ) -> Result<()> {
     let doing = || format!("cannot follow {}", path.display());
     let inotify = Inotify::init(InitFlags::IN_CLOEXEC).doing(doing)?;
-    inotify.add_watch(path, AddWatchFlags::IN_MODIFY | AddWatchFlags::IN_DELETE_SELF | AddWatchFlags::IN_ATTRIB).doing(doing)?;
+    inotify
+        .add_watch(path, AddWatchFlags::IN_MODIFY | AddWatchFlags::IN_DELETE_SELF | AddWatchFlags::IN_ATTRIB)
+        .doing(doing)?;
     let inotify = Arc::new(inotify);
     let mut line = Vec::new();
     loop {

@@ -23,8 +23,9 @@ pub(super) async fn run(context: &mut Context<'_>, params: Params) -> Result<()>
         return Err(Error::new("the cluster is not running").hint("run `oardocker start` first"));
     }
     if let Some(name) = params.hostnames.iter().find(|n| !known.contains(n)) {
-        return Err(Error::new(format!("there is no host {name} in this cluster"))
-            .hint(format!("hosts: {}", known.join(", "))));
+        return Err(
+            Error::new(format!("there is no host {name} in this cluster")).hint(format!("hosts: {}", known.join(", ")))
+        );
     }
     let mut names = if params.hostnames.is_empty() { known } else { params.hostnames };
     names.sort();

@@ -31,15 +31,16 @@ pub(super) fn check(params: &Params) -> Result<()> {
         return Err(Error::usage("a cluster needs one node at least").hint("oardocker start -n 1"));
     }
     match params.envs.iter().find(|e| e.trim().starts_with('=')) {
-        Some(bad) => Err(Error::usage(format!("-e {bad:?} has no name before the equals sign")).hint("write -e KEY=VALUE")),
+        Some(bad) => {
+            Err(Error::usage(format!("-e {bad:?} has no name before the equals sign")).hint("write -e KEY=VALUE"))
+        }
         None => Ok(()),
     }
 }
 
 pub(super) async fn run(context: &mut Context<'_>, params: Params) -> Result<()> {
     let workdir = context.locked_workdir()?;
-    let mut volumes =
-        params.volumes.iter().map(|v| volume::parse(v)?.resolve()).collect::<Result<Vec<Volume>>>()?;
+    let mut volumes = params.volumes.iter().map(|v| volume::parse(v)?.resolve()).collect::<Result<Vec<Volume>>>()?;
     let mut envs: Vec<(String, String)> = Vec::new();
     for item in &params.envs {
         let (key, value) = item.trim().split_once('=').expect("the grammar checked it");
@@ -50,7 +51,10 @@ pub(super) async fn run(context: &mut Context<'_>, params: Params) -> Result<()>
         let display = std::env::var("DISPLAY").ok().filter(|d| !d.is_empty());
         let display = display.ok_or_else(|| Error::new("-X needs the variable DISPLAY, which is not set"))?;
         envs.push(("DISPLAY".into(), display));
-        volumes.push(Volume { host: "/tmp/.X11-unix".into(), container: "/tmp/.X11-unix".into(), mode: Mode::ReadWrite }.resolve()?);
+        volumes.push(
+            Volume { host: "/tmp/.X11-unix".into(), container: "/tmp/.X11-unix".into(), mode: Mode::ReadWrite }
+                .resolve()?,
+        );
     }
     let services = workdir.manifest.services()?;
     let ports = workdir.manifest.ports()?;
@@ -128,7 +132,14 @@ mod tests {
             port,
             scheme: scheme.into(),
         };
-        let text = services_box(&[service("Monika", "/monika", 80, "http://"), service("Nc", " (tcp)", 5000, "TCP: ")], 40000, false);
-        assert!(text.contains("  Monika: http://localhost:40080/monika\n      Nc: TCP: localhost:45000 (tcp)\n"), "{text}");
+        let text = services_box(
+            &[service("Monika", "/monika", 80, "http://"), service("Nc", " (tcp)", 5000, "TCP: ")],
+            40000,
+            false,
+        );
+        assert!(
+            text.contains("  Monika: http://localhost:40080/monika\n      Nc: TCP: localhost:45000 (tcp)\n"),
+            "{text}"
+        );
     }
 }

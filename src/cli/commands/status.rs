@@ -24,13 +24,16 @@ pub(super) async fn run(context: &mut Context<'_>) -> Result<()> {
         ]);
     }
     context.ui.data(&table::render(&["Images", "ID", "Created", "Size", "Comment"], &rows));
-    let hosts = std::fs::read_to_string(crate::cluster::files::Files::new(&workdir.env_id).path("hosts")).unwrap_or_default();
+    let hosts =
+        std::fs::read_to_string(crate::cluster::files::Files::new(&workdir.env_id).path("hosts")).unwrap_or_default();
     let address = |name: &str| {
         hosts.lines().find_map(|l| l.split_once(' ').filter(|(_, n)| *n == name)).map_or("", |(ip, _)| ip).to_owned()
     };
     let mut rows = Vec::new();
     let mut all: Vec<_> = run::containers(engine.as_ref(), &workdir.env_id).await?.into_iter().collect();
-    all.sort_by_key(|(name, _)| (name.trim_start_matches(|c: char| !c.is_ascii_digit()).parse().unwrap_or(0_u32), name.clone()));
+    all.sort_by_key(|(name, _)| {
+        (name.trim_start_matches(|c: char| !c.is_ascii_digit()).parse().unwrap_or(0_u32), name.clone())
+    });
     for (name, c) in all {
         let status = match c.state {
             State::Running => context.ui.paint_out(ui::GREEN, "Up"),

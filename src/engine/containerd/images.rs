@@ -56,8 +56,11 @@ pub(super) async fn get(client: &Client, name: &str) -> Result<Option<Image>> {
     let config: ImageConfiguration = serde_json::from_slice(&config).doing(doing)?;
     let diff_ids = config.rootfs().diff_ids();
     if diff_ids.len() != manifest.layers().len() {
-        return Err(Error::new(format!("image {name} has {} layers in its manifest and {} in its configuration",
-            manifest.layers().len(), diff_ids.len())));
+        return Err(Error::new(format!(
+            "image {name} has {} layers in its manifest and {} in its configuration",
+            manifest.layers().len(),
+            diff_ids.len()
+        )));
     }
     let layers = diff_ids
         .iter()
@@ -114,10 +117,8 @@ pub(super) async fn put(
         target: Some(target),
         ..Record::default()
     };
-    let created = client
-        .images()
-        .create(CreateImageRequest { image: Some(record.clone()), source_date_epoch: None })
-        .await;
+    let created =
+        client.images().create(CreateImageRequest { image: Some(record.clone()), source_date_epoch: None }).await;
     match created {
         Ok(_) => {}
         Err(status) if status.code() == Code::AlreadyExists => {

@@ -106,7 +106,8 @@ fn start(dir: &Path) -> Result<()> {
     fs::write(&config, text).doing(|| format!("cannot write {}", config.display()))?;
     let log_file = File::create(&log).doing(|| format!("cannot create {}", log.display()))?;
     let _ = fs::remove_file(&socket);
-    let watch = Inotify::init(InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC).doing(|| "cannot watch a directory".into())?;
+    let watch =
+        Inotify::init(InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC).doing(|| "cannot watch a directory".into())?;
     watch
         .add_watch(dir, AddWatchFlags::IN_CREATE | AddWatchFlags::IN_MOVED_TO)
         .doing(|| format!("cannot watch {}", dir.display()))?;
@@ -121,9 +122,11 @@ fn start(dir: &Path) -> Result<()> {
         .current_dir("/")
         .process_group(0);
     let mut child = command.spawn().map_err(|e| match e.kind() {
-        std::io::ErrorKind::NotFound => Error::new("no containerd answers, and there is no `containerd` program to start")
-            .hint("install it: apt install containerd runc")
-            .hint("or name a running one: --docker-host containerd:///run/containerd/containerd.sock"),
+        std::io::ErrorKind::NotFound => {
+            Error::new("no containerd answers, and there is no `containerd` program to start")
+                .hint("install it: apt install containerd runc")
+                .hint("or name a running one: --docker-host containerd:///run/containerd/containerd.sock")
+        }
         _ => Error::new(format!("cannot start containerd: {e}")),
     })?;
     let pid_file = dir.join("containerd.pid");

@@ -54,9 +54,7 @@ pub(super) async fn prepare(client: &Client, key: &str, parent: Option<&str>) ->
 pub(super) async fn remove(client: &Client, key: &str) -> Result<()> {
     let request = RemoveSnapshotRequest { snapshotter: SNAPSHOTTER.into(), key: key.into() };
     match client.snapshots().remove(request).await {
-        Err(status) if status.code() != Code::NotFound => {
-            Err(status).doing(|| format!("cannot remove snapshot {key}"))
-        }
+        Err(status) if status.code() != Code::NotFound => Err(status).doing(|| format!("cannot remove snapshot {key}")),
         _ => Ok(()),
     }
 }
@@ -217,7 +215,9 @@ fn changes_dir(mounts: &[Mount]) -> Result<PathBuf> {
             .find_map(|o| o.strip_prefix("upperdir="))
             .map(PathBuf::from)
             .ok_or_else(|| Error::new("containerd prepared an overlay without an upper directory")),
-        _ => Err(Error::new(format!("containerd's {SNAPSHOTTER} snapshotter asked for a mount that is not understood"))),
+        _ => {
+            Err(Error::new(format!("containerd's {SNAPSHOTTER} snapshotter asked for a mount that is not understood")))
+        }
     }
 }
 

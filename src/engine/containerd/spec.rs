@@ -68,9 +68,11 @@ pub(super) fn container(spec: &ContainerSpec) -> Value {
             "options": ["nosuid", "noexec", "nodev"]}),
         json!({"destination": "/sys", "type": "sysfs", "source": "sysfs", "options": ["nosuid", "noexec", "nodev", "ro"]}),
     ];
-    mounts.extend(spec.mounts.iter().map(
-        |m| json!({"destination": m.target, "type": m.kind, "source": m.source, "options": m.options}),
-    ));
+    mounts.extend(
+        spec.mounts
+            .iter()
+            .map(|m| json!({"destination": m.target, "type": m.kind, "source": m.source, "options": m.options})),
+    );
     let mut namespaces: Vec<Value> =
         ["pid", "ipc", "uts", "mount", "cgroup"].iter().map(|kind| json!({"type": kind})).collect();
     if let Some(netns) = &spec.netns {
@@ -78,7 +80,9 @@ pub(super) fn container(spec: &ContainerSpec) -> Value {
     }
     let mut devices = vec![json!({"allow": false, "access": "rwm"})];
     devices.extend(
-        DEVICES.iter().map(|(major, minor)| json!({"allow": true, "type": "c", "major": major, "minor": minor, "access": "rwm"})),
+        DEVICES
+            .iter()
+            .map(|(major, minor)| json!({"allow": true, "type": "c", "major": major, "minor": minor, "access": "rwm"})),
     );
     let (masked, read_only): (&[&str], &[&str]) = if spec.open_proc { (&[], &[]) } else { (&MASKED, &READ_ONLY) };
     json!({

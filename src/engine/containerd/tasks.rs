@@ -8,12 +8,12 @@ use crate::engine::io::{Session, Stdio};
 use crate::engine::{ContainerInfo, ContainerSpec, ProcessSpec, RootFs, State};
 use crate::error::{Context as _, Error, Result};
 use containerd_client::services::v1::container::Runtime;
-use containerd_client::services::v1::{
-    CloseIoRequest, Container, CreateContainerRequest, CreateTaskRequest, DeleteContainerRequest,
-    DeleteProcessRequest, DeleteTaskRequest, ExecProcessRequest, GetContainerRequest, KillRequest,
-    ListContainersRequest, ListTasksRequest, ResizePtyRequest, StartRequest, WaitRequest,
-};
 use containerd_client::services::v1::snapshots::MountsRequest;
+use containerd_client::services::v1::{
+    CloseIoRequest, Container, CreateContainerRequest, CreateTaskRequest, DeleteContainerRequest, DeleteProcessRequest,
+    DeleteTaskRequest, ExecProcessRequest, GetContainerRequest, KillRequest, ListContainersRequest, ListTasksRequest,
+    ResizePtyRequest, StartRequest, WaitRequest,
+};
 use containerd_client::types::Mount;
 use containerd_client::types::v1::Status as TaskStatus;
 use prost_types::Any;
@@ -106,8 +106,7 @@ pub(super) async fn wait(client: &Client, id: &str) -> Result<u32> {
 }
 
 pub(super) async fn signal(client: &Client, id: &str, exec_id: &str, signal: i32) -> Result<()> {
-    let request =
-        KillRequest { container_id: id.into(), exec_id: exec_id.into(), signal: signal as u32, all: false };
+    let request = KillRequest { container_id: id.into(), exec_id: exec_id.into(), signal: signal as u32, all: false };
     match client.tasks().kill(request).await {
         Ok(_) => Ok(()),
         // It has ended already.
@@ -173,8 +172,7 @@ pub(super) async fn list(client: &Client) -> Result<Vec<ContainerInfo>> {
         .doing(doing)?
         .into_inner()
         .containers;
-    let tasks =
-        client.tasks().list(ListTasksRequest { filter: String::new() }).await.doing(doing)?.into_inner().tasks;
+    let tasks = client.tasks().list(ListTasksRequest { filter: String::new() }).await.doing(doing)?.into_inner().tasks;
     // containerd 1.6 names the container in `id`, newer ones in `container_id` too.
     let tasks: HashMap<_, _> = tasks.into_iter().map(|t| (t.id.clone(), t)).collect();
     Ok(containers
@@ -215,7 +213,8 @@ pub(super) async fn exec(client: &Client, id: &str, process: &ProcessSpec, sessi
     let exec_id = format!("exec-{:016x}", rand::random::<u64>());
     let doing = || format!("cannot run {} in container {id}", process.args.first().map_or("nothing", |a| a));
     let fifos = Fifos::create()?;
-    let value = serde_json::to_vec(&spec::process(process, &["CAP_SYS_ADMIN".into(), "CAP_SYS_NICE".into()])).doing(doing)?;
+    let value =
+        serde_json::to_vec(&spec::process(process, &["CAP_SYS_ADMIN".into(), "CAP_SYS_NICE".into()])).doing(doing)?;
     let request = ExecProcessRequest {
         container_id: id.into(),
         stdin: if session.stdin.is_some() { fifos.text("stdin") } else { String::new() },

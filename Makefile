@@ -1,0 +1,45 @@
+# `make demo` shows what this is; `make test` runs all tests. Both want root on a Debian 12 (or later) with Rust's cargo.
+
+PACKAGES = containerd runc nftables mmdebstrap protobuf-compiler docker-registry iproute2 git make gcc libc6-dev \
+           ca-certificates python3 util-linux hostname debian-archive-keyring apt-utils dpkg-dev
+OAR = target/oar.tar.gz
+BINARY = target/debug/oardocker
+
+.PHONY: all deps demo test lint bench clean build
+
+all: build
+
+build: | deps
+	cargo build
+
+# What is missing from Debian's packages, and OAR's sources from the Debian source package.
+deps: $(OAR)
+	@missing=$$(for p in $(PACKAGES); do dpkg-query -W -f '$${Status}' $$p 2>/dev/null | grep -q 'ok installed' || echo $$p; done); \
+	if [ -n "$$missing" ]; then \
+	    echo "Installing: "$$missing; \
+	    apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends $$missing; \
+	fi
+	@command -v cargo >/dev/null || { echo "cargo is missing: install Rust 1.88 or later (https://rustup.rs)" >&2; exit 1; }
+
+$(OAR):
+	tests/fetch-oar $@
+
+demo: build
+	tests/demo $(BINARY) $(OAR)
+
+test: build
+	cargo test
+
+lint:
+	cargo fmt --check
+	cargo clippy --all-targets -- -D warnings
+	tests/licences
+
+bench: build
+	cargo build --release
+	tests/bench target/release/oardocker $(OAR)
+
+# Ends the tests' containerd too; its images are below target/.
+clean:
+	-test -x $(BINARY) && tests/forget $(BINARY)
+	cargo clean
