@@ -107,6 +107,7 @@ impl<T, E: Into<Cause>> Context<T> for Result<T, E> {
 }
 
 /// What [`Context::doing`] accepts: our own error, or one of the libraries we call.
+#[derive(Debug)]
 pub struct Cause(Error);
 
 impl From<Error> for Cause {

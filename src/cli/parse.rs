@@ -220,12 +220,12 @@ impl Level {
             if params.contains_key(option.param) {
                 continue;
             }
-            let all = tokens.given.iter().filter(|(o, _)| o.param == option.param);
+            let mut all = tokens.given.iter().filter(|(o, _)| o.param == option.param);
             let value = if option.default == Default::List {
                 let items = all.map(|(_, g)| self.convert(option, g)).collect::<Result<Vec<_>, _>>()?;
                 Value::Array(items)
             } else {
-                let last = all.last().map(|(_, g)| g).expect("it was given at least once");
+                let last = all.next_back().map(|(_, g)| g).expect("it was given at least once");
                 self.convert(option, last)?
             };
             params.insert(option.param.into(), value);
@@ -236,7 +236,7 @@ impl Level {
                 continue;
             }
             let value = match env.get(&self.variable(option)).filter(|v| !v.is_empty()) {
-                Some(text) => self.from_environment(option, text)?,
+                Some(text) => self.of_environment(option, text)?,
                 None => match option.default {
                     Default::None => Value::Null,
                     Default::Text(t) => json!(t),
@@ -291,7 +291,7 @@ impl Level {
         }
     }
 
-    fn from_environment(self, option: &Opt, text: &str) -> Result<Value, Refusal> {
+    fn of_environment(self, option: &Opt, text: &str) -> Result<Value, Refusal> {
         match option.kind {
             Kind::Flag | Kind::Pair(_) => boolean(text).map(|b| json!(b)).map_err(|what| self.bad(option, what)),
             _ if option.default == Default::List => text

@@ -197,7 +197,7 @@ fn continued(text: &str) -> String {
 fn words(command: &Command<'_>) -> Words {
     match command {
         Command::Exec(e) => Words::Exec(e.value.iter().map(|s| s.value.to_string()).collect()),
-        Command::Shell(s) => Words::Shell(continued(&s.value)),
+        Command::Shell(s) => Words::Shell(continued(s.value)),
         // The parser's enum may grow; what it calls neither is not written in a Dockerfile of today.
         _ => Words::Exec(Vec::new()),
     }

@@ -40,7 +40,7 @@ pub async fn pull(engine: &dyn Engine, name: &str, scratch: &Path) -> Result<Ima
             .doing(doing);
         }
         let layer = Layer {
-            diff_id: diff_id.to_string(),
+            diff_id: diff_id.clone(),
             digest: blob.digest.clone(),
             size: u64::try_from(blob.size).unwrap_or_default(),
         };

@@ -263,11 +263,11 @@ fn render(line: &oardocker::cli::parse::Line) -> Vec<String> {
             match (invocation.params.get(option.param), option.kind) {
                 (None | Some(Value::Null), _) => {}
                 (Some(Value::Bool(on)), Kind::Pair(negative)) => {
-                    words.push(format!("--{}", if *on { long } else { negative }))
+                    words.push(format!("--{}", if *on { long } else { negative }));
                 }
                 (Some(Value::Bool(on)), _) => words.extend(on.then(|| format!("--{long}"))),
                 (Some(Value::Array(items)), _) => {
-                    words.extend(items.iter().map(|i| format!("--{long}={}", i.as_str().unwrap())))
+                    words.extend(items.iter().map(|i| format!("--{long}={}", i.as_str().unwrap())));
                 }
                 (Some(Value::String(text)), _) => words.push(format!("--{long}={text}")),
                 (Some(other), _) => words.push(format!("--{long}={other}")),

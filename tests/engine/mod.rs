@@ -236,7 +236,7 @@ fn engines_that_are_not_there_are_told() {
     let listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
     std::thread::spawn(move || {
         for stream in listener.incoming() {
-            drop(stream)
+            drop(stream);
         }
     });
     assert!(with(&format!("containerd://{}", socket.display())).contains("containerd"));

@@ -33,9 +33,10 @@ pub fn data_dir() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("target/test-data")
 }
 
-/// Short, because sockets live below it.
+/// Short, because sockets live below it; one per checkout, because a containerd belongs to one data directory.
 pub fn runtime_dir() -> PathBuf {
-    PathBuf::from("/run/oardocker-test")
+    let sum = env!("CARGO_MANIFEST_DIR").bytes().fold(5381_u32, |h, b| h.wrapping_mul(33) ^ u32::from(b));
+    PathBuf::from(format!("/run/oardocker-test-{sum:08x}"))
 }
 
 /// OAR's sources, fetched by `make deps`.

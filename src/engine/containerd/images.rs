@@ -65,11 +65,7 @@ pub(super) async fn get(client: &Client, name: &str) -> Result<Option<Image>> {
     let layers = diff_ids
         .iter()
         .zip(manifest.layers())
-        .map(|(diff_id, blob)| Layer {
-            diff_id: diff_id.to_string(),
-            digest: blob.digest().to_string(),
-            size: blob.size(),
-        })
+        .map(|(diff_id, blob)| Layer { diff_id: diff_id.clone(), digest: blob.digest().to_string(), size: blob.size() })
         .collect();
     Ok(Some(Image { config, layers }))
 }

@@ -26,6 +26,12 @@ use tonic::Code;
 const RUNTIME: &str = "io.containerd.runc.v2";
 const SIGKILL: i32 = 9;
 
+/// Exit code of a process that SIGKILL ended.
+const KILLED: u32 = 128 + 9;
+
+/// How long after a killed process the end of its container is told, at most.
+const LAST_WORDS: Duration = Duration::from_millis(300);
+
 pub(super) async fn create(client: &Client, spec: &ContainerSpec, root: &RootFs, io: Stdio) -> Result<()> {
     client.hold_lease().await?;
     let doing = || format!("cannot create container {}", spec.id);
@@ -179,7 +185,7 @@ pub(super) async fn list(client: &Client) -> Result<Vec<ContainerInfo>> {
         .into_iter()
         .map(|c| {
             let task = tasks.get(&c.id);
-            let state = match task.map(|t| t.status()) {
+            let state = match task.map(containerd_client::types::v1::Process::status) {
                 Some(TaskStatus::Running | TaskStatus::Paused | TaskStatus::Pausing) => State::Running,
                 Some(TaskStatus::Stopped) => State::Exited(task.map_or(0, |t| t.exit_status)),
                 _ => State::Created,
@@ -251,8 +257,14 @@ pub(super) async fn exec(client: &Client, id: &str, process: &ProcessSpec, sessi
     futures::future::join_all(readers).await;
     helpers.iter().for_each(tokio::task::JoinHandle::abort);
     fifos.unblock();
-    let status = waited.doing(|| format!("container {id} ended during the session"))?.into_inner().exit_status;
-    deleted.map(|_| status)
+    let ended = || format!("container {id} ended during the session");
+    let status = waited.doing(ended)?.into_inner().exit_status;
+    deleted?;
+    // The kernel kills every process of a container whose first one ends; which of the two ends is told first is open.
+    if status == KILLED && tokio::time::timeout(LAST_WORDS, wait(client, id)).await.is_ok() {
+        return Err(Error::new(ended()));
+    }
+    Ok(status)
 }
 
 async fn delete_process(client: &Client, id: &str, exec_id: &str) -> Result<()> {
