@@ -8,7 +8,7 @@
 //!                             /cow/<host>/<n>  overlay mounts of `-v ...:cow`
 //! ```
 
-use super::plan::Request;
+use super::request::Request;
 use crate::engine::host::data_dir;
 use crate::error::{Context as _, Result};
 use std::fs;

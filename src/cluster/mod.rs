@@ -7,9 +7,14 @@ pub mod files;
 pub mod images;
 pub mod notify;
 pub mod plan;
+pub mod request;
 pub mod run;
 pub mod session;
 pub mod volume;
+
+use crate::engine::{ContainerInfo, Engine};
+use crate::error::Result;
+use std::collections::BTreeMap;
 
 /// Label with the environment's id.
 pub const ENV_LABEL: &str = "oardocker.env";
@@ -26,4 +31,15 @@ pub fn container_id(env_id: &str, host: &str) -> String {
 /// The role of a host: node7 is a node.
 pub fn role(host: &str) -> &str {
     host.trim_end_matches(|c: char| c.is_ascii_digit())
+}
+
+/// The containers of an environment, by host name.
+pub async fn containers(engine: &dyn Engine, env_id: &str) -> Result<BTreeMap<String, ContainerInfo>> {
+    Ok(engine
+        .containers()
+        .await?
+        .into_iter()
+        .filter(|c| c.labels.get(ENV_LABEL).is_some_and(|id| id == env_id))
+        .map(|c| (c.labels.get(HOST_LABEL).cloned().unwrap_or_else(|| c.id.clone()), c))
+        .collect())
 }

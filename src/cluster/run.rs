@@ -2,12 +2,13 @@
 
 use super::files::Files;
 use super::notify::Notify;
-use super::plan::{self, Host, Request};
+use super::plan::{self, Host};
+use super::request::Request;
 use super::volume::Mode;
-use super::{ENV_LABEL, HOST_LABEL, container_id, cow, session};
+use super::{container_id, containers, cow, session};
 use crate::cgroup::Cgroups;
 use crate::engine::io::Stdio;
-use crate::engine::{ContainerInfo, Engine, RootFs, State};
+use crate::engine::{Engine, RootFs, State};
 use crate::error::{Error, Result};
 use crate::net::{self, Network, Port};
 use futures::stream::{FuturesUnordered, StreamExt as _};
@@ -57,17 +58,6 @@ impl std::fmt::Debug for Runner {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Runner").field("cgroups", &self.cgroups).finish_non_exhaustive()
     }
-}
-
-/// The containers of an environment, by host name.
-pub async fn containers(engine: &dyn Engine, env_id: &str) -> Result<BTreeMap<String, ContainerInfo>> {
-    Ok(engine
-        .containers()
-        .await?
-        .into_iter()
-        .filter(|c| c.labels.get(ENV_LABEL).is_some_and(|id| id == env_id))
-        .map(|c| (c.labels.get(HOST_LABEL).cloned().unwrap_or_else(|| c.id.clone()), c))
-        .collect())
 }
 
 impl Runner {

@@ -1,6 +1,6 @@
 //! Running a process on a host of the cluster: as whom, where, with which variables.
 
-use super::run::containers;
+use super::containers;
 use crate::engine::io::{Chunk, Session};
 use crate::engine::{ContainerInfo, Engine, ProcessSpec, State};
 use crate::error::{Error, Result};

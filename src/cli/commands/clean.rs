@@ -1,7 +1,7 @@
 //! `oardocker clean`: containers that do not run, and cached steps that nothing uses.
 
 use super::Context;
-use crate::cluster::run;
+use crate::cluster;
 use crate::engine::State;
 use crate::error::Result;
 use crate::image::build::CACHE;
@@ -11,7 +11,7 @@ pub(super) async fn run(context: &mut Context<'_>) -> Result<()> {
     let workdir = context.locked_workdir()?;
     let engine = context.engine().await?;
     engine.recover(false).await?;
-    for (name, container) in run::containers(engine.as_ref(), &workdir.env_id).await? {
+    for (name, container) in cluster::containers(engine.as_ref(), &workdir.env_id).await? {
         if container.state != State::Running {
             engine.remove(&container.id).await?;
             context.ui.line(&format!("Container {name} --> removed"));

@@ -1,8 +1,8 @@
 //! `oardocker logs`: what the log host collected.
 
 use super::Context;
+use crate::cluster;
 use crate::cluster::files::Files;
-use crate::cluster::run;
 use crate::error::{Context as _, Error, Result};
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 use serde::Deserialize;
@@ -27,7 +27,7 @@ pub(super) struct Params {
 pub(super) async fn run(context: &mut Context<'_>, params: Params) -> Result<()> {
     let workdir = context.workdir()?;
     let engine = context.engine().await?;
-    let known: Vec<String> = run::containers(engine.as_ref(), &workdir.env_id).await?.into_keys().collect();
+    let known: Vec<String> = cluster::containers(engine.as_ref(), &workdir.env_id).await?.into_keys().collect();
     if known.is_empty() {
         return Err(
             Error::new("the cluster is not running, and its logs go with it").hint("run `oardocker start` first")

@@ -2,7 +2,7 @@
 
 use super::Context;
 use crate::cli::ui::Ui;
-use crate::cluster::run;
+use crate::cluster;
 use crate::error::{Error, Result};
 use serde::Deserialize;
 use std::sync::Arc;
@@ -18,7 +18,7 @@ pub(super) struct Params {
 pub(super) async fn run(context: &mut Context<'_>, params: Params) -> Result<()> {
     let workdir = context.locked_workdir()?;
     let engine = context.engine().await?;
-    let known: Vec<String> = run::containers(engine.as_ref(), &workdir.env_id).await?.into_keys().collect();
+    let known: Vec<String> = cluster::containers(engine.as_ref(), &workdir.env_id).await?.into_keys().collect();
     if known.is_empty() {
         return Err(Error::new("the cluster is not running").hint("run `oardocker start` first"));
     }

@@ -2,7 +2,7 @@
 
 use super::{Context, stop};
 use crate::cli::ui::Ui;
-use crate::cluster::plan::Request;
+use crate::cluster::request::Request;
 use crate::cluster::volume::{self, Mode, Volume};
 use crate::cluster::{images, role};
 use crate::error::{Error, Result};

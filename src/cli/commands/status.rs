@@ -2,7 +2,7 @@
 
 use super::Context;
 use crate::cli::{table, ui};
-use crate::cluster::{COMMENT_LABEL, images, run};
+use crate::cluster::{self, COMMENT_LABEL, images};
 use crate::engine::State;
 use crate::error::Result;
 use crate::image::build::short;
@@ -30,7 +30,7 @@ pub(super) async fn run(context: &mut Context<'_>) -> Result<()> {
         hosts.lines().find_map(|l| l.split_once(' ').filter(|(_, n)| *n == name)).map_or("", |(ip, _)| ip).to_owned()
     };
     let mut rows = Vec::new();
-    let mut all: Vec<_> = run::containers(engine.as_ref(), &workdir.env_id).await?.into_iter().collect();
+    let mut all: Vec<_> = cluster::containers(engine.as_ref(), &workdir.env_id).await?.into_iter().collect();
     all.sort_by_key(|(name, _)| {
         (name.trim_start_matches(|c: char| !c.is_ascii_digit()).parse().unwrap_or(0_u32), name.clone())
     });

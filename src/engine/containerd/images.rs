@@ -2,7 +2,7 @@
 
 use super::client::Client;
 use super::content;
-use super::snapshots::SNAPSHOTTER;
+use super::{LAYER, SNAPSHOTTER};
 use crate::engine::{Image, ImageRecord, Layer};
 use crate::error::{Context as _, Error, Result};
 use containerd_client::services::v1::{
@@ -17,7 +17,6 @@ use tonic::Code;
 
 const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 const CONFIG: &str = "application/vnd.oci.image.config.v1+json";
-pub(super) const LAYER: &str = "application/vnd.oci.image.layer.v1.tar+gzip";
 
 pub(super) async fn list(client: &Client) -> Result<Vec<ImageRecord>> {
     let answer = client

@@ -4,6 +4,7 @@ mod client;
 mod content;
 mod images;
 mod managed;
+mod recover;
 mod snapshots;
 mod spec;
 mod streams;
@@ -24,6 +25,12 @@ use std::time::Duration;
 
 /// The containerd namespace that holds everything oardocker makes.
 pub const NAMESPACE: &str = "oardocker";
+
+/// Layers are read back in overlay form, so it must be this one.
+const SNAPSHOTTER: &str = "overlayfs";
+
+/// Media type of the layers that we write.
+const LAYER: &str = "application/vnd.oci.image.layer.v1.tar+gzip";
 
 /// One connection to one containerd.
 #[derive(Debug)]
@@ -83,6 +90,7 @@ impl Engine for Containerd {
     }
 
     async fn begin_step(&self, parent: Option<&str>) -> Result<StepRoot> {
+        recover::steps(&self.client, false).await?;
         snapshots::begin_step(&self.client, parent).await
     }
 
@@ -131,7 +139,7 @@ impl Engine for Containerd {
     }
 
     async fn recover(&self, own: bool) -> Result<()> {
-        snapshots::recover_all(&self.client, own).await
+        recover::run(&self.client, own).await
     }
 
     async fn release(&self) -> Result<()> {

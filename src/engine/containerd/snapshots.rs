@@ -6,7 +6,7 @@
 //! ```
 
 use super::client::Client;
-use super::images::LAYER;
+use super::{LAYER, SNAPSHOTTER};
 use crate::engine::host::runtime_dir;
 use crate::engine::{Layer, StepRoot};
 use crate::error::{Context as _, Error, Result};
@@ -23,9 +23,6 @@ use std::os::fd::AsRawFd as _;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use tonic::Code;
-
-/// Layers are read back in overlay form, so it must be this one.
-pub(super) const SNAPSHOTTER: &str = "overlayfs";
 
 /// Locks of the steps of this process, by key.
 static HELD: Mutex<Vec<(String, Flock<File>)>> = Mutex::new(Vec::new());
@@ -108,7 +105,6 @@ pub(super) async fn unpack(client: &Client, layer: &Layer, parent: Option<&str>)
 
 pub(super) async fn begin_step(client: &Client, parent: Option<&str>) -> Result<StepRoot> {
     client.hold_lease().await?;
-    recover(client, false).await?;
     let key = new_key("step");
     let dir = step_dir(&key);
     let root = dir.join("root");
@@ -141,28 +137,19 @@ pub(super) async fn abort_step(client: &Client, key: &str) -> Result<()> {
     forget(key)
 }
 
-/// Throws away the steps of oardockers that were killed.
-async fn recover(client: &Client, own: bool) -> Result<()> {
+/// The steps whose oardocker is gone; with `own`, those of this process count as well.
+pub(super) fn abandoned(own: bool) -> Vec<String> {
     if own {
         HELD.lock().expect("no panics under this lock").clear();
     }
-    super::streams::Fifos::recover();
-    let Ok(entries) = fs::read_dir(runtime_dir().join("steps")) else { return Ok(()) };
-    for entry in entries.flatten() {
-        let key = entry.file_name().to_string_lossy().into_owned();
-        let Ok(lock) = File::open(entry.path().join("lock")) else { continue };
-        if Flock::lock(lock, FlockArg::LockExclusiveNonblock).is_ok() {
-            super::tasks::remove(client, &key).await?;
-            abort_step(client, &key).await?;
-        }
-    }
-    Ok(())
-}
-
-/// The same, and what else a killed oardocker leaves in the engine.
-pub(super) async fn recover_all(client: &Client, own: bool) -> Result<()> {
-    recover(client, own).await?;
-    client.recover_leases().await
+    let entries = fs::read_dir(runtime_dir().join("steps")).into_iter().flatten().flatten();
+    entries
+        .filter(|entry| {
+            let lock = File::open(entry.path().join("lock"));
+            lock.is_ok_and(|file| Flock::lock(file, FlockArg::LockExclusiveNonblock).is_ok())
+        })
+        .map(|entry| entry.file_name().to_string_lossy().into_owned())
+        .collect()
 }
 
 fn new_key(kind: &str) -> String {

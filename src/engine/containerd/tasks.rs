@@ -2,8 +2,7 @@
 
 use super::client::Client;
 use super::images::system_time;
-use super::snapshots::{self, SNAPSHOTTER};
-use super::{spec, streams};
+use super::{SNAPSHOTTER, snapshots, spec, streams};
 use crate::engine::io::{Session, Stdio};
 use crate::engine::{ContainerInfo, ContainerSpec, ProcessSpec, RootFs, State};
 use crate::error::{Context as _, Error, Result};
