@@ -196,6 +196,19 @@ pub const COMMANDS: &[Cmd] = &[
         examples: &[("oardocker clean", "free disk space")],
     },
     Cmd {
+        name: "completion",
+        summary: "Print the completion script of a shell",
+        about: "SHELL is bash, zsh or fish. Commands in chain position, options, environments, hosts of the running \
+                cluster and volume modes are completed.",
+        options: &[],
+        args: Args::One("shell", None),
+        examples: &[
+            ("source <(oardocker completion bash)", "in ~/.bashrc"),
+            ("oardocker completion zsh > ~/.zfunc/_oardocker", "in a folder of $fpath"),
+            ("oardocker completion fish > ~/.config/fish/completions/oardocker.fish", "for fish"),
+        ],
+    },
+    Cmd {
         name: "connect",
         summary: "Connect to a node",
         about: "Opens a shell. Options go before HOSTNAME; what follows HOSTNAME is the next command.",

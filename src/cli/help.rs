@@ -70,7 +70,8 @@ pub fn page(command: Option<&Cmd>, style: Style) -> String {
     out
 }
 
-fn row(option: &Opt) -> (String, String) {
+/// Names and description of an option.
+pub(super) fn row(option: &Opt) -> (String, String) {
     let metavar = match option.kind {
         Kind::Flag | Kind::Pair(_) => "",
         Kind::Int(..) | Kind::Seconds | Kind::Port => " INTEGER",

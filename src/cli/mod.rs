@@ -1,8 +1,10 @@
 //! The only room that knows the terminal: argument vector -> invocations -> commands -> exit code.
 
 pub mod commands;
+pub mod complete;
 pub mod grammar;
 pub mod help;
+pub mod man;
 pub mod parse;
 pub mod python;
 pub mod table;
@@ -35,6 +37,10 @@ pub fn run(args: Vec<OsString>) -> u8 {
     }
     let env: Env =
         std::env::vars_os().filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?))).collect();
+    if env.contains_key("_OARDOCKER_COMPLETE") {
+        ui.data(&complete::offer(&words, &commands::completion::hosts(&words)).render());
+        return 0;
+    }
     match parse::parse(&words, &env) {
         Ok(Parsed::Help(page)) => {
             ui.data(&help::page(page.and_then(grammar::command), ui.page_style()));

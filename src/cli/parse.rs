@@ -378,6 +378,12 @@ fn verify(chain: &[Invocation]) -> Result<(), Refusal> {
         if let Some(host) = invocation.params.get("hostname").and_then(Value::as_str).filter(|h| !grammar::is_host(h)) {
             return Err(level.unknown_host(host));
         }
+        if let Some(shell) = invocation.params.get("shell").filter(|_| invocation.command == "completion")
+            && shell.as_str().and_then(super::complete::script).is_none()
+        {
+            let what = format!("Invalid value for 'SHELL': {shell} is not one of 'bash', 'fish', 'zsh'.");
+            return Err(level.refuse("bad_value", what));
+        }
     }
     Ok(())
 }

@@ -62,7 +62,11 @@ impl Manifest {
 
     /// Reads a manifest.
     pub fn parse(text: &str) -> Result<Self> {
-        let manifest: Self = serde_json::from_str(text).doing(|| "bad JSON".into())?;
+        let value: Value = serde_json::from_str(text).doing(|| "bad JSON".into())?;
+        if !value.is_object() {
+            return Err(Error::new("it is not a JSON object"));
+        }
+        let manifest: Self = serde_json::from_value(value).doing(|| "bad JSON".into())?;
         manifest.services()?;
         Ok(manifest)
     }

@@ -1,5 +1,7 @@
 //! The command line against what oar-docker 1.6.5 was recorded to do, and the texts of usage errors.
 
+mod completion;
+
 use crate::support::{BINARY, fixture, texts};
 use serde_json::{Value, json};
 use std::fs;

@@ -2,6 +2,7 @@
 
 mod build;
 mod clean;
+pub(super) mod completion;
 mod connect;
 mod destroy;
 mod exec;
@@ -209,6 +210,7 @@ pub async fn run(context: &mut Context<'_>, invocation: &Invocation) -> Result<u
     match invocation.command {
         "build" => build::run(context, params(invocation)).await?,
         "clean" => clean::run(context).await?,
+        "completion" => completion::run(context, &params(invocation)),
         "connect" => return connect::run(context, params(invocation)).await,
         "destroy" => destroy::run(context).await?,
         "exec" => return exec::run(context, params(invocation)).await,

@@ -1,0 +1,29 @@
+//! `oardocker completion`: the script, and what the running cluster contributes.
+
+use super::Context;
+use crate::cli::complete;
+use crate::cluster::{files::Files, plan};
+use crate::workdir::Workdir;
+use serde::Deserialize;
+use std::path::PathBuf;
+
+/// Parameters.
+#[derive(Debug, Deserialize)]
+pub(super) struct Params {
+    shell: String,
+}
+
+pub(super) fn run(context: &Context<'_>, params: &Params) {
+    context.ui.data(complete::script(&params.shell).unwrap_or_default());
+}
+
+/// Host names of the cluster of the workdir that the line names; of any cluster when none runs.
+pub(in crate::cli) fn hosts(words: &[String]) -> Vec<String> {
+    let named = words.windows(2).find(|w| w[0] == "--workdir").map(|w| PathBuf::from(&w[1]));
+    let root = named.or_else(|| std::env::current_dir().ok()).unwrap_or_default();
+    let nodes = Workdir::open(&root)
+        .ok()
+        .and_then(|workdir| std::fs::read_to_string(Files::new(&workdir.env_id).path("nodes")).ok())
+        .map_or(1, |text| text.lines().count());
+    plan::names(u32::try_from(nodes).unwrap_or(1))
+}
