@@ -14,6 +14,7 @@ use crate::error::{Error, Kind};
 use commands::Context;
 use parse::{Env, Line, Parsed, Refusal};
 use std::ffi::OsString;
+use std::sync::Arc;
 use ui::Ui;
 
 /// The exit code of a usage error.
@@ -54,7 +55,7 @@ pub fn run(args: Vec<OsString>) -> u8 {
             ui.data(&format!("{:#}\n", line.to_json()));
             0
         }
-        Ok(Parsed::Run(line)) => execute(&ui, &line),
+        Ok(Parsed::Run(line)) => execute(&Arc::new(ui), &line),
         Err(refusal) => refuse(&ui, &refusal, &env),
     }
 }
@@ -79,7 +80,7 @@ fn refuse(ui: &Ui, refusal: &Refusal, env: &Env) -> u8 {
 }
 
 /// Runs the chain; the first command that fails ends it.
-fn execute(ui: &Ui, line: &Line) -> u8 {
+fn execute(ui: &Arc<Ui>, line: &Line) -> u8 {
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(e) => {
@@ -90,7 +91,7 @@ fn execute(ui: &Ui, line: &Line) -> u8 {
     // The TLS of registries; installing it twice is the only way to fail.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let code = runtime.block_on(async {
-        let mut context = Context::new(ui, &line.global);
+        let mut context = Context::new(ui.clone(), &line.global);
         if let Err(e) = commands::before(&context, &line.chain) {
             ui.error(&e);
             return code_of(&e);

@@ -17,7 +17,7 @@ pub(super) struct Params {
     rebuild: bool,
 }
 
-pub(super) async fn run(context: &mut Context<'_>, params: Params) -> Result<()> {
+pub(super) async fn run(context: &mut Context, params: Params) -> Result<()> {
     let workdir = context.locked_workdir()?;
     let engine = context.engine().await?;
     stop::quietly(context, &workdir).await?;
@@ -39,6 +39,7 @@ pub(super) async fn run(context: &mut Context<'_>, params: Params) -> Result<()>
         });
     }
     let outcome = builder.build(&definitions).await;
+    context.ui.progress_end();
     let ended = context.end_steps(&workdir).await;
     for (definition, (_, id)) in definitions.iter().zip(outcome?) {
         let saved = context.ui.paint_out(ui::GREEN, "Saved");

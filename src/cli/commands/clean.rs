@@ -7,7 +7,7 @@ use crate::error::Result;
 use crate::image::build::CACHE;
 use std::collections::BTreeSet;
 
-pub(super) async fn run(context: &mut Context<'_>) -> Result<()> {
+pub(super) async fn run(context: &mut Context) -> Result<()> {
     let workdir = context.locked_workdir()?;
     let engine = context.engine().await?;
     engine.recover(false).await?;

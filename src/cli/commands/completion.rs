@@ -13,7 +13,7 @@ pub(super) struct Params {
     shell: String,
 }
 
-pub(super) fn run(context: &Context<'_>, params: &Params) {
+pub(super) fn run(context: &Context, params: &Params) {
     context.ui.data(complete::script(&params.shell).unwrap_or_default());
 }
 

@@ -14,7 +14,7 @@ pub(super) struct Params {
     hostname: String,
 }
 
-pub(super) async fn run(context: &mut Context<'_>, params: Params) -> Result<u8> {
+pub(super) async fn run(context: &mut Context, params: Params) -> Result<u8> {
     // The shell is run as a login shell, so that it has the cluster's variables; the message of the day comes first.
     let line = format!("cat /etc/motd 2>/dev/null; exec {}", params.shell);
     let args = vec!["/bin/bash".into(), "-lc".into(), line];

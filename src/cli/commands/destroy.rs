@@ -26,7 +26,7 @@ pub(super) fn confirm(ui: &Ui) -> Result<()> {
     }
 }
 
-pub(super) async fn run(context: &mut Context<'_>) -> Result<()> {
+pub(super) async fn run(context: &mut Context) -> Result<()> {
     let workdir = context.locked_workdir()?;
     stop::quietly(context, &workdir).await?;
     let engine = context.engine().await?;

@@ -31,7 +31,7 @@ pub(super) fn check(params: &Params) -> Result<()> {
     Ok(())
 }
 
-pub(super) async fn run(context: &mut Context<'_>, params: Params) -> Result<u8> {
+pub(super) async fn run(context: &mut Context, params: Params) -> Result<u8> {
     let args = match params.cmd.as_slice() {
         // One word is a line for the shell, several are the exact argument vector.
         [line] => vec!["/bin/bash".into(), "-lc".into(), line.clone()],
@@ -44,7 +44,7 @@ pub(super) async fn run(context: &mut Context<'_>, params: Params) -> Result<u8>
 
 /// Runs something on a host with our streams as its own; returns its exit code.
 pub(super) async fn attach(
-    context: &mut Context<'_>,
+    context: &mut Context,
     hostname: &str,
     user: &str,
     workdir: &str,

@@ -15,14 +15,14 @@ pub(super) struct Params {
     env: String,
 }
 
-pub(super) fn run(context: &mut Context<'_>, params: &Params) -> Result<()> {
+pub(super) fn run(context: &mut Context, params: &Params) -> Result<()> {
     let root = context.root()?;
     let env_dir = workdir::env_dir(&root);
     if env_dir.exists() && !env_dir.is_dir() {
         return Err(Error::new(format!("{} is not a directory", env_dir.display())).hint("move it away"));
     }
     fs::create_dir_all(&env_dir).doing(|| format!("cannot create {}", env_dir.display()))?;
-    let ui = context.ui;
+    let ui = context.ui.clone();
     let _lock = match context.lock {
         Some(_) => None,
         None => Some(workdir::lock(&root, || ui.talk("Waiting for another oardocker that works in this folder ..."))?),

@@ -14,7 +14,7 @@ pub(super) struct Params {
     src: String,
 }
 
-pub(super) async fn run(context: &mut Context<'_>, params: Params) -> Result<()> {
+pub(super) async fn run(context: &mut Context, params: Params) -> Result<()> {
     let workdir = context.locked_workdir()?;
     // What is wrong with the source is found before anything is stopped.
     let source = source::open(&params.src)?;
@@ -28,6 +28,7 @@ pub(super) async fn run(context: &mut Context<'_>, params: Params) -> Result<()>
         Ok(source) => images::install(&builder, &workdir, &source).await,
         Err(e) => Err(e),
     };
+    context.ui.progress_end();
     let ended = context.end_steps(&workdir).await;
     for (name, id, comment) in outcome? {
         let saved = context.ui.paint_out(ui::GREEN, "Saved");

@@ -24,7 +24,7 @@ pub(super) struct Params {
     hostnames: Vec<String>,
 }
 
-pub(super) async fn run(context: &mut Context<'_>, params: Params) -> Result<()> {
+pub(super) async fn run(context: &mut Context, params: Params) -> Result<()> {
     let workdir = context.workdir()?;
     let engine = context.engine().await?;
     let known: Vec<String> = cluster::containers(engine.as_ref(), &workdir.env_id).await?.into_keys().collect();
@@ -70,7 +70,7 @@ fn host(line: &str) -> &str {
 }
 
 async fn follow(
-    context: &Context<'_>,
+    context: &Context,
     path: &Path,
     mut reader: BufReader<File>,
     wanted: &dyn Fn(&str) -> bool,

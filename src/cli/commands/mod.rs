@@ -38,22 +38,22 @@ struct Global {
 }
 
 /// What the commands of one line share.
-pub struct Context<'a> {
-    ui: &'a Ui,
+pub struct Context {
+    ui: Arc<Ui>,
     global: Global,
     engine: Option<Arc<dyn Engine>>,
     lock: Option<Lock>,
 }
 
-impl std::fmt::Debug for Context<'_> {
+impl std::fmt::Debug for Context {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Context").field("global", &self.global).finish_non_exhaustive()
     }
 }
 
-impl<'a> Context<'a> {
+impl Context {
     /// From the global options.
-    pub fn new(ui: &'a Ui, global: &Map<String, Value>) -> Self {
+    pub fn new(ui: Arc<Ui>, global: &Map<String, Value>) -> Self {
         let global = serde_json::from_value(Value::Object(global.clone())).expect("the grammar gives all options");
         Self { ui, global, engine: None, lock: None }
     }
@@ -73,7 +73,7 @@ impl<'a> Context<'a> {
     fn locked_workdir(&mut self) -> Result<Workdir> {
         let workdir = self.workdir()?;
         if self.lock.is_none() {
-            let ui = self.ui;
+            let ui = self.ui.clone();
             self.lock = Some(workdir::lock(&self.root()?, || {
                 ui.talk("Waiting for another oardocker that works in this folder ...");
             })?);
@@ -94,7 +94,8 @@ impl<'a> Context<'a> {
         Ok(engine)
     }
 
-    async fn runner(&mut self, ui: Arc<Ui>) -> Result<Runner> {
+    async fn runner(&mut self) -> Result<Runner> {
+        let ui = self.ui.clone();
         let engine = self.engine().await?;
         let cgroups = Cgroups::detect(&self.global.cgroup_path)?;
         Ok(Runner { engine, cgroups, listener: Arc::new(move |event| tell(&ui, &event)) })
@@ -106,14 +107,16 @@ impl<'a> Context<'a> {
         let scratch = scratch(&workdir.env_id);
         let network = Arc::new(StepNetwork::new(&workdir.env_id, &scratch)?);
         let width = workdir.roles()?.iter().map(String::len).max().unwrap_or(0).max("debian13".len());
-        let ui = Ui::new();
+        let ui = self.ui.clone();
         Ok(Builder {
             engine,
             network,
             scratch,
             cgroup: steps_cgroup(&workdir.env_id),
             listener: Arc::new(move |title, line| {
-                if !quiet {
+                if quiet {
+                    ui.progress(&format!("{title} | {line}"));
+                } else {
                     let prefix = format!("{title:>width$} | ");
                     ui.line(&format!("{}{line}", ui.paint_out(ui::GREEN, &prefix)));
                 }
@@ -145,7 +148,7 @@ impl<'a> Context<'a> {
             let _ = self.end_steps(&workdir).await;
         }
         if matches!(command, "start" | "reset" | "stop")
-            && let Ok(runner) = self.runner(Arc::new(Ui::new())).await
+            && let Ok(runner) = self.runner().await
         {
             let _ = engine.recover(true).await;
             let _ = runner.stop(&workdir.env_id).await;
@@ -190,7 +193,7 @@ fn params<T: for<'de> Deserialize<'de>>(invocation: &Invocation) -> T {
 }
 
 /// What is refused or asked before anything runs.
-pub fn before(context: &Context<'_>, chain: &[Invocation]) -> Result<()> {
+pub fn before(context: &Context, chain: &[Invocation]) -> Result<()> {
     for invocation in chain {
         match invocation.command {
             "start" => start::check(&params(invocation))?,
@@ -200,13 +203,13 @@ pub fn before(context: &Context<'_>, chain: &[Invocation]) -> Result<()> {
     }
     let unforced = |i: &Invocation| i.command == "destroy" && i.params.get("force") != Some(&Value::Bool(true));
     for _ in chain.iter().filter(|i| unforced(i)) {
-        destroy::confirm(context.ui)?;
+        destroy::confirm(&context.ui)?;
     }
     Ok(())
 }
 
 /// Runs one command. The code is 0 but for `exec` and `connect`.
-pub async fn run(context: &mut Context<'_>, invocation: &Invocation) -> Result<u8> {
+pub async fn run(context: &mut Context, invocation: &Invocation) -> Result<u8> {
     match invocation.command {
         "build" => build::run(context, params(invocation)).await?,
         "clean" => clean::run(context).await?,

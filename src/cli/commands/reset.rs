@@ -1,11 +1,9 @@
 //! `oardocker reset`: restarts hosts of the cluster.
 
 use super::Context;
-use crate::cli::ui::Ui;
 use crate::cluster;
 use crate::error::{Error, Result};
 use serde::Deserialize;
-use std::sync::Arc;
 use std::time::Duration;
 
 /// Parameters.
@@ -15,7 +13,7 @@ pub(super) struct Params {
     time: u64,
 }
 
-pub(super) async fn run(context: &mut Context<'_>, params: Params) -> Result<()> {
+pub(super) async fn run(context: &mut Context, params: Params) -> Result<()> {
     let workdir = context.locked_workdir()?;
     let engine = context.engine().await?;
     let known: Vec<String> = cluster::containers(engine.as_ref(), &workdir.env_id).await?.into_keys().collect();
@@ -30,8 +28,8 @@ pub(super) async fn run(context: &mut Context<'_>, params: Params) -> Result<()>
     let mut names = if params.hostnames.is_empty() { known } else { params.hostnames };
     names.sort();
     names.dedup();
-    let ui = Arc::new(Ui::new());
-    let runner = context.runner(ui.clone()).await?;
+    let ui = context.ui.clone();
+    let runner = context.runner().await?;
     ui.progress("shutting down");
     let outcome = runner.reset(&workdir.env_id, &names, Duration::from_secs(params.time)).await;
     ui.progress_end();

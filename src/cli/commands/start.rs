@@ -1,7 +1,6 @@
 //! `oardocker start`: a cluster that accepts jobs.
 
 use super::{Context, stop};
-use crate::cli::ui::Ui;
 use crate::cluster::request::Request;
 use crate::cluster::volume::{self, Mode, Volume};
 use crate::cluster::{images, role};
@@ -10,7 +9,6 @@ use crate::net::{self, Port};
 use crate::workdir::manifest::Service;
 use serde::Deserialize;
 use std::net::Ipv4Addr;
-use std::sync::Arc;
 
 /// Parameters.
 #[derive(Debug, Deserialize)]
@@ -38,7 +36,7 @@ pub(super) fn check(params: &Params) -> Result<()> {
     }
 }
 
-pub(super) async fn run(context: &mut Context<'_>, params: Params) -> Result<()> {
+pub(super) async fn run(context: &mut Context, params: Params) -> Result<()> {
     let workdir = context.locked_workdir()?;
     let mut volumes = params.volumes.iter().map(|v| volume::parse(v)?.resolve()).collect::<Result<Vec<Volume>>>()?;
     let mut envs: Vec<(String, String)> = Vec::new();
@@ -93,8 +91,8 @@ pub(super) async fn run(context: &mut Context<'_>, params: Params) -> Result<()>
         init_scripts: workdir.path("init-scripts"),
         histories: workdir.path("tmp"),
     };
-    let ui = Arc::new(Ui::new());
-    let runner = context.runner(ui.clone()).await?;
+    let ui = context.ui.clone();
+    let runner = context.runner().await?;
     ui.progress("creating the containers");
     let outcome = runner.start(&request, &|host| workdir.engine_name(role(host), "latest"), !params.no_wait).await;
     ui.progress_end();

@@ -8,7 +8,7 @@ use crate::error::Result;
 use crate::image::build::short;
 use std::time::SystemTime;
 
-pub(super) async fn run(context: &mut Context<'_>) -> Result<()> {
+pub(super) async fn run(context: &mut Context) -> Result<()> {
     let workdir = context.workdir()?;
     let engine = context.engine().await?;
     let mut rows = Vec::new();
