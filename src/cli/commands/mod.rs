@@ -28,6 +28,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 #[derive(Debug, Deserialize)]
 struct Global {
@@ -143,15 +144,29 @@ impl Context {
     pub async fn undo(&mut self, command: &str) {
         let Ok(workdir) = self.workdir() else { return };
         let Some(engine) = self.engine.clone() else { return };
-        if matches!(command, "build" | "install") {
-            let _ = engine.recover(true).await;
-            let _ = self.end_steps(&workdir).await;
+        // A request that we gave up may still be at work in the engine; it does not tell when that ends.
+        let mut outcome = Ok(());
+        for attempt in 0..5 {
+            if attempt > 0 {
+                tokio::time::sleep(Duration::from_millis(300)).await;
+            }
+            outcome = match command {
+                "build" | "install" => match engine.recover(true).await {
+                    Ok(()) => self.end_steps(&workdir).await,
+                    failed => failed,
+                },
+                "start" | "reset" | "stop" => match engine.recover(true).await {
+                    Ok(()) => stop::quietly(self, &workdir).await,
+                    failed => failed,
+                },
+                _ => Ok(()),
+            };
+            if outcome.is_ok() {
+                break;
+            }
         }
-        if matches!(command, "start" | "reset" | "stop")
-            && let Ok(runner) = self.runner().await
-        {
-            let _ = engine.recover(true).await;
-            let _ = runner.stop(&workdir.env_id).await;
+        if let Err(e) = outcome {
+            self.ui.error(&e.hint("run `oardocker stop`"));
         }
         self.close().await;
     }
