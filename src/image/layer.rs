@@ -312,6 +312,29 @@ mod tests {
     }
 
     #[test]
+    fn attributes_go_along_but_not_those_of_overlayfs() {
+        // /tmp may be a filesystem without attributes.
+        let dir = tempfile::tempdir_in(concat!(env!("CARGO_MANIFEST_DIR"), "/target")).unwrap();
+        let tree = dir.path().join("t");
+        fs::create_dir(&tree).unwrap();
+        fs::write(tree.join("f"), "x").unwrap();
+        xattr::set(tree.join("f"), "user.colour", b"blue\0\n").unwrap();
+        xattr::set(tree.join("f"), "user.overlay.origin", b"?").unwrap();
+        let blob = dir.path().join("t.tgz");
+        write(&tree, &blob).unwrap();
+        let mut archive = tar::Archive::new(flate2::read::GzDecoder::new(File::open(&blob).unwrap()));
+        let mut entry = archive.entries().unwrap().next().unwrap().unwrap();
+        let records: Vec<(String, Vec<u8>)> = entry
+            .pax_extensions()
+            .unwrap()
+            .unwrap()
+            .map(|r| r.unwrap())
+            .map(|r| (r.key().unwrap().to_owned(), r.value_bytes().to_vec()))
+            .collect();
+        assert_eq!(records, [("SCHILY.xattr.user.colour".to_owned(), b"blue\0\n".to_vec())]);
+    }
+
+    #[test]
     fn a_reserved_name_is_refused() {
         let dir = tempfile::tempdir().unwrap();
         fs::create_dir(dir.path().join("t")).unwrap();

@@ -117,6 +117,7 @@ fn journey(env: &str) {
     workdir.ok(&["start", "-n", "1", "--port-bindings-offset", "50000"]);
     assert!(get(56668, "/oarapi/resources.json", "").0.contains("200"));
     assert_eq!(workdir.sh("frontend", "ls OAR.* 2>/dev/null | wc -l").trim(), "0", "/home is new with every cluster");
+    assert!(workdir.sh("frontend", "cat ~/.bash_history").contains("oarsub -I"), "but shell histories persist");
     // A cluster that lost its oardocker in the middle is cleaned up all the same.
     let mut child = workdir.command(&["start", "-n", "3"]).stdout(std::process::Stdio::null()).spawn().unwrap();
     std::thread::sleep(Duration::from_millis(700));
@@ -330,6 +331,44 @@ fn a_failing_install_script_leaves_the_images_as_they_were() {
     assert_same_state(&before, &host_state());
     assert_eq!(workdir.ok(&["status"]), images);
     assert!(!tree.join("Makefiles").exists(), "the user's tree is never written to");
+}
+
+#[test]
+fn oar_from_a_directory_and_from_a_git_tree() {
+    require_root();
+    let _alone = alone();
+    let workdir = ready("trixie");
+    let tmp = tempfile::tempdir().unwrap();
+    let run = |program: &str, args: &[&str]| {
+        let out = std::process::Command::new(program).args(args).current_dir(tmp.path()).output().unwrap();
+        assert!(out.status.success(), "{program} {args:?}: {}", texts(&out).1);
+        texts(&out).0
+    };
+    run("tar", &["-xzf", oar_tarball().to_str().unwrap()]);
+    let tree = tmp.path().join("oar-2.6.1");
+    let listing = || {
+        run("sh", &["-c", "find oar-2.6.1 -path '*/.git/*' -prune -o -type f -print0 | sort -z | xargs -0 sha256sum"])
+    };
+    let before = listing();
+    let text = workdir.ok(&["install", tree.to_str().unwrap()]);
+    assert!(text.contains("Saved: OAR 2.6.1 (directory)"), "{text}");
+    assert_eq!(listing(), before, "the user's tree is never written to");
+
+    let git =
+        |args: &[&str]| run("git", &[&["-C", "oar-2.6.1", "-c", "user.name=a", "-c", "user.email=a@b"], args].concat());
+    git(&["init", "-q", "-b", "devel"]);
+    git(&["add", "-f", "."]);
+    git(&["commit", "-q", "-m", "x"]);
+    git(&["tag", "-a", "-m", "x", "2.6.1+test"]);
+    // A product of a build on the host, which must not take the place of one made inside.
+    fs::write(tree.join("sources/core/tools/oardodo"), "not a program").unwrap();
+    let (before, status) = (listing(), git(&["status", "--porcelain"]));
+    let text = workdir.ok(&["install", tree.to_str().unwrap(), "start", "-n", "1"]);
+    assert!(text.contains("Saved: OAR 2.6.1+test (git branch devel)"), "{text}");
+    assert_eq!((listing(), git(&["status", "--porcelain"])), (before, status));
+    assert_eq!(workdir.root_sh("node1", "head -c 4 /usr/local/lib/oar/oardodo/oardodo | tail -c 3"), "ELF");
+    assert_eq!(workdir.sh("node1", "cat /oar_version"), "2.6.1+test\n");
+    workdir.ok(&["stop"]);
 }
 
 #[test]

@@ -205,6 +205,7 @@ fn an_image_comes_from_a_registry_on_loopback() {
         let text = workdir.ok(&["build", "--pull"]);
         assert!(text.contains("Pulled 127.0.0.1:45555/test/pushed:v1"), "{text}");
         assert!(text.contains(&format!("| pushed {fresh}")), "{text}");
+        deletions_travel(&workdir);
         fs::write(workdir.root.join(".oardocker/images/one/Dockerfile"), "FROM 127.0.0.1:45555/test/none:v1\n")
             .unwrap();
         let text = workdir.fails(1, &["build"]);
@@ -213,6 +214,80 @@ fn an_image_comes_from_a_registry_on_loopback() {
     registry.kill().unwrap();
     registry.wait().unwrap();
     outcome.unwrap();
+}
+
+/// Deletions, replaced directories, links and capabilities arrive in a containerd that has never seen the image.
+fn deletions_travel(workdir: &Workdir) {
+    let dockerfile = workdir.root.join(".oardocker/images/one/Dockerfile");
+    fs::write(
+        &dockerfile,
+        format!(
+            "FROM debian:trixie\nRUN mkdir -p /d/sub && echo {} > /d/sub/old && echo x > /gone && ln /gone /kept\n\
+             RUN rm /gone && rm -r /d/sub && mkdir /d/sub && echo new > /d/sub/new && chmod 4711 /kept\n",
+            nonce()
+        ),
+    )
+    .unwrap();
+    workdir.ok(&["build"]);
+    let local = format!("{}.env/oardocker/test-one:latest", workdir.env_id());
+    ctr(&["images", "push", "--plain-http", "127.0.0.1:45555/test/deletions:v1", &local]);
+    let data = tempfile::tempdir_in(data_dir()).unwrap();
+    let runtime = format!("/run/oardocker-fresh-{}", std::process::id());
+    fs::write(&dockerfile, "FROM 127.0.0.1:45555/test/deletions:v1\nRUN ls / /d/sub; cat /kept; stat -c %a /kept\n")
+        .unwrap();
+    let fresh = |args: &[&str]| {
+        let mut command = workdir.command(args);
+        command.env("OARDOCKER_DATA_DIR", data.path()).env("OARDOCKER_RUNTIME_DIR", &runtime).output().unwrap()
+    };
+    let (text, errors) = texts(&fresh(&["build"]));
+    let (_, destroyed) = texts(&fresh(&["destroy", "-f"]));
+    assert!(
+        !fs::exists(format!("{runtime}/containerd/containerd.sock")).unwrap(),
+        "destroy ends the last managed containerd: {destroyed}"
+    );
+    let _ = fs::remove_dir_all(&runtime);
+    let lines: Vec<&str> = text.lines().filter_map(|l| l.trim().strip_prefix("one | ")).collect();
+    assert!(lines.contains(&"new") && lines.contains(&"kept") && lines.contains(&"4711"), "{text} {errors}");
+    assert!(!lines.contains(&"old") && !lines.contains(&"gone"), "{text}");
+}
+
+#[test]
+fn destroy_and_clean_remove_what_is_theirs_only() {
+    require_root();
+    let _alone = alone();
+    let other = image_workdir("other-image", "FROM debian:trixie\nRUN echo other > /o\n");
+    other.ok(&["build"]);
+    let workdir = image_workdir("destroyed", &format!("FROM debian:trixie\nRUN echo {} > /x\n", nonce()));
+    workdir.ok(&["build"]);
+    let mine = format!("{}.env/", workdir.env_id());
+    assert!(ctr(&["images", "ls", "-q"]).contains(&mine));
+    // A step that nothing uses any more.
+    fs::write(workdir.root.join(".oardocker/images/one/Dockerfile"), "FROM debian:trixie\nRUN true\n").unwrap();
+    workdir.ok(&["build"]);
+    let text = workdir.ok(&["clean"]);
+    assert!(text.contains("Removed") && text.contains("cached build steps"), "{text}");
+    assert_eq!(workdir.ok(&["clean"]), "");
+    assert!(workdir.ok(&["build"]).contains("Using cache"), "steps in use stay");
+    let text = workdir.ok(&["destroy", "-f"]);
+    assert!(text.contains("Image oardocker/test-one:latest"), "{text}");
+    let images = ctr(&["images", "ls", "-q"]);
+    assert!(!images.contains(&mine), "{images}");
+    assert!(images.contains(&format!("{}.env/oardocker/test-one:latest", other.env_id())), "{images}");
+    assert!(other.ok(&["build"]).contains("Using cache"));
+}
+
+#[test]
+fn an_unreachable_mirror_is_told() {
+    require_root();
+    let _alone = alone();
+    let workdir = image_workdir("mirror", "FROM debian:sid\n");
+    let before = host_state();
+    let out = workdir.command(&["build"]).env("OARDOCKER_MIRROR", "http://127.0.0.1:1/debian").output().unwrap();
+    let text = texts(&out).1;
+    assert_eq!(out.status.code(), Some(1));
+    assert!(text.contains("cannot bootstrap debian:sid from http://127.0.0.1:1/debian"), "{text}");
+    assert!(text.contains("can this machine reach http://127.0.0.1:1/debian?"), "{text}");
+    assert_same_state(&before, &host_state());
 }
 
 #[test]

@@ -74,16 +74,7 @@ impl Client {
             .await
             .doing(|| "cannot ask containerd for its version".into())?
             .into_inner();
-        let version = answer.version.trim_start_matches('v').to_owned();
-        let mut numbers = version.split(['.', '~', '-', '+']).map(|n| n.parse::<u32>().ok());
-        match (numbers.next().flatten(), numbers.next().flatten()) {
-            (Some(major), Some(minor)) if (major, minor) < OLDEST => Err(Error::new(format!(
-                "containerd {version} is too old: oardocker needs {}.{} or newer",
-                OLDEST.0, OLDEST.1
-            ))
-            .hint("install a newer containerd, or name another one with --docker-host containerd://PATH")),
-            _ => Ok(version),
-        }
+        accept(answer.version.trim_start_matches('v'))
     }
 
     pub(super) async fn ensure_namespace(&self) -> Result<()> {
@@ -176,7 +167,35 @@ impl Client {
     }
 }
 
+/// The version, if it is recent enough. Development versions without numbers are believed to be.
+fn accept(version: &str) -> Result<String> {
+    let mut numbers = version.split(['.', '~', '-', '+']).map(|n| n.parse::<u32>().ok());
+    match (numbers.next().flatten(), numbers.next().flatten()) {
+        (Some(major), Some(minor)) if (major, minor) < OLDEST => Err(Error::new(format!(
+            "containerd {version} is too old: oardocker needs {}.{} or newer",
+            OLDEST.0, OLDEST.1
+        ))
+        .hint("install a newer containerd, or name another one with --docker-host containerd://PATH")),
+        _ => Ok(version.to_owned()),
+    }
+}
+
 /// `2026-01-02T03:04:05Z`, as containerd and the image spec want times.
 pub(super) fn rfc3339(time: std::time::SystemTime) -> String {
     humantime::format_rfc3339_seconds(time).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn old_versions_are_refused() {
+        for good in ["1.6.20~ds1", "1.7.24", "2.1.9", "main-abcdef"] {
+            assert_eq!(accept(good).unwrap(), good);
+        }
+        for old in ["1.4.13~ds1", "0.2.5", "1.5.0-rc1"] {
+            assert!(accept(old).unwrap_err().to_string().contains("too old"), "{old}");
+        }
+    }
 }
