@@ -318,7 +318,7 @@ mod tests {
         let tree = dir.path().join("t");
         fs::create_dir(&tree).unwrap();
         fs::write(tree.join("f"), "x").unwrap();
-        xattr::set(tree.join("f"), "user.colour", b"blue\0\n").unwrap();
+        xattr::set(tree.join("f"), "user.colour", b"blue\0").unwrap();
         xattr::set(tree.join("f"), "user.overlay.origin", b"?").unwrap();
         let blob = dir.path().join("t.tgz");
         write(&tree, &blob).unwrap();
@@ -331,7 +331,7 @@ mod tests {
             .map(|r| r.unwrap())
             .map(|r| (r.key().unwrap().to_owned(), r.value_bytes().to_vec()))
             .collect();
-        assert_eq!(records, [("SCHILY.xattr.user.colour".to_owned(), b"blue\0\n".to_vec())]);
+        assert_eq!(records, [("SCHILY.xattr.user.colour".to_owned(), b"blue\0".to_vec())]);
     }
 
     #[test]
