@@ -266,13 +266,14 @@ pub const COMMANDS: &[Cmd] = &[
     Cmd {
         name: "install",
         summary: "Install and configure OAR from src",
-        about: "SRC is a tarball, a directory or a git working tree; it is never written to. A running cluster is stopped \
-                first.",
+        about: "SRC is a tarball, a directory, a git working tree, the URL of a tarball, or git+URL of a repository with \
+                @ and a branch or tag if need be. It is never written to. A running cluster is stopped first.",
         options: &[],
         args: Args::One("src", None),
         examples: &[
             ("oardocker install oar-2.6.1.tar.gz", "from a tarball"),
             ("oardocker install . start", "from the working tree, then start"),
+            ("oardocker install git+https://github.com/oar-team/oar.git@2.5", "a branch of a repository"),
         ],
     },
     Cmd {

@@ -1,13 +1,14 @@
 //! Where OAR comes from: something on the host that an install container can read.
 //!
-//! Knows tar files, directories and git; knows no container. The user's files are never written to.
+//! Knows tar files, directories, git and HTTP; knows no container. The user's files are never written to.
 
-use crate::error::{Context as _, Error, Result};
-use flate2::read::MultiGzDecoder;
-use std::fs::{self, File};
-use std::io::{BufReader, Read};
+mod git;
+mod http;
+mod tarball;
+
+use crate::error::{Error, Result};
+use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 /// The file by which an OAR source tree is known: OAR 2's version, or OAR 3's package.
 const MARKS: [&str; 2] = ["sources/core/common-libs/lib/OAR/Version.pm", "oar/__init__.py"];
@@ -38,18 +39,30 @@ pub struct Mountable {
     _copy: Option<tempfile::TempDir>,
 }
 
-/// Opens what the user named.
-pub fn open(text: &str) -> Result<Source> {
-    if text.starts_with("git+") || text.contains("://") {
-        return Err(Error::new(format!("{text} cannot be installed yet: this version takes files and directories"))
-            .hint("download it, or clone it, and give its path"));
+/// Opens what the user named: a path, the URL of a tarball, or `git+URL[@ref]`. What comes from afar is kept in `cache`.
+pub async fn open(text: &str, cache: &Path, say: &(dyn Fn(&str) + Sync)) -> Result<Source> {
+    if let Some(repository) = text.strip_prefix("git+") {
+        let (url, reference) = git::parse(repository);
+        return local(&git::fetch(&url, reference.as_deref(), cache, say)?.to_string_lossy());
     }
+    match text.split_once("://") {
+        Some(("http" | "https", _)) => {
+            Ok(Source { path: http::download(text, cache, say).await?, kind: Kind::Tarball })
+        }
+        Some(("file", path)) => local(path),
+        Some((scheme, _)) => Err(Error::new(format!("{scheme} URLs cannot be installed from"))
+            .hint("use http, https or file for tarballs, and git+URL for repositories")),
+        None => local(text),
+    }
+}
+
+fn local(text: &str) -> Result<Source> {
     let path = fs::canonicalize(text).map_err(|e| {
         Error::new(format!("cannot open {text}: {e}"))
             .hint("SRC is a tarball, a directory with OAR's sources, or a git working tree")
     })?;
     if !path.is_dir() {
-        check_tarball(&path)?;
+        tarball::check(&path)?;
         return Ok(Source { path, kind: Kind::Tarball });
     }
     if !MARKS.iter().any(|m| path.join(m).is_file()) {
@@ -65,7 +78,10 @@ impl Source {
         match self.kind {
             Kind::Tarball => Ok(Mountable { path: self.path.clone(), is_file: true, _copy: None }),
             Kind::Directory => Ok(Mountable { path: self.path.clone(), is_file: false, _copy: None }),
-            Kind::Git => copy_git_tree(&self.path, scratch),
+            Kind::Git => {
+                let (path, copy) = git::copy_tree(&self.path, scratch)?;
+                Ok(Mountable { path, is_file: false, _copy: Some(copy) })
+            }
         }
     }
 }
@@ -75,93 +91,12 @@ fn not_oar(path: &Path) -> Error {
         .hint(format!("an OAR source tree has the file {} or {}", MARKS[0], MARKS[1]))
 }
 
-/// Reads the whole archive, so that a truncated download is found before anything is built on it.
-fn check_tarball(path: &Path) -> Result<()> {
-    let broken = |e: std::io::Error| {
-        Error::new(format!("{} is not a complete tar or tar.gz file: {e}", path.display()))
-            .hint("was the download cut short?")
-    };
-    let doing = || format!("cannot open {}", path.display());
-    let mut head = [0; 2];
-    let n = File::open(path).doing(doing)?.read(&mut head).doing(doing)?;
-    let file = BufReader::with_capacity(1 << 20, File::open(path).doing(doing)?);
-    let reader: Box<dyn Read> =
-        if n == 2 && head == [0x1f, 0x8b] { Box::new(MultiGzDecoder::new(file)) } else { Box::new(file) };
-    let mut archive = tar::Archive::new(reader);
-    let (mut tops, mut marked, mut entries) = (std::collections::BTreeSet::new(), false, 0_u64);
-    for entry in archive.entries().map_err(broken)? {
-        let entry = entry.map_err(broken)?;
-        let name = entry.path().map_err(broken)?.into_owned();
-        let mut parts = name.components();
-        let top = parts.next().map(|c| c.as_os_str().to_owned()).unwrap_or_default();
-        if name.is_absolute() || name.components().any(|c| c == std::path::Component::ParentDir) {
-            return Err(Error::new(format!("{} holds {}, which leads out of it", path.display(), name.display())));
-        }
-        marked |= MARKS.iter().any(|m| parts.as_path() == Path::new(m));
-        if !entry.header().entry_type().is_pax_global_extensions() {
-            tops.insert(top);
-        }
-        entries += 1;
-    }
-    // The end of the archive, and of the compression, has to be there as well.
-    let mut rest = archive.into_inner();
-    std::io::copy(&mut rest, &mut std::io::sink()).map_err(broken)?;
-    if entries == 0 {
-        return Err(broken(std::io::Error::other("it is empty")));
-    }
-    if !marked || tops.len() != 1 {
-        return Err(not_oar(path));
-    }
-    Ok(())
-}
-
-fn copy_git_tree(path: &Path, scratch: &Path) -> Result<Mountable> {
-    let doing = || format!("cannot copy the git working tree {}", path.display());
-    fs::create_dir_all(scratch).doing(doing)?;
-    let copy = tempfile::Builder::new().prefix("source-").tempdir_in(scratch).doing(doing)?;
-    let tree = copy.path().join("oar");
-    // Tracked files as they are now, edits included; the history comes along for `git describe`.
-    git(path, &["clone", "--quiet", "--no-checkout", "--shared", ".", &tree.to_string_lossy()]).doing(doing)?;
-    let files = git(path, &["ls-files", "-z"]).doing(doing)?;
-    for name in files.split('\0').filter(|n| !n.is_empty()) {
-        let (from, to) = (path.join(name), tree.join(name));
-        let Ok(meta) = fs::symlink_metadata(&from) else { continue };
-        if let Some(parent) = to.parent() {
-            fs::create_dir_all(parent).doing(doing)?;
-        }
-        if meta.is_symlink() {
-            std::os::unix::fs::symlink(fs::read_link(&from).doing(doing)?, &to).doing(doing)?;
-        } else if meta.is_file() {
-            fs::copy(&from, &to).doing(doing)?;
-        }
-    }
-    // Inside the container the objects are not where the clone borrows them from.
-    git(&tree, &["repack", "-a", "-d", "-q"]).doing(doing)?;
-    let _ = fs::remove_file(tree.join(".git/objects/info/alternates"));
-    git(&tree, &["reset", "--quiet"]).doing(doing)?;
-    Ok(Mountable { path: tree, is_file: false, _copy: Some(copy) })
-}
-
-fn git(dir: &Path, args: &[&str]) -> Result<String> {
-    let out = Command::new("git")
-        // The tree may belong to the user who called sudo.
-        .args(["-c", "safe.directory=*", "-C"])
-        .arg(dir)
-        .args(args)
-        .output()
-        .map_err(|e| Error::new(format!("cannot run git: {e}")).hint("install it: apt install git"))?;
-    if out.status.success() {
-        Ok(String::from_utf8_lossy(&out.stdout).into_owned())
-    } else {
-        Err(Error::new(format!("git {}: {}", args[0], String::from_utf8_lossy(&out.stderr).trim())))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use flate2::Compression;
     use flate2::write::GzEncoder;
+    use std::fs::File;
 
     fn oar_tree(dir: &Path) {
         let file = dir.join(MARKS[0]);
@@ -178,11 +113,11 @@ mod tests {
     }
 
     fn message(text: &Path) -> String {
-        open(&text.to_string_lossy()).unwrap_err().to_string()
+        local(&text.to_string_lossy()).unwrap_err().to_string()
     }
 
     fn mountable(path: &Path, scratch: &Path) -> Mountable {
-        open(&path.to_string_lossy()).unwrap().prepare(scratch).unwrap()
+        local(&path.to_string_lossy()).unwrap().prepare(scratch).unwrap()
     }
 
     #[test]
@@ -219,15 +154,15 @@ mod tests {
             &["-c", "user.name=a", "-c", "user.email=a@b", "commit", "-qm", "x"],
             &["-c", "user.name=a", "-c", "user.email=a@b", "tag", "-am", "x", "2.6.1"],
         ] {
-            git(&tree, args).unwrap();
+            git::git(&tree, args).unwrap();
         }
         fs::write(tree.join("product.o"), "").unwrap();
         fs::write(tree.join(MARKS[0]), "edited").unwrap();
         let source = mountable(&tree, &tmp.path().join("scratch"));
         assert!(!source.path.join("product.o").exists());
         assert_eq!(fs::read_to_string(source.path.join(MARKS[0])).unwrap(), "edited");
-        assert_eq!(git(&source.path, &["describe", "--tags"]).unwrap().trim(), "2.6.1");
-        assert!(git(&source.path, &["fsck"]).is_ok());
+        assert_eq!(git::git(&source.path, &["describe", "--tags"]).unwrap().trim(), "2.6.1");
+        assert!(git::git(&source.path, &["fsck"]).is_ok());
         let copy = source.path.clone();
         drop(source);
         assert!(!copy.exists());

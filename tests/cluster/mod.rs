@@ -368,7 +368,78 @@ fn oar_from_a_directory_and_from_a_git_tree() {
     assert_eq!((listing(), git(&["status", "--porcelain"])), (before, status));
     assert_eq!(workdir.root_sh("node1", "head -c 4 /usr/local/lib/oar/oardodo/oardodo | tail -c 3"), "ELF");
     assert_eq!(workdir.sh("node1", "cat /oar_version"), "2.6.1+test\n");
+    // From a repository: cloned once, then updated; a branch, a tag.
+    let url = format!("git+file://{}", tree.display());
+    let text = workdir.ok(&["install", &url]);
+    assert!(text.contains("Saved: OAR 2.6.1+test (git branch devel)"), "{text}");
+    git(&["checkout", "-q", "-b", "feature/x"]);
+    git(&["commit", "-q", "--allow-empty", "-m", "y"]);
+    let clone = workdir.root.join(".oardocker/postinstall/oar-git");
+    let inode = || std::os::unix::fs::MetadataExt::ino(&fs::metadata(&clone).unwrap());
+    let first = inode();
+    let text = workdir.ok(&["install", &format!("{url}@feature/x")]);
+    assert!(text.contains("Saved: OAR 2.6.1+test-1-g") && text.contains("(git branch feature/x)"), "{text}");
+    assert_eq!(inode(), first, "updated, not cloned again");
+    let text = workdir.fails(1, &["install", &format!("{url}@nothing")]);
+    assert!(text.contains("is \"nothing\" a branch, a tag or a commit of"), "{text}");
     workdir.ok(&["stop"]);
+}
+
+/// Answers every request on a loopback port like a web server with a tarball, some odd ones and a redirect.
+fn web_server(tarball: Vec<u8>) -> u16 {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().flatten() {
+            let mut request = [0; 2048];
+            let n = stream.read(&mut request).unwrap_or(0);
+            let path = String::from_utf8_lossy(&request[..n]).split_whitespace().nth(1).unwrap_or("/").to_owned();
+            let ok = |kind: &str, length: usize| {
+                format!(
+                    "HTTP/1.1 200 OK\r\nContent-Type: {kind}\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n"
+                )
+            };
+            let (head, body) = match path.as_str() {
+                "/oar.tar.gz" => (ok("application/gzip", tarball.len()), &tarball[..]),
+                "/cut.tar.gz" => (ok("application/gzip", tarball.len()), &tarball[..tarball.len() / 2]),
+                "/page.tar.gz" => (ok("text/html", 13), &b"<html></html>"[..]),
+                "/moved" => (
+                    "HTTP/1.1 302 Found\r\nLocation: /oar.tar.gz\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+                        .into(),
+                    &b""[..],
+                ),
+                _ => ("HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\nConnection: close\r\n\r\n".into(), &b""[..]),
+            };
+            let _ = stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(body));
+        }
+    });
+    port
+}
+
+#[test]
+fn oar_from_a_url() {
+    require_root();
+    let _alone = alone();
+    let workdir = ready("trixie");
+    let port = web_server(fs::read(oar_tarball()).unwrap());
+    let url = |path: &str| format!("http://127.0.0.1:{port}/{path}");
+    let images = workdir.ok(&["status"]);
+    for (path, expected) in [
+        ("cut.tar.gz", "cannot download"),
+        ("page.tar.gz", "the server calls it text/html"),
+        ("none.tar.gz", "the server answered 404"),
+    ] {
+        let text = workdir.fails(1, &["install", &url(path)]);
+        assert!(text.contains(expected) && text.contains(&url(path)), "{path}: {text}");
+    }
+    let text = workdir.fails(1, &["install", "http://127.0.0.1:1/oar.tar.gz"]);
+    assert!(text.contains("Connection refused"), "{text}");
+    assert!(workdir.fails(1, &["install", "ftp://127.0.0.1/x"]).contains("ftp URLs cannot be installed from"));
+    assert_eq!(workdir.ok(&["status"]), images);
+    for path in ["oar.tar.gz", "moved"] {
+        let text = workdir.ok(&["install", &url(path)]);
+        assert!(text.contains("Saved: OAR 2.6.1 (tarball)"), "{text}");
+    }
 }
 
 #[test]

@@ -17,7 +17,10 @@ pub(super) struct Params {
 pub(super) async fn run(context: &mut Context, params: Params) -> Result<()> {
     let workdir = context.locked_workdir()?;
     // What is wrong with the source is found before anything is stopped.
-    let source = source::open(&params.src)?;
+    let ui = context.ui.clone();
+    let opened = source::open(&params.src, &workdir.path("postinstall"), &|line| ui.progress(line)).await;
+    ui.progress_end();
+    let source = opened?;
     let engine = context.engine().await?;
     let roles: Vec<&str> = workdir.manifest.install_on.iter().map(String::as_str).collect();
     images::require(engine.as_ref(), &workdir, &roles, "base").await?;

@@ -1,0 +1,51 @@
+//! Downloading a tarball.
+
+use crate::error::{Context as _, Error, Result};
+use futures::StreamExt as _;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+use tokio::io::AsyncWriteExt as _;
+
+/// How long a server may be silent.
+const SILENCE: Duration = Duration::from_secs(30);
+
+/// Downloads to `cache`; follows redirects; a download that is cut short is an error. `say` hears the progress.
+pub(super) async fn download(url: &str, cache: &Path, say: &dyn Fn(&str)) -> Result<PathBuf> {
+    let doing = || format!("cannot download {url}");
+    std::fs::create_dir_all(cache).doing(doing)?;
+    let client = reqwest::Client::builder().connect_timeout(SILENCE).read_timeout(SILENCE).build().doing(doing)?;
+    let answer = client.get(url).send().await.map_err(|e| cause(&e)).doing(doing)?;
+    if !answer.status().is_success() {
+        return Err(Error::new(format!("the server answered {}", answer.status()))).doing(doing);
+    }
+    let total = answer.content_length();
+    let kind = answer.headers().get("content-type").and_then(|v| v.to_str().ok()).unwrap_or_default().to_owned();
+    let part = tempfile::NamedTempFile::new_in(cache).doing(doing)?;
+    let mut file = tokio::fs::File::from_std(part.reopen().doing(doing)?);
+    let (mut body, mut done) = (answer.bytes_stream(), 0_u64);
+    while let Some(chunk) = body.next().await {
+        let chunk = chunk.map_err(|e| cause(&e)).doing(doing)?;
+        file.write_all(&chunk).await.doing(doing)?;
+        done += chunk.len() as u64;
+        let of = total.map(|t| format!(" of {:.1}", t as f64 / 1e6)).unwrap_or_default();
+        say(&format!("Downloading {url}: {:.1}{of} MB", done as f64 / 1e6));
+    }
+    file.flush().await.doing(doing)?;
+    super::tarball::check(part.path()).map_err(|e| {
+        let e = Error::new(e.to_string().replace(&part.path().display().to_string(), url))
+            .hint("was the download cut short?");
+        if kind.starts_with("text/") { e.hint(format!("the server calls it {kind}")) } else { e }
+    })?;
+    let path = cache.join("oar-tarball.tar.gz");
+    part.persist(&path).map_err(|e| e.error).doing(doing)?;
+    Ok(path)
+}
+
+/// The innermost reason; the outer ones only say that the request failed.
+fn cause(error: &reqwest::Error) -> String {
+    let mut cause: &dyn std::error::Error = error;
+    while let Some(next) = cause.source() {
+        cause = next;
+    }
+    cause.to_string()
+}
