@@ -9,6 +9,7 @@
 use crate::error::{Context as _, Error, Result};
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 /// How the host mounts its cgroups.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -132,27 +133,44 @@ fn inherit(from: &Path, to: &Path, layout: Layout) -> Result<()> {
     fs::write(to, value.trim()).doing(|| format!("cannot write {}", to.display()))
 }
 
+/// A killed process stays in its cgroup until the kernel is done with it, and v1 has no event that tells when.
+const DYING: Duration = Duration::from_secs(10);
+
 fn remove_tree(dir: &Path) -> Result<()> {
-    let entries = match fs::read_dir(dir) {
-        Ok(entries) => entries,
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
-        Err(e) => return Err(e).doing(|| format!("cannot read cgroup {}", dir.display())),
-    };
-    for entry in entries.flatten().filter(|e| e.file_type().is_ok_and(|t| t.is_dir())) {
-        remove_tree(&entry.path())?;
-    }
-    for attempt in 0.. {
-        match fs::remove_dir(dir) {
+    let deadline = Instant::now() + DYING;
+    loop {
+        match try_remove(dir) {
             Ok(()) => return Ok(()),
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
-            // A killed process stays in its cgroup until it is reaped, and no event tells when.
-            Err(e) if e.raw_os_error() == Some(nix::libc::EBUSY) && attempt < 100 => {
-                std::thread::sleep(std::time::Duration::from_millis(10));
+            Err(e) if e.raw_os_error() == Some(nix::libc::EBUSY) && Instant::now() < deadline => {
+                std::thread::sleep(Duration::from_millis(10));
             }
-            Err(e) => return Err(e).doing(|| format!("cannot remove cgroup {}", dir.display())),
+            Err(e) => {
+                return Err(e)
+                    .doing(|| format!("cannot remove cgroup {}", dir.display()))
+                    .map_err(|e| e.detail(processes(dir)));
+            }
         }
     }
-    Ok(())
+}
+
+fn try_remove(dir: &Path) -> std::io::Result<()> {
+    for entry in fs::read_dir(dir)?.flatten().filter(|e| e.file_type().is_ok_and(|t| t.is_dir())) {
+        try_remove(&entry.path())?;
+    }
+    fs::remove_dir(dir)
+}
+
+/// Who is still in there, for the error.
+fn processes(dir: &Path) -> Vec<String> {
+    let children = fs::read_dir(dir).into_iter().flatten().flatten().filter(|e| e.path().is_dir());
+    let below = children.flat_map(|e| processes(&e.path()));
+    let pids = fs::read_to_string(dir.join("cgroup.procs")).unwrap_or_default();
+    let line = |pid: &str| {
+        let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+        format!("{}: process {pid} {}", dir.display(), name.trim())
+    };
+    pids.lines().map(line).chain(below).collect()
 }
 
 #[cfg(test)]

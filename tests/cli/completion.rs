@@ -26,8 +26,8 @@ fn shell(program: &str, args: &[&str], dir: &Path) -> Pty {
 fn completes(pty: &mut Pty, typed: &str, expected: &str) {
     pty.send(&format!("{typed}\t"));
     pty.expect(expected, 10);
-    // Leave the line: Ctrl-C.
-    pty.send("\x03");
+    // Empty the line, and have a new prompt.
+    pty.send("\x15\n");
     pty.expect("ready> ", 10);
 }
 
