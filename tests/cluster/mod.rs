@@ -354,8 +354,13 @@ fn oar_from_a_directory_and_from_a_git_tree() {
     assert!(text.contains("Saved: OAR 2.6.1 (directory)"), "{text}");
     assert_eq!(listing(), before, "the user's tree is never written to");
 
-    let git =
-        |args: &[&str]| run("git", &[&["-C", "oar-2.6.1", "-c", "user.name=a", "-c", "user.email=a@b"], args].concat());
+    let git = |args: &[&str]| {
+        run(
+            "git",
+            &[&["-C", "oar-2.6.1", "-c", "user.name=a", "-c", "user.email=a@b", "-c", "safe.directory=*"], args]
+                .concat(),
+        )
+    };
     git(&["init", "-q", "-b", "devel"]);
     git(&["add", "-f", "."]);
     git(&["commit", "-q", "-m", "x"]);

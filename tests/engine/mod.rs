@@ -12,9 +12,8 @@ fn image_workdir(name: &str, dockerfile: &str) -> Workdir {
     let _ = fs::remove_dir_all(env.join("images"));
     fs::create_dir_all(env.join("images/one")).unwrap();
     fs::write(env.join("env_name"), "test\n").unwrap();
-    if !env.join("env_id").exists() {
-        fs::write(env.join("env_id"), format!("{:08x}\n", std::process::id() | 0x1000_0000)).unwrap();
-    }
+    let id = name.bytes().fold(5381_u32, |h, b| h.wrapping_mul(33) ^ u32::from(b));
+    fs::write(env.join("env_id"), format!("{id:08x}\n")).unwrap();
     fs::write(env.join("manifest.json"), "{}").unwrap();
     fs::write(env.join("images/one/Dockerfile"), dockerfile).unwrap();
     workdir
