@@ -14,7 +14,8 @@ case $MIRROR in
         echo "deb ${MIRROR}-security $SUITE/updates main" >> /etc/apt/sources.list ;;
     *)
         echo "deb $MIRROR $SUITE-updates main" >> /etc/apt/sources.list
-        echo "deb ${MIRROR}-security $SUITE-security main" >> /etc/apt/sources.list ;;
+        # Debian 11 is in long term support, whose updates not every mirror has in full.
+        [ "$SUITE" = bullseye ] || echo "deb ${MIRROR}-security $SUITE-security main" >> /etc/apt/sources.list ;;
 esac
 
 # A build that is killed starts again from the cached step, so nothing is gained by flushing every package file.

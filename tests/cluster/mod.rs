@@ -269,6 +269,11 @@ fn bookworm() {
 }
 
 #[test]
+fn bullseye() {
+    journey("bullseye");
+}
+
+#[test]
 fn bad_input_changes_nothing() {
     require_root();
     let _alone = alone();
@@ -388,6 +393,41 @@ fn oar_from_a_directory_and_from_a_git_tree() {
     let text = workdir.fails(1, &["install", &format!("{url}@nothing")]);
     assert!(text.contains("is \"nothing\" a branch, a tag or a commit of"), "{text}");
     workdir.ok(&["stop"]);
+}
+
+#[test]
+fn volumes_ro_rw_cow() {
+    require_root();
+    let _alone = alone();
+    let workdir = ready("trixie");
+    workdir.ok(&["stop"]);
+    let before = host_state();
+    let tmp = tempfile::tempdir().unwrap();
+    for name in ["ro", "rw", "co w,x:y"] {
+        fs::create_dir(tmp.path().join(name)).unwrap();
+        fs::write(tmp.path().join(name).join("file"), "original\n").unwrap();
+    }
+    // A colon separates the parts of a volume, so an odd name can only come through a link.
+    std::os::unix::fs::symlink(tmp.path().join("co w,x:y"), tmp.path().join("cow")).unwrap();
+    let volume = |name: &str, mode: &str| format!("{}:/data/{name}:{mode}", tmp.path().join(name).display());
+    let (ro, rw, cow) = (volume("ro", "ro"), volume("rw", "rw"), volume("cow", "cow"));
+    workdir.ok(&["start", "-n", "2", "-v", &ro, "-v", &rw, "-v", &cow]);
+    assert!(workdir.root_sh("node1", "echo x > /data/ro/file || true").is_empty());
+    workdir.root_sh(
+        "node1",
+        "echo from-node1 > /data/rw/file; echo from-node1 > /data/cow/file; rm -f /data/cow/gone; mkdir /data/cow/new",
+    );
+    assert_eq!(
+        workdir.sh("node1", "cat /data/ro/file /data/rw/file /data/cow/file"),
+        "original\nfrom-node1\nfrom-node1\n"
+    );
+    assert_eq!(workdir.sh("node2", "cat /data/rw/file /data/cow/file; ls /data/cow"), "from-node1\noriginal\nfile\n");
+    assert_eq!(fs::read_to_string(tmp.path().join("rw/file")).unwrap(), "from-node1\n");
+    assert_eq!(fs::read_to_string(tmp.path().join("cow/file")).unwrap(), "original\n");
+    assert!(!tmp.path().join("cow/new").exists(), "writes never reach the host");
+    workdir.ok(&["stop"]);
+    assert_same_state(&before, &host_state());
+    assert_eq!(fs::read_dir(tmp.path().join("cow")).unwrap().count(), 1);
 }
 
 /// Answers every request on a loopback port like a web server with a tarball, some odd ones and a redirect.

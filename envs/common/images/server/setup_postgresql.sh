@@ -14,6 +14,8 @@ jit = off
 autovacuum_naptime = 5min
 CONF
 echo "host all all 0.0.0.0/0 md5" >> "$CONFIG/pg_hba.conf"
+# Below a directory of /run that the packaged units would make.
+[ "${VERSION%%.*}" -ge 15 ] || echo "stats_temp_directory = 'pg_stat_tmp'" >> "$CONFIG/conf.d/oardocker.conf"
 # Started by oardocker-postgresql.service, not by the packaged units.
 echo manual > "$CONFIG/start.conf"
 # The version is data for the unit, which is the same in every suite.

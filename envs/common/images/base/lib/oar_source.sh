@@ -5,6 +5,8 @@ set -e
 export LC_ALL=C.UTF-8 SYSTEMD_INIT=true
 # OAR 2.6.1's oarcgdev.c relies on libbpf's headers for open(), which those of libbpf 1.5 do not give any more.
 export CC="cc -include fcntl.h"
+# oarcgdev, with which OAR >= 2.6 hides devices on v2 cgroups, needs libbpf 0.7: on an older suite OAR is built for v1 only.
+pkg-config --atleast-version=0.7 libbpf || export OAR_CGV1=1
 
 fail() {
     echo "error: $*" >&2
@@ -35,6 +37,12 @@ VERSION_FILE=$SRCDIR/sources/core/common-libs/lib/OAR/Version.pm
 [ -n "$VERSION" ] || VERSION=$(sed -n 's/^my \$OARVersion *= *"\(.*\)";$/\1/p' "$VERSION_FILE" 2>/dev/null)
 [ -n "$VERSION" ] || fail "no OAR version found: is this an OAR source tree?"
 COMMENT="OAR $VERSION ($KIND)"
+
+# What the v1 build of OAR 2.6.1 looks for under names that only the other build has.
+if [ -n "$OAR_CGV1" ] && [ -d "$SRCDIR/sources/core/tools/oarsh-legacy" ]; then
+    cp -n "$SRCDIR"/sources/core/tools/{oarsh,oarsh-legacy}/pam_oar_adopt.conf
+    sed -i 's/CGV1_OR_SYSTEMD=cgroup$/CGV1_OR_SYSTEMD=cgroups/' "$SRCDIR/setup/server.sh.in"
+fi
 
 # set_conf KEY VALUE: sets a line of oar.conf, commented out or not; a key that is not there is added.
 set_conf() {
@@ -96,7 +104,10 @@ install_both_oarsh() {
     local tools=$SRCDIR/sources/core/tools lib=/usr/local/lib/oar
     [ -d "$tools/oarsh-legacy" ] || return 0
     make -s -C "$SRCDIR" PREFIX=/usr/local OAR_CGV1=1 common-build
-    install -d $lib/oarsh.systemd $lib/oarsh.cgroups
-    install -m 755 "$tools"/oarsh/{oarsh,oarsh_shell,oarcp} $lib/oarsh.systemd/
+    install -d $lib/oarsh.cgroups
+    if [ -z "$OAR_CGV1" ]; then
+        install -d $lib/oarsh.systemd
+        install -m 755 "$tools"/oarsh/{oarsh,oarsh_shell,oarcp} $lib/oarsh.systemd/
+    fi
     install -m 755 "$tools"/oarsh-legacy/{oarsh,oarsh_shell,oarcp} $lib/oarsh.cgroups/
 }
