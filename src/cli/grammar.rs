@@ -149,8 +149,8 @@ pub const GLOBAL: &[Opt] = &[
         Default::Text("docker"),
         "Accepted for old scripts; no docker client is used.",
     ),
-    flag("verbose", None, &["verbose"], "Say more about what is done."),
-    flag("debug", None, &["debug"], "Show the whole chain of an error's causes."),
+    flag("verbose", None, &["verbose"], "Tell the engine and how long each command took."),
+    flag("debug", None, &["debug"], "Accepted for old scripts; errors always show their causes."),
     new(flag("dry_run", None, &["dry-run"], "Parse the line, print it as JSON and do nothing.")),
 ];
 

@@ -15,6 +15,7 @@ use commands::Context;
 use parse::{Env, Line, Parsed, Refusal};
 use std::ffi::OsString;
 use std::sync::Arc;
+use std::time::Instant;
 use ui::Ui;
 
 /// The exit code of a usage error.
@@ -96,7 +97,9 @@ fn execute(ui: &Arc<Ui>, line: &Line) -> u8 {
             ui.error(&e);
             return code_of(&e);
         }
+        let verbose = line.global.get("verbose").is_some_and(|v| v == true);
         for (i, invocation) in line.chain.iter().enumerate() {
+            let begun = Instant::now();
             let outcome = tokio::select! {
                 outcome = commands::run(&mut context, invocation) => outcome,
                 () = interrupted(invocation.command) => {
@@ -106,6 +109,9 @@ fn execute(ui: &Arc<Ui>, line: &Line) -> u8 {
                     return INTERRUPTED;
                 }
             };
+            if verbose {
+                ui.talk(&format!("{} took {:.2} s", invocation.command, begun.elapsed().as_secs_f64()));
+            }
             let code = match outcome {
                 Ok(0) => continue,
                 Ok(code) => code,

@@ -40,7 +40,7 @@ pub fn parse(text: &str) -> Result<Address> {
     }
 }
 
-/// Connects; the second value says in one line which engine `auto` took.
+/// Connects; the second value says in one line which engine `auto` took, or that one had to be started.
 pub async fn connect(address: &Address) -> Result<(Arc<dyn Engine>, Option<String>)> {
     match address {
         Address::Docker(path) => Err(Error::new(format!(
@@ -54,7 +54,8 @@ pub async fn connect(address: &Address) -> Result<(Arc<dyn Engine>, Option<Strin
         }
         Address::Managed => {
             require_root()?;
-            managed().await
+            let (engine, line) = managed().await?;
+            Ok((engine, line.filter(|l| l.starts_with("Started"))))
         }
         Address::Auto => {
             require_root()?;

@@ -44,6 +44,7 @@ pub struct Context {
     global: Global,
     engine: Option<Arc<dyn Engine>>,
     lock: Option<Lock>,
+    in_session: bool,
 }
 
 impl std::fmt::Debug for Context {
@@ -56,7 +57,7 @@ impl Context {
     /// From the global options.
     pub fn new(ui: Arc<Ui>, global: &Map<String, Value>) -> Self {
         let global = serde_json::from_value(Value::Object(global.clone())).expect("the grammar gives all options");
-        Self { ui, global, engine: None, lock: None }
+        Self { ui, global, engine: None, lock: None, in_session: false }
     }
 
     fn root(&self) -> Result<PathBuf> {
@@ -88,7 +89,8 @@ impl Context {
             return Ok(engine.clone());
         }
         let (engine, line) = select::connect(&select::parse(&self.global.docker_host)?).await?;
-        if let Some(line) = line.filter(|l| self.global.verbose || l.starts_with("Started")) {
+        // In a session, stderr belongs to the program inside.
+        if let Some(line) = line.filter(|_| self.global.verbose || !self.in_session) {
             self.ui.talk(&line);
         }
         self.engine = Some(engine.clone());
@@ -225,6 +227,7 @@ pub fn before(context: &Context, chain: &[Invocation]) -> Result<()> {
 
 /// Runs one command. The code is 0 but for `exec` and `connect`.
 pub async fn run(context: &mut Context, invocation: &Invocation) -> Result<u8> {
+    context.in_session = matches!(invocation.command, "exec" | "connect" | "logs");
     match invocation.command {
         "build" => build::run(context, params(invocation)).await?,
         "clean" => clean::run(context).await?,
