@@ -104,7 +104,7 @@ fn execute(ui: &Arc<Ui>, line: &Line) -> u8 {
                 outcome = commands::run(&mut context, invocation) => outcome,
                 () = interrupted(invocation.command) => {
                     ui.progress_end();
-                    ui.talk(&format!("\nInterrupted: {} is undone", invocation.command));
+                    ui.talk(&format!("\nInterrupted: {}", aftermath(invocation.command)));
                     context.undo(invocation.command).await;
                     return INTERRUPTED;
                 }
@@ -134,6 +134,15 @@ fn execute(ui: &Arc<Ui>, line: &Line) -> u8 {
     // A thread that still waits for input of a terminal must not keep the program.
     runtime.shutdown_background();
     code
+}
+
+/// What an interrupted command leaves.
+fn aftermath(command: &str) -> String {
+    match command {
+        "build" | "install" | "start" => format!("{command} is undone"),
+        "reset" => "some hosts may be down, `oardocker status` tells".into(),
+        _ => format!("{command} may be half done, and can be run again"),
+    }
 }
 
 fn code_of(e: &Error) -> u8 {

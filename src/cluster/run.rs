@@ -129,7 +129,7 @@ impl Runner {
                 any: request.any,
             })
             .collect();
-        network.publish(&ports)?;
+        network.publish(&ports).await?;
         if !wait {
             return Ok(());
         }

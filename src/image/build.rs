@@ -52,6 +52,8 @@ pub struct Options {
     pub no_cache: bool,
     /// Look for a newer base image.
     pub pull: bool,
+    /// Leave images that are there as they are.
+    pub keep: bool,
     /// Values for `ARG`s.
     pub args: BTreeMap<String, String>,
 }
@@ -132,6 +134,12 @@ impl Builder {
                 Base::Outside(_) => None,
             };
             let work = async move {
+                if me.options.keep
+                    && let Some(image) = me.engine.image(&definition.tag).await.map_err(Arc::new)?
+                {
+                    (me.listener)(&definition.title, "It is already there");
+                    return Ok(Arc::new(image));
+                }
                 let from = match (parent, base) {
                     (Some(parent), _) => (*parent.await?).clone(),
                     (None, Base::Outside(name)) => me.resolve(&definition, &name).await.map_err(Arc::new)?,
@@ -320,7 +328,7 @@ impl Builder {
                     let mut plan = plan.clone();
                     if let Some(owner) = state.owner.as_deref() {
                         let user = Accounts::read(&Root::open(&step.root)?).user(owner)?;
-                        plan.owner = (user.uid, user.gid);
+                        plan.owner = Some((user.uid, user.gid));
                     }
                     let root = step.root.clone();
                     tokio::task::spawn_blocking(move || copy::apply(&plan, &root)).await.doing(|| "copy".into())??;
@@ -642,7 +650,7 @@ impl Evaluation {
                     context,
                     dest,
                     unpack: *add,
-                    owner: (0, 0),
+                    owner: None,
                     mode,
                 })));
             }

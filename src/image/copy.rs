@@ -29,8 +29,8 @@ pub struct Plan {
     pub dest: String,
     /// Whether tar files are unpacked.
     pub unpack: bool,
-    /// Owner of everything.
-    pub owner: (u32, u32),
+    /// Owner of everything; without one it is root's, but for what a tar file brings.
+    pub owner: Option<(u32, u32)>,
     /// Mode of everything, if given.
     pub mode: Option<u32>,
 }
@@ -200,7 +200,8 @@ fn write_file(from: &mut impl Read, to: &OwnedFd, name: &OsStr, mode: u32, plan:
 }
 
 fn own(dir: &OwnedFd, name: &OsStr, plan: &Plan) -> io::Result<()> {
-    let (uid, gid) = (rustix::fs::Uid::from_raw(plan.owner.0), rustix::fs::Gid::from_raw(plan.owner.1));
+    let (uid, gid) = plan.owner.unwrap_or((0, 0));
+    let (uid, gid) = (rustix::fs::Uid::from_raw(uid), rustix::fs::Gid::from_raw(gid));
     Ok(chownat(dir.as_fd(), name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)?)
 }
 
@@ -231,6 +232,7 @@ fn opened(path: &Path) -> io::Result<Box<dyn Read>> {
 fn unpack(source: &Path, root: &Root, dest: &Path, plan: &Plan) -> Result<()> {
     let name = source.display();
     let mut total = 0;
+    let mut directories = Vec::new();
     let mut archive = tar::Archive::new(opened(source).doing(|| format!("cannot open {name}"))?);
     for entry in archive.entries().doing(|| format!("cannot read {name}"))? {
         let mut entry = entry.doing(|| format!("{name} is damaged"))?;
@@ -247,8 +249,12 @@ fn unpack(source: &Path, root: &Root, dest: &Path, plan: &Plan) -> Result<()> {
         let inside = dest.join(&path);
         let kind = entry.header().entry_type();
         let mode = entry.header().mode().doing(doing)? & 0o7777;
+        let number = |n: std::io::Result<u64>| n.ok().and_then(|n| u32::try_from(n).ok()).unwrap_or(0);
+        let owner = plan.owner.unwrap_or_else(|| (number(entry.header().uid()), number(entry.header().gid())));
+        let plan = &Plan { owner: Some(owner), ..plan.clone() };
         if kind.is_dir() {
             make_dir(root, &inside, plan)?;
+            directories.push((inside, mode, owner));
             continue;
         }
         let dir = make_dir(root, inside.parent().unwrap_or(dest), plan)?;
@@ -275,6 +281,16 @@ fn unpack(source: &Path, root: &Root, dest: &Path, plan: &Plan) -> Result<()> {
             return Err(bad("a device or another special file"));
         }
     }
+    // At the end, because a directory may be closed to what comes after it.
+    for (path, mode, owner) in directories {
+        let doing = || format!("cannot unpack {} of {name}", path.display());
+        let plan = &Plan { owner: Some(owner), ..plan.clone() };
+        let (dir, _) = root.make_dir(&path)?;
+        own(&dir, OsStr::new("."), plan).doing(doing)?;
+        let mode = Mode::from_raw_mode(mode);
+        rustix::fs::chmodat(&dir, ".", mode, AtFlags::empty()).map_err(io::Error::from).doing(doing)?;
+        set_times(&dir, OsStr::new(".")).doing(doing)?;
+    }
     Ok(())
 }
 
@@ -290,7 +306,7 @@ mod tests {
             sources: sources(context, &patterns)?,
             dest: dest.into(),
             unpack: true,
-            owner: (nix::unistd::getuid().as_raw(), nix::unistd::getgid().as_raw()),
+            owner: Some((nix::unistd::getuid().as_raw(), nix::unistd::getgid().as_raw())),
             mode: None,
         })
     }
@@ -374,6 +390,21 @@ mod tests {
         assert!(apply(&plan(&context, &["x.tar"], "/").unwrap(), &root).is_err());
         write(&|b| entry(b, b"dev", tar::EntryType::Char, ""));
         assert!(apply(&plan(&context, &["x.tar"], "/").unwrap(), &root).is_err());
+        // Modes of directories arrive, closed ones too.
+        write(&|b| {
+            let mut header = tar::Header::new_gnu();
+            header.set_entry_type(tar::EntryType::Directory);
+            header.set_mode(0o1777);
+            header.set_size(0);
+            b.append_data(&mut header, "open/", io::empty()).unwrap();
+            header.set_mode(0o500);
+            b.append_data(&mut header, "closed/", io::empty()).unwrap();
+            header.set_entry_type(regular);
+            b.append_data(&mut header, "closed/f", io::empty()).unwrap();
+        });
+        apply(&plan(&context, &["x.tar"], "/").unwrap(), &root).unwrap();
+        let mode = |name: &str| fs::metadata(root.join(name)).unwrap().mode() & 0o7777;
+        assert_eq!((mode("open"), mode("closed")), (0o1777, 0o500));
         // A link to the outside, then a file through it: the link is followed inside the root.
         let outside = dir.path().join("outside");
         fs::create_dir(&outside).unwrap();

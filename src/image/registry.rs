@@ -44,7 +44,8 @@ pub async fn pull(engine: &dyn Engine, name: &str, scratch: &Path) -> Result<Ima
             digest: blob.digest.clone(),
             size: u64::try_from(blob.size).unwrap_or_default(),
         };
-        let file = scratch.join(blob.digest.replace(':', "-"));
+        // Another image of the same build may pull the same layer at the same time.
+        let file = scratch.join(format!("pull-{:016x}", rand::random::<u64>()));
         let mut out = tokio::fs::File::create(&file).await.doing(doing)?;
         client.pull_blob(&reference, blob, &mut out).await.map_err(failed).doing(doing)?;
         tokio::io::AsyncWriteExt::flush(&mut out).await.doing(doing)?;

@@ -6,7 +6,7 @@
 //! ```text
 //! bridge oard-<id>             nft table ip oardocker_<id>
 //! <runtime dir>/netns/<id>/<container>     the mounted namespaces
-//! <runtime dir>/netns/lock                 held while a free subnet is chosen
+//! <runtime dir>/netns/lock                 held while a free subnet or port is chosen
 //! ```
 
 mod firewall;
@@ -49,13 +49,7 @@ impl Network {
         Self::remove(id).await?;
         let dir = netns_dir(id);
         fs::create_dir_all(&dir).doing(|| format!("cannot create {}", dir.display()))?;
-        let path = runtime_dir().join("netns/lock");
-        let file = File::create(&path).doing(|| format!("cannot create {}", path.display()))?;
-        let lock = tokio::task::spawn_blocking(move || Flock::lock(file, FlockArg::LockExclusive))
-            .await
-            .doing(|| "cannot wait for a lock".into())?
-            .map_err(|(_, e)| e)
-            .doing(|| format!("cannot lock {}", path.display()))?;
+        let lock = lock().await?;
         let subnet = subnet::choose(id)?;
         let created = links::create_bridge(&bridge(id), subnet.gateway(), subnet.prefix()).await;
         drop(lock);
@@ -93,8 +87,16 @@ impl Network {
         unmount(&netns_dir(&self.id).join(name))
     }
 
-    /// Publishes ports of a container.
-    pub fn publish(&self, ports: &[Port]) -> Result<()> {
+    /// Publishes ports of a container, unless another network has come to publish one of them.
+    pub async fn publish(&self, ports: &[Port]) -> Result<()> {
+        let _lock = lock().await?;
+        let taken = firewall::published()?;
+        if let Some((port, id)) =
+            ports.iter().find_map(|p| Some((p.host, taken.get(&p.host).filter(|id| **id != self.id)?)))
+        {
+            return Err(Error::new(format!("port {port} is taken: the cluster {id} publishes it since a moment ago"))
+                .hint("choose other ports with `start --port-bindings-offset 50000`"));
+        }
         firewall::apply(&self.id, &bridge(&self.id), &self.subnet, ports)
     }
 
@@ -120,6 +122,17 @@ impl Network {
     pub fn exists(id: &str) -> bool {
         netns_dir(id).exists() || PathBuf::from("/sys/class/net").join(bridge(id)).exists()
     }
+}
+
+/// Held while something is chosen that no two networks may have.
+async fn lock() -> Result<Flock<File>> {
+    let path = runtime_dir().join("netns/lock");
+    let file = File::create(&path).doing(|| format!("cannot create {}", path.display()))?;
+    tokio::task::spawn_blocking(move || Flock::lock(file, FlockArg::LockExclusive))
+        .await
+        .doing(|| "cannot wait for a lock".into())?
+        .map_err(|(_, e)| e)
+        .doing(|| format!("cannot lock {}", path.display()))
 }
 
 fn unmount(path: &std::path::Path) -> Result<()> {

@@ -19,25 +19,15 @@ pub(super) struct Params {
 
 pub(super) async fn run(context: &mut Context, params: Params) -> Result<()> {
     let workdir = context.locked_workdir()?;
-    let engine = context.engine().await?;
     stop::quietly(context, &workdir).await?;
     let options = Options {
         no_cache: params.no_cache,
         pull: params.pull,
+        keep: !params.rebuild,
         args: BTreeMap::from([("OARDOCKER_ENV_ID".to_owned(), workdir.env_id.clone())]),
     };
     let builder = context.builder(&workdir, options, params.quiet).await?;
-    let mut definitions = images::definitions(&workdir, &builder.scratch)?;
-    if !params.rebuild {
-        let have: Vec<String> = engine.images().await?.into_iter().map(|i| i.name).collect();
-        definitions.retain(|d| {
-            let there = have.contains(&d.tag);
-            if there {
-                context.ui.line(&format!("Image '{}' is already there", d.known_as[0]));
-            }
-            !there
-        });
-    }
+    let definitions = images::definitions(&workdir, &builder.scratch)?;
     let outcome = builder.build(&definitions).await;
     context.ui.progress_end();
     let ended = context.end_steps(&workdir).await;

@@ -157,7 +157,7 @@ impl Context {
                     Ok(()) => self.end_steps(&workdir).await,
                     failed => failed,
                 },
-                "start" | "reset" | "stop" => match engine.recover(true).await {
+                "start" | "stop" => match engine.recover(true).await {
                     Ok(()) => stop::quietly(self, &workdir).await,
                     failed => failed,
                 },

@@ -34,7 +34,7 @@ else
 fi
 
 VERSION_FILE=$SRCDIR/sources/core/common-libs/lib/OAR/Version.pm
-[ -n "$VERSION" ] || VERSION=$(sed -n 's/^my \$OARVersion *= *"\(.*\)";$/\1/p' "$VERSION_FILE" 2>/dev/null)
+[ -n "$VERSION" ] || VERSION=$(sed -n 's/^my \$OARVersion *= *"\(.*\)";$/\1/p' "$VERSION_FILE" 2>/dev/null || true)
 [ -n "$VERSION" ] || fail "no OAR version found: is this an OAR source tree?"
 COMMENT="OAR $VERSION ($KIND)"
 
