@@ -61,10 +61,10 @@ impl Ui {
         if self.color_out { format!("\x1b[{color}m{text}\x1b[0m") } else { text.to_owned() }
     }
 
-    /// What the user asked for. A reader that went away is not an error.
-    pub fn data(&self, text: &str) {
+    /// What the user asked for. A reader that went away is not an error, but no reason to go on either: false.
+    pub fn data(&self, text: &str) -> bool {
         let mut out = std::io::stdout().lock();
-        let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+        out.write_all(text.as_bytes()).and_then(|()| out.flush()).is_ok()
     }
 
     /// A line on stdout, above a live line if there is one.
@@ -73,7 +73,7 @@ impl Ui {
         match &*bar {
             Some(bar) => bar.suspend(|| self.data(&format!("{text}\n"))),
             None => self.data(&format!("{text}\n")),
-        }
+        };
     }
 
     /// A line on stderr.

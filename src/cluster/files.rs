@@ -105,7 +105,9 @@ impl Files {
         }
         for host in hosts {
             for path in HISTORIES {
-                touch(&history(&request.histories, host, path), path.starts_with("/home/"))?;
+                let file = history(&request.histories, host, path);
+                crate::workdir::refuse_links(&request.histories, &file)?;
+                touch(&file, path.starts_with("/home/"))?;
             }
         }
         Ok(())
@@ -138,7 +140,7 @@ fn touch(path: &Path, of_docker: bool) -> Result<()> {
     let doing = || format!("cannot create {}", path.display());
     // Docker made a directory of a file that was missing when it was mounted.
     if path.is_dir() {
-        fs::remove_dir_all(path).doing(doing)?;
+        fs::remove_dir(path).doing(doing)?;
     }
     if let Some(parent) = path.parent() {
         fs::create_dir_all(parent).doing(doing)?;

@@ -11,6 +11,7 @@
 pub mod manifest;
 pub mod templates;
 
+use crate::engine::host::data_dir;
 use crate::error::{Context as _, Error, Result};
 use manifest::Manifest;
 use nix::fcntl::{Flock, FlockArg};
@@ -29,7 +30,7 @@ pub struct Workdir {
     pub manifest: Manifest,
 }
 
-/// Keeps other oardockers of the same workdir out; given up when dropped.
+/// Keeps other oardockers out; given up when dropped.
 pub struct Lock(#[allow(dead_code, reason = "held, not used")] Flock<File>);
 
 /// The env dir of a workdir.
@@ -37,19 +38,67 @@ pub fn env_dir(root: &Path) -> PathBuf {
     root.join(".oardocker")
 }
 
-/// Waits for other oardockers that change this workdir. `waiting` is called when it has to wait.
-pub fn lock(root: &Path, waiting: impl FnOnce()) -> Result<Lock> {
-    let dir = env_dir(root);
-    let doing = || format!("cannot lock {}", dir.display());
-    let file = File::open(&dir).doing(doing)?;
-    match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+/// Locks a file or a directory; `waiting` is called when another oardocker has it.
+pub async fn lock(path: &Path, waiting: impl FnOnce()) -> Result<Lock> {
+    let doing = || format!("cannot lock {}", path.display());
+    match Flock::lock(File::open(path).doing(doing)?, FlockArg::LockExclusiveNonblock) {
         Ok(lock) => Ok(Lock(lock)),
         Err((file, nix::Error::EWOULDBLOCK)) => {
             waiting();
-            Flock::lock(file, FlockArg::LockExclusive).map(Lock).map_err(|(_, e)| e).doing(doing)
+            // Not on the thread that listens for Ctrl-C.
+            let lock = tokio::task::spawn_blocking(move || Flock::lock(file, FlockArg::LockExclusive));
+            lock.await.doing(doing)?.map(Lock).map_err(|(_, e)| e).doing(doing)
         }
         Err((_, e)) => Err(e).doing(doing),
     }
+}
+
+fn claims() -> PathBuf {
+    data_dir().join("locks")
+}
+
+/// Everything of an environment is named by its id, so an id belongs to one folder: a copy of it must get its own.
+pub async fn claim(root: &Path, env_id: &str, waiting: impl FnOnce()) -> Result<Lock> {
+    let path = claims().join(env_id);
+    let doing = || format!("cannot write {}", path.display());
+    fs::create_dir_all(claims()).doing(doing)?;
+    fs::OpenOptions::new().append(true).create(true).open(&path).doing(doing)?;
+    let lock = lock(&path, waiting).await?;
+    let owner = PathBuf::from(fs::read_to_string(&path).doing(doing)?);
+    // A new claim is empty, and an empty path would be the current directory.
+    let still = owner.is_absolute()
+        && fs::read_to_string(env_dir(&owner).join("env_id")).is_ok_and(|id| id.trim().eq_ignore_ascii_case(env_id));
+    if still && owner.canonicalize().ok() != root.canonicalize().ok() {
+        return Err(Error::new(format!(
+            "{} is a copy of {}: both have the environment id {env_id}",
+            root.display(),
+            owner.display()
+        ))
+        .hint(format!("give this one its own: rm {} && oardocker init -f", env_dir(root).join("env_id").display())));
+    }
+    fs::write(&path, root.to_string_lossy().as_bytes()).doing(doing)?;
+    Ok(lock)
+}
+
+/// Whether an oardocker works in another environment right now.
+pub fn others_at_work(env_id: &str) -> bool {
+    fs::read_dir(claims())
+        .into_iter()
+        .flatten()
+        .flatten()
+        .filter(|e| e.file_name() != env_id)
+        .any(|e| File::open(e.path()).is_ok_and(|file| Flock::lock(file, FlockArg::LockExclusiveNonblock).is_err()))
+}
+
+/// Refuses symbolic links between `base` and `path`: who wrote the folder may not lead root elsewhere.
+pub fn refuse_links(base: &Path, path: &Path) -> Result<()> {
+    for part in path.ancestors().take_while(|p| p.starts_with(base)) {
+        if fs::symlink_metadata(part).is_ok_and(|m| m.is_symlink()) {
+            return Err(Error::new(format!("{} is a symbolic link", part.display()))
+                .hint("root does not write through links in .oardocker: remove it"));
+        }
+    }
+    Ok(())
 }
 
 impl std::fmt::Debug for Lock {
@@ -128,5 +177,23 @@ impl Workdir {
     /// As the engine knows it: two workdirs with the same environment have their own images.
     pub fn engine_name(&self, role: &str, tag: &str) -> String {
         format!("{}.env/{}", self.env_id, self.image_name(role, tag))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn links_are_refused_at_every_depth() {
+        let dir = tempfile::tempdir().unwrap();
+        let base = dir.path().join(".oardocker");
+        fs::create_dir_all(base.join("tmp/frontend")).unwrap();
+        let file = base.join("tmp/frontend/history");
+        refuse_links(&base, &file).unwrap();
+        std::os::unix::fs::symlink("/etc/passwd", &file).unwrap();
+        assert!(refuse_links(&base, &file).is_err());
+        std::os::unix::fs::symlink("/etc", base.join("tmp/node")).unwrap();
+        assert!(refuse_links(&base, &base.join("tmp/node/passwd")).is_err());
     }
 }

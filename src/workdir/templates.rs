@@ -55,6 +55,7 @@ pub fn copy(env: &str, env_dir: &Path, force: bool, mut tell: impl FnMut(Outcome
     }
     for (name, data) in files {
         let path = env_dir.join(&name);
+        super::refuse_links(env_dir, &path)?;
         let doing = || format!("cannot write {}", path.display());
         let outcome = match fs::read(&path) {
             Ok(_) if name.file_name().is_some_and(|n| manifest.ignore_if_exists.iter().any(|i| n == i.as_str())) => {

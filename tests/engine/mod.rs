@@ -276,6 +276,24 @@ fn destroy_and_clean_remove_what_is_theirs_only() {
 }
 
 #[test]
+fn a_copied_workdir_must_get_an_id_of_its_own() {
+    require_root();
+    let _alone = alone();
+    let workdir = image_workdir("original", "FROM debian:trixie\nRUN true\n");
+    workdir.ok(&["build"]);
+    assert!(workdir.ok(&["build", "--no-rebuild"]).contains("It is already there"));
+    let copy = Workdir::named("copy");
+    let _ = fs::remove_dir_all(copy.root.join(".oardocker"));
+    let status = Command::new("cp").arg("-a").arg(workdir.root.join(".oardocker")).arg(&copy.root).status().unwrap();
+    assert!(status.success());
+    let text = copy.fails(1, &["stop"]);
+    assert!(text.contains("is a copy of") && text.contains("rm "), "{text}");
+    fs::write(copy.root.join(".oardocker/env_id"), "c0c0c0c0\n").unwrap();
+    copy.ok(&["stop"]);
+    workdir.ok(&["stop"]);
+}
+
+#[test]
 fn an_unreachable_mirror_is_told() {
     require_root();
     let _alone = alone();

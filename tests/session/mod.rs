@@ -63,6 +63,17 @@ fn sessions() {
     child.stdin.take().unwrap().write_all(&through.stderr).unwrap();
     assert_eq!(texts(&child.wait_with_output().unwrap()).0, sum);
 
+    // A reader that goes away ends the program inside.
+    let begun = Instant::now();
+    let mut child = workdir.command(&["exec", "node1", "yes"]).stdout(Stdio::piped()).spawn().unwrap();
+    let mut reader = std::io::BufReader::new(child.stdout.take().unwrap());
+    let mut line = String::new();
+    std::io::BufRead::read_line(&mut reader, &mut line).unwrap();
+    drop(reader);
+    assert_eq!(child.wait().unwrap().code(), Some(141), "as a shell tells of SIGPIPE");
+    assert!(begun.elapsed() < Duration::from_secs(5));
+    assert_eq!(workdir.sh("node1", "pgrep -x yes | wc -l").trim(), "0");
+
     // A terminal: size, its changes, Ctrl-C for the program inside, our terminal as it was.
     let mut pty = Pty::spawn(workdir.command(&["connect", "-l", "root", "node1"]), 91, 33);
     pty.expect("root@node1", 10);
@@ -110,8 +121,9 @@ fn sessions() {
 
     // A node that dies ends the session, with a message.
     let mut pty = {
-        let mut pty = Pty::spawn(workdir.command(&["connect", "node1"]), 80, 24);
-        pty.expect("docker@node1", 10);
+        // A chain that came to a session holds no lock: the stop below does not wait for it.
+        let mut pty = Pty::spawn(workdir.command(&["start", "-n", "1", "connect", "node1"]), 80, 24);
+        pty.expect("docker@node1", 30);
         pty
     };
     let begun = Instant::now();

@@ -18,7 +18,7 @@ pub(super) struct Params {
 }
 
 pub(super) async fn run(context: &mut Context, params: Params) -> Result<()> {
-    let workdir = context.locked_workdir()?;
+    let workdir = context.locked_workdir().await?;
     stop::quietly(context, &workdir).await?;
     let options = Options {
         no_cache: params.no_cache,

@@ -8,7 +8,7 @@ use crate::image::build::CACHE;
 use std::collections::BTreeSet;
 
 pub(super) async fn run(context: &mut Context) -> Result<()> {
-    let workdir = context.locked_workdir()?;
+    let workdir = context.locked_workdir().await?;
     let engine = context.engine().await?;
     engine.recover(false).await?;
     for (name, container) in cluster::containers(engine.as_ref(), &workdir.env_id).await? {

@@ -17,7 +17,9 @@ pub(super) fn confirm(ui: &Ui) -> Result<()> {
         match (read, answer.trim().to_lowercase().as_str()) {
             (Ok(1..), "y" | "yes") => return Ok(()),
             (Ok(1..), "" | "n" | "no") => return Err(Error::new("aborted")),
-            (Ok(1..), _) => ui.data("Error: invalid input\n"),
+            (Ok(1..), _) => {
+                ui.data("Error: invalid input\n");
+            }
             _ => {
                 ui.data("\n");
                 return Err(Error::new("aborted: no answer").hint("`oardocker destroy -f` does not ask"));
@@ -27,17 +29,15 @@ pub(super) fn confirm(ui: &Ui) -> Result<()> {
 }
 
 pub(super) async fn run(context: &mut Context) -> Result<()> {
-    let workdir = context.locked_workdir()?;
+    let workdir = context.locked_workdir().await?;
     stop::quietly(context, &workdir).await?;
     let engine = context.engine().await?;
     let own = images::of_environment(engine.as_ref(), &workdir.env_id).await?;
     let mut names: Vec<String> = own.iter().map(|r| r.name.clone()).collect();
     // Base images and cached steps are shared; the last environment takes them along.
-    let others = engine
-        .images()
-        .await?
-        .into_iter()
-        .any(|r| r.labels.get(crate::cluster::ENV_LABEL).is_some_and(|id| *id != workdir.env_id));
+    let foreign = |id: &String| *id != workdir.env_id;
+    let others = crate::workdir::others_at_work(&workdir.env_id)
+        || engine.images().await?.iter().any(|r| r.labels.get(crate::cluster::ENV_LABEL).is_some_and(foreign));
     if !others {
         names.extend(
             engine.images().await?.into_iter().map(|r| r.name).filter(|n| n.starts_with(CACHE) || !n.contains(".env/")),

@@ -8,7 +8,6 @@ use crate::error::{Error, Result};
 use nix::sys::termios::{SetArg, Termios, cfmakeraw, tcgetattr, tcsetattr};
 use serde::Deserialize;
 use std::io::{IsTerminal as _, Read as _, Write as _};
-use std::sync::Arc;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 
@@ -60,8 +59,14 @@ pub(super) async fn attach(
     let raw = if tty { Some(RawTerminal::enter()?) } else { None };
     let (output, chunks) = mpsc::channel(16);
     let size = tty.then(follow_size);
-    let session = Session { stdin: Some(read_stdin()), output, size, signals: Some(pass_signals(tty)) };
-    let writer = tokio::task::spawn_blocking(move || write_output(chunks));
+    let (signals, passed) = pass_signals(tty);
+    let session = Session { stdin: Some(read_stdin()), output, size, signals: Some(passed) };
+    let writer = tokio::task::spawn_blocking(move || {
+        // Nobody reads any more, as in `exec ... | head`: what writes inside has to know, as it would here.
+        if !write_output(chunks) {
+            let _ = signals.blocking_send(nix::libc::SIGPIPE);
+        }
+    });
     let outcome = engine.exec(&container.id, &process, session).await;
     let _ = writer.await;
     drop(raw);
@@ -141,8 +146,8 @@ fn read_stdin() -> mpsc::Receiver<Vec<u8>> {
     receiver
 }
 
-/// Writes until the session closes its output, or nobody reads ours.
-fn write_output(mut chunks: mpsc::Receiver<Chunk>) {
+/// Writes until the session closes its output: true; or until nobody reads ours: false.
+fn write_output(mut chunks: mpsc::Receiver<Chunk>) -> bool {
     let (mut out, mut err) = (std::io::stdout(), std::io::stderr());
     while let Some(chunk) = chunks.blocking_recv() {
         let written = match chunk {
@@ -150,9 +155,10 @@ fn write_output(mut chunks: mpsc::Receiver<Chunk>) {
             Chunk::Err(bytes) => err.write_all(&bytes),
         };
         if written.is_err() {
-            return;
+            return false;
         }
     }
+    true
 }
 
 fn follow_size() -> watch::Receiver<(u16, u16)> {
@@ -171,9 +177,8 @@ fn follow_size() -> watch::Receiver<(u16, u16)> {
 }
 
 /// Without a terminal inside, Ctrl-C reaches us; the program inside should have it.
-fn pass_signals(tty: bool) -> mpsc::Receiver<i32> {
+fn pass_signals(tty: bool) -> (mpsc::Sender<i32>, mpsc::Receiver<i32>) {
     let (sender, receiver) = mpsc::channel(4);
-    let sender = Arc::new(sender);
     let kinds = [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup(), SignalKind::quit()];
     for kind in kinds.into_iter().skip(usize::from(tty)) {
         let sender = sender.clone();
@@ -186,5 +191,5 @@ fn pass_signals(tty: bool) -> mpsc::Receiver<i32> {
             }
         });
     }
-    receiver
+    (sender, receiver)
 }

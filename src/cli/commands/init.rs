@@ -15,7 +15,7 @@ pub(super) struct Params {
     env: String,
 }
 
-pub(super) fn run(context: &mut Context, params: &Params) -> Result<()> {
+pub(super) async fn run(context: &mut Context, params: &Params) -> Result<()> {
     let root = context.root()?;
     let env_dir = workdir::env_dir(&root);
     if env_dir.exists() && !env_dir.is_dir() {
@@ -23,9 +23,12 @@ pub(super) fn run(context: &mut Context, params: &Params) -> Result<()> {
     }
     fs::create_dir_all(&env_dir).doing(|| format!("cannot create {}", env_dir.display()))?;
     let ui = context.ui.clone();
-    let _lock = match context.lock {
-        Some(_) => None,
-        None => Some(workdir::lock(&root, || ui.talk("Waiting for another oardocker that works in this folder ..."))?),
+    workdir::refuse_links(&env_dir, &env_dir)?;
+    let _lock = if context.locks.is_empty() {
+        let waiting = || ui.talk("Waiting for another oardocker that works in this folder ...");
+        Some(workdir::lock(&env_dir, waiting).await?)
+    } else {
+        None
     };
     templates::copy(&params.env, &env_dir, params.force, |outcome, path| {
         let (color, word) = match outcome {
@@ -40,6 +43,7 @@ pub(super) fn run(context: &mut Context, params: &Params) -> Result<()> {
     // The id comes last: with it the env dir is complete.
     let write = |name: &str, text: &str| {
         let path = env_dir.join(name);
+        workdir::refuse_links(&env_dir, &path)?;
         fs::write(&path, format!("{text}\n")).doing(|| format!("cannot write {}", path.display()))
     };
     write("env_name", &params.env)?;

@@ -15,7 +15,7 @@ pub(super) struct Params {
 }
 
 pub(super) async fn run(context: &mut Context, params: Params) -> Result<()> {
-    let workdir = context.locked_workdir()?;
+    let workdir = context.locked_workdir().await?;
     // What is wrong with the source is found before anything is stopped.
     let ui = context.ui.clone();
     let opened = source::open(&params.src, &workdir.path("postinstall"), &|line| ui.progress(line)).await;

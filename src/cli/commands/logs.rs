@@ -88,8 +88,8 @@ async fn follow(
                 break;
             }
             let text = String::from_utf8_lossy(&line).into_owned();
-            if wanted(&text) {
-                context.ui.data(&text);
+            if wanted(&text) && !context.ui.data(&text) {
+                return Ok(());
             }
             line.clear();
         }

@@ -43,7 +43,7 @@ pub struct Context {
     ui: Arc<Ui>,
     global: Global,
     engine: Option<Arc<dyn Engine>>,
-    lock: Option<Lock>,
+    locks: Vec<Lock>,
     in_session: bool,
 }
 
@@ -57,7 +57,7 @@ impl Context {
     /// From the global options.
     pub fn new(ui: Arc<Ui>, global: &Map<String, Value>) -> Self {
         let global = serde_json::from_value(Value::Object(global.clone())).expect("the grammar gives all options");
-        Self { ui, global, engine: None, lock: None, in_session: false }
+        Self { ui, global, engine: None, locks: Vec::new(), in_session: false }
     }
 
     fn root(&self) -> Result<PathBuf> {
@@ -71,14 +71,18 @@ impl Context {
         Workdir::open(&self.root()?)
     }
 
-    /// The workdir, with other oardockers kept out until this line ends.
-    fn locked_workdir(&mut self) -> Result<Workdir> {
+    /// The workdir, with other oardockers kept out until this line ends or comes to a session.
+    async fn locked_workdir(&mut self) -> Result<Workdir> {
         let workdir = self.workdir()?;
-        if self.lock.is_none() {
+        if self.locks.is_empty() {
+            let root = self.root()?;
             let ui = self.ui.clone();
-            self.lock = Some(workdir::lock(&self.root()?, || {
-                ui.talk("Waiting for another oardocker that works in this folder ...");
-            })?);
+            let waiting = || ui.talk("Waiting for another oardocker that works in this folder ...");
+            self.locks.push(workdir::lock(&workdir::env_dir(&root), waiting).await?);
+            // Without root nothing of the host is touched; the engine says what is possible then.
+            if nix::unistd::geteuid().is_root() {
+                self.locks.push(workdir::claim(&root, &workdir.env_id, waiting).await?);
+            }
         }
         Ok(workdir)
     }
@@ -228,6 +232,10 @@ pub fn before(context: &Context, chain: &[Invocation]) -> Result<()> {
 /// Runs one command. The code is 0 but for `exec` and `connect`.
 pub async fn run(context: &mut Context, invocation: &Invocation) -> Result<u8> {
     context.in_session = matches!(invocation.command, "exec" | "connect" | "logs");
+    if context.in_session {
+        // A shell may stay open for hours; the cluster must be manageable from another terminal.
+        context.locks.clear();
+    }
     match invocation.command {
         "build" => build::run(context, params(invocation)).await?,
         "clean" => clean::run(context).await?,
@@ -235,7 +243,7 @@ pub async fn run(context: &mut Context, invocation: &Invocation) -> Result<u8> {
         "connect" => return connect::run(context, params(invocation)).await,
         "destroy" => destroy::run(context).await?,
         "exec" => return exec::run(context, params(invocation)).await,
-        "init" => init::run(context, &params(invocation))?,
+        "init" => init::run(context, &params(invocation)).await?,
         "install" => install::run(context, params(invocation)).await?,
         "logs" => logs::run(context, params(invocation)).await?,
         "reset" => reset::run(context, params(invocation)).await?,

@@ -14,7 +14,7 @@ pub(super) struct Params {
 }
 
 pub(super) async fn run(context: &mut Context, params: Params) -> Result<()> {
-    let workdir = context.locked_workdir()?;
+    let workdir = context.locked_workdir().await?;
     let engine = context.engine().await?;
     let known: Vec<String> = cluster::containers(engine.as_ref(), &workdir.env_id).await?.into_keys().collect();
     if known.is_empty() {

@@ -37,7 +37,7 @@ pub(super) fn check(params: &Params) -> Result<()> {
 }
 
 pub(super) async fn run(context: &mut Context, params: Params) -> Result<()> {
-    let workdir = context.locked_workdir()?;
+    let workdir = context.locked_workdir().await?;
     let mut volumes = params.volumes.iter().map(|v| volume::parse(v)?.resolve()).collect::<Result<Vec<Volume>>>()?;
     let mut envs: Vec<(String, String)> = Vec::new();
     for item in &params.envs {

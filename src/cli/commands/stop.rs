@@ -5,7 +5,7 @@ use crate::error::Result;
 use crate::workdir::Workdir;
 
 pub(super) async fn run(context: &mut Context) -> Result<()> {
-    let workdir = context.locked_workdir()?;
+    let workdir = context.locked_workdir().await?;
     quietly(context, &workdir).await
 }
 
