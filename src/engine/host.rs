@@ -17,11 +17,6 @@ pub fn managed_socket() -> PathBuf {
     runtime_dir().join("containerd/containerd.sock")
 }
 
-/// Files of one running cluster.
-pub fn cluster_dir(env_id: &str) -> PathBuf {
-    runtime_dir().join("clusters").join(env_id)
-}
-
 fn env_dir(variable: &str, default: &str) -> PathBuf {
     std::env::var_os(variable).filter(|v| !v.is_empty()).map_or_else(|| Path::new(default).into(), PathBuf::from)
 }

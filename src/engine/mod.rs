@@ -237,8 +237,6 @@ pub trait Engine: Send + Sync {
     async fn start(&self, id: &str) -> Result<u32>;
     /// Waits until the first process ends; its exit code.
     async fn wait(&self, id: &str) -> Result<u32>;
-    /// Sends a signal to the first process.
-    async fn signal(&self, id: &str, signal: i32) -> Result<()>;
     /// Ends the task, keeps the container's filesystem.
     async fn end_task(&self, id: &str, grace: Option<(i32, Duration)>) -> Result<()>;
     /// Removes the container and its filesystem, killing what still runs.

@@ -131,6 +131,7 @@ fn a_failing_step_leaves_nothing_and_shows_its_last_lines() {
         fs::write(workdir.root.join(".oardocker/images/one/Dockerfile"), dockerfile).unwrap();
         let text = workdir.fails(1, &["build"]);
         assert!(text.contains(expected), "{dockerfile}: {text}");
+        assert_same_state(&before, &host_state());
     }
     assert_same_state(&before, &host_state());
 }

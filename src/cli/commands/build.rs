@@ -27,11 +27,15 @@ pub(super) async fn run(context: &mut Context, params: Params) -> Result<()> {
         args: BTreeMap::from([("OARDOCKER_ENV_ID".to_owned(), workdir.env_id.clone())]),
     };
     let builder = context.builder(&workdir, options, params.quiet).await?;
-    let definitions = images::definitions(&workdir, &builder.scratch)?;
-    let outcome = builder.build(&definitions).await;
+    // Whatever fails from here on, the files that the builder has made go again.
+    let outcome = match images::definitions(&workdir, &builder.scratch) {
+        Ok(definitions) => builder.build(&definitions).await.map(|built| (definitions, built)),
+        Err(e) => Err(e),
+    };
     context.ui.progress_end();
     let ended = context.end_steps(&workdir).await;
-    for (definition, (_, id)) in definitions.iter().zip(outcome?) {
+    let (definitions, built) = outcome?;
+    for (definition, (_, id)) in definitions.iter().zip(built) {
         let saved = context.ui.paint_out(ui::GREEN, "Saved");
         context.ui.line(&format!("Image {} ({}) --> {saved}", definition.known_as[0], short(&id)));
     }

@@ -25,11 +25,6 @@ use std::time::{Duration, Instant};
 /// A private daemon boots in 0.03 s here; a busy machine may need a hundred times that.
 const BOOT: Duration = Duration::from_secs(10);
 
-/// The socket, for messages.
-pub fn address() -> PathBuf {
-    managed_socket()
-}
-
 /// Makes sure that the managed containerd runs. True when it had to be started.
 pub fn ensure() -> Result<bool> {
     if answers() {

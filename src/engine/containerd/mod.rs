@@ -10,7 +10,7 @@ mod spec;
 mod streams;
 mod tasks;
 
-pub use managed::{address as managed_address, ensure as ensure_managed, shut_down as shut_down_managed};
+pub use managed::{ensure as ensure_managed, shut_down as shut_down_managed};
 
 use crate::engine::io::{Session, Stdio};
 use crate::engine::{
@@ -112,10 +112,6 @@ impl Engine for Containerd {
 
     async fn wait(&self, id: &str) -> Result<u32> {
         tasks::wait(&self.client, id).await
-    }
-
-    async fn signal(&self, id: &str, signal: i32) -> Result<()> {
-        tasks::signal(&self.client, id, "", signal).await
     }
 
     async fn end_task(&self, id: &str, grace: Option<(i32, Duration)>) -> Result<()> {

@@ -110,7 +110,7 @@ pub(super) async fn wait(client: &Client, id: &str) -> Result<u32> {
     Ok(client.tasks().wait(request).await.doing(|| format!("cannot wait for container {id}"))?.into_inner().exit_status)
 }
 
-pub(super) async fn signal(client: &Client, id: &str, exec_id: &str, signal: i32) -> Result<()> {
+async fn signal(client: &Client, id: &str, exec_id: &str, signal: i32) -> Result<()> {
     let request = KillRequest { container_id: id.into(), exec_id: exec_id.into(), signal: signal as u32, all: false };
     match client.tasks().kill(request).await {
         Ok(_) => Ok(()),
