@@ -146,15 +146,28 @@ impl From<tonic::Status> for Cause {
 
 impl From<tonic::transport::Error> for Cause {
     fn from(error: tonic::transport::Error) -> Self {
-        // The outermost text is only "transport error"; the reason stands below it.
-        let mut text = error.to_string();
-        let mut source = std::error::Error::source(&error);
-        while let Some(e) = source {
-            text = e.to_string();
-            source = e.source();
-        }
-        Self(Error::new(text))
+        Self(Error::new(root_cause(&error)))
     }
+}
+
+impl From<bollard::errors::Error> for Cause {
+    fn from(error: bollard::errors::Error) -> Self {
+        use bollard::errors::Error::{DockerResponseServerError, DockerStreamError};
+        Self(Error::new(match error {
+            DockerResponseServerError { message, .. } => message,
+            DockerStreamError { error } => error,
+            other => root_cause(&other),
+        }))
+    }
+}
+
+/// The innermost reason; what libraries put around it says only which of their parts saw it.
+pub fn root_cause(error: &dyn std::error::Error) -> String {
+    let mut cause = error;
+    while let Some(next) = cause.source() {
+        cause = next;
+    }
+    cause.to_string()
 }
 
 #[cfg(test)]

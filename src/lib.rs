@@ -9,5 +9,6 @@ pub mod engine;
 pub mod error;
 pub mod image;
 pub mod net;
+pub mod rooted;
 pub mod source;
 pub mod workdir;

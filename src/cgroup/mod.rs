@@ -25,6 +25,29 @@ pub enum Layout {
 /// The controllers that OAR's v1 job manager uses; a host may lack some.
 const FOR_JOBS: [&str; 7] = ["cpuset", "cpu", "cpuacct", "memory", "devices", "freezer", "blkio"];
 
+/// The controllers of v2 that a node can hand on to its jobs.
+const HANDED_DOWN: [&str; 5] = ["cpuset", "cpu", "io", "memory", "pids"];
+
+/// What a container sees of the cgroups: its own part, as if that were the whole.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct View {
+    /// Type of the filesystem at /sys/fs/cgroup: `cgroup2`, or `cgroup` for v1.
+    pub kind: &'static str,
+    /// v1 controllers at other places.
+    pub controllers: Vec<Controller>,
+}
+
+/// A v1 controller in a [`View`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Controller {
+    /// As in `cpuset`.
+    pub name: String,
+    /// The container's own directory on the host.
+    pub host: PathBuf,
+    /// Where the container sees it.
+    pub target: String,
+}
+
 /// The mounted cgroup filesystem.
 #[derive(Debug, Clone)]
 pub struct Cgroups {
@@ -96,6 +119,9 @@ impl Cgroups {
                     }
                     _ => {}
                 }
+                if self.layout == Layout::Unified {
+                    hand_down(&parent);
+                }
                 for file in ["cpuset.cpus", "cpuset.mems"] {
                     inherit(&parent.join(file), &dir.join(file), self.layout)?;
                 }
@@ -122,6 +148,17 @@ impl Cgroups {
     }
 }
 
+/// Lets the children of a v2 cgroup use its controllers. What the host does not give, the nodes do not have, and `start` says
+/// then that jobs are not confined.
+fn hand_down(dir: &Path) {
+    let read = |name: &str| fs::read_to_string(dir.join(name)).unwrap_or_default();
+    let (available, given) = (read("cgroup.controllers"), read("cgroup.subtree_control"));
+    let has = |list: &str, name: &str| list.split_whitespace().any(|c| c == name);
+    for controller in HANDED_DOWN.iter().filter(|c| has(&available, c) && !has(&given, c)) {
+        let _ = fs::write(dir.join("cgroup.subtree_control"), format!("+{controller}"));
+    }
+}
+
 fn inherit(from: &Path, to: &Path, layout: Layout) -> Result<()> {
     if layout == Layout::Unified || !to.exists() {
         return Ok(());
@@ -143,6 +180,8 @@ fn remove_tree(dir: &Path) -> Result<()> {
             Ok(()) => return Ok(()),
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
             Err(e) if e.raw_os_error() == Some(nix::libc::EBUSY) && Instant::now() < deadline => {
+                // The containers are gone; what an engine that died has forgotten in our cgroups goes now.
+                kill_all(dir);
                 std::thread::sleep(Duration::from_millis(10));
             }
             Err(e) => {
@@ -159,6 +198,16 @@ fn try_remove(dir: &Path) -> std::io::Result<()> {
         try_remove(&entry.path())?;
     }
     fs::remove_dir(dir)
+}
+
+fn kill_all(dir: &Path) {
+    for child in fs::read_dir(dir).into_iter().flatten().flatten().filter(|e| e.path().is_dir()) {
+        kill_all(&child.path());
+    }
+    let pids = fs::read_to_string(dir.join("cgroup.procs")).unwrap_or_default();
+    for pid in pids.lines().filter_map(|p| p.parse().ok()).filter(|p| *p > 0) {
+        let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL);
+    }
 }
 
 /// Who is still in there, for the error.
@@ -195,6 +244,16 @@ mod tests {
         let of = |d: &tempfile::TempDir| Cgroups::detect(d.path()).unwrap().layout;
         assert_eq!((of(&unified), of(&hybrid), of(&legacy)), (Layout::Unified, Layout::Hybrid, Layout::Legacy));
         assert!(Cgroups::detect(tree(&["x"]).path()).is_err());
+    }
+
+    #[test]
+    fn v2_controllers_are_handed_down_to_the_node() {
+        let dir = tree(&["cgroup.procs"]);
+        fs::write(dir.path().join("cgroup.controllers"), "cpuset memory hugetlb").unwrap();
+        fs::write(dir.path().join("cgroup.subtree_control"), "memory").unwrap();
+        let cgroups = Cgroups::detect(dir.path()).unwrap();
+        cgroups.create("ab", "node1").unwrap();
+        assert_eq!(fs::read_to_string(dir.path().join("cgroup.subtree_control")).unwrap(), "+cpuset");
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use super::{COMMENT_LABEL, ENV_LABEL};
 use crate::cgroup::Cgroups;
-use crate::engine::{Engine, ImageRecord, Mount, ProcessSpec};
+use crate::engine::{Engine, ImageRecord, Mount, ProcessSpec, Purpose};
 use crate::error::{Context as _, Error, Result};
 use crate::image::build::{Builder, Definition, Network as BuildNetwork, Sandbox};
 use crate::net::{self, Network};
@@ -69,6 +69,7 @@ pub fn definitions(workdir: &Workdir, scratch: &Path) -> Result<Vec<Definition>>
                 context: folder,
                 args: base.build_args.clone(),
                 labels: BTreeMap::from([("oardocker.base".into(), "true".into())]),
+                purpose: Purpose::Build,
             });
             bases.push(from);
         }
@@ -84,6 +85,8 @@ pub fn definitions(workdir: &Workdir, scratch: &Path) -> Result<Vec<Definition>>
             context,
             args: args.clone(),
             labels: BTreeMap::from([(ENV_LABEL.into(), workdir.env_id.clone())]),
+            // What nothing is installed on is ready to run.
+            purpose: if tag == "latest" && role != "base" { Purpose::Run } else { Purpose::Build },
         });
     }
     Ok(definitions)
@@ -123,7 +126,8 @@ pub async fn install(
             (ENV_LABEL.to_owned(), workdir.env_id.clone()),
             (COMMENT_LABEL.to_owned(), comment.clone()),
         ]);
-        let id = builder.engine.put_image(&workdir.engine_name(&role, "latest"), &image, &labels).await?;
+        let name = workdir.engine_name(&role, "latest");
+        let id = builder.engine.put_image(&name, &image, &labels, Purpose::Run).await?;
         named.push((workdir.image_name(&role, "latest"), id, comment));
     }
     Ok(named)
@@ -242,12 +246,12 @@ pub async fn remove_steps(engine: &dyn Engine, cgroups: &Cgroups, env_id: &str) 
 
 #[async_trait]
 impl BuildNetwork for StepNetwork {
-    async fn attach(&self, name: &str) -> Result<Option<PathBuf>> {
+    async fn attach(&self, name: &str) -> Result<PathBuf> {
         let network = self.network.get_or_try_init(|| Network::create(&self.id)).await?;
         // Addresses are used once per build; a build has a few hundred steps at most.
         let index = self.next.fetch_add(1, Ordering::Relaxed);
         self.indices.lock().await.insert(name.into(), index);
-        network.attach(name, index).await.map(|(path, _)| Some(path))
+        network.attach(name, index).await
     }
 
     async fn detach(&self, name: &str) -> Result<()> {

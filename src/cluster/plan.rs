@@ -3,8 +3,9 @@
 use super::request::Request;
 use super::volume::Mode;
 use super::{ENV_LABEL, HOST_LABEL, container_id, cow, files, role};
-use crate::cgroup::{Cgroups, Layout, node_path};
-use crate::engine::{ContainerSpec, Mount, ProcessSpec};
+use crate::cgroup::{Cgroups, Controller, Layout, View, node_path};
+use crate::engine::{ContainerSpec, Mount, Network, Plug, ProcessSpec};
+use crate::net::{Port, Subnet};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
@@ -13,11 +14,9 @@ use std::path::PathBuf;
 pub struct Host {
     /// As in `node1`.
     pub name: String,
-    /// Number of its address.
-    pub index: u32,
     /// The role's image tag `:latest`.
     pub role: String,
-    /// Everything but the network namespace.
+    /// The container.
     pub spec: ContainerSpec,
 }
 
@@ -27,11 +26,19 @@ pub fn names(nodes: u32) -> Vec<String> {
     fixed.chain((1..=nodes).map(|i| format!("node{i}"))).collect()
 }
 
+/// Names with the number of their address in the cluster's network.
+pub fn numbered(nodes: u32) -> impl Iterator<Item = (String, u32)> {
+    names(nodes).into_iter().zip(1..)
+}
+
 /// The containers of a cluster. `image_env` gives the variables of a role's image.
-pub fn hosts(request: &Request, cgroups: &Cgroups, image_env: &BTreeMap<String, Vec<String>>) -> Vec<Host> {
-    names(request.nodes)
-        .into_iter()
-        .zip(1..)
+pub fn hosts(
+    request: &Request,
+    cgroups: &Cgroups,
+    subnet: Subnet,
+    image_env: &BTreeMap<String, Vec<String>>,
+) -> Vec<Host> {
+    numbered(request.nodes)
         .map(|(name, index)| {
             let role = role(&name).to_owned();
             let mut env = image_env.get(&role).cloned().unwrap_or_default();
@@ -42,9 +49,15 @@ pub fn hosts(request: &Request, cgroups: &Cgroups, image_env: &BTreeMap<String, 
                 id: container_id(&request.env_id, &name),
                 hostname: name.clone(),
                 process: ProcessSpec { args: vec!["/sbin/init".into()], env, ..ProcessSpec::default() },
-                mounts: mounts(request, cgroups, &name),
-                netns: None,
+                mounts: mounts(request, &name),
+                network: Network::Plug(Plug {
+                    network: request.env_id.clone(),
+                    subnet,
+                    index,
+                    ports: if name == "frontend" { ports(request) } else { Vec::new() },
+                }),
                 cgroup: node_path(&request.env_id, &name),
+                cgroup_view: Some(view(cgroups, &request.env_id, &name)),
                 capabilities: vec!["CAP_SYS_ADMIN".into(), "CAP_SYS_NICE".into()],
                 open_proc: true,
                 labels: BTreeMap::from([
@@ -52,9 +65,30 @@ pub fn hosts(request: &Request, cgroups: &Cgroups, image_env: &BTreeMap<String, 
                     (HOST_LABEL.to_owned(), name.clone()),
                 ]),
             };
-            Host { name, index, role, spec }
+            Host { name, role, spec }
         })
         .collect()
+}
+
+/// The frontend's ports on the host.
+pub fn ports(request: &Request) -> Vec<Port> {
+    let port = |container: &u16| Port { host: request.offset + container, container: *container, any: request.any };
+    request.ports.iter().map(port).collect()
+}
+
+/// systemd 257 refuses v1, every systemd from 232 on runs on v2, and a host that has v2 can give it to a container. OAR's v1
+/// job manager finds its controllers beside that.
+fn view(cgroups: &Cgroups, env_id: &str, host: &str) -> View {
+    let kind = match cgroups.layout {
+        Layout::Legacy => "cgroup",
+        Layout::Hybrid | Layout::Unified => "cgroup2",
+    };
+    let controllers = if host == "rsyslog" { Vec::new() } else { cgroups.for_jobs(env_id, host) };
+    let at_its_place = |(name, host): (String, PathBuf)| {
+        let target = format!("/dev/oar_cgroups_links/{name}");
+        Controller { name, host, target }
+    };
+    View { kind, controllers: controllers.into_iter().map(at_its_place).collect() }
 }
 
 fn tmpfs(target: &str, mode: &str) -> Mount {
@@ -66,21 +100,10 @@ fn tmpfs(target: &str, mode: &str) -> Mount {
     }
 }
 
-fn mounts(request: &Request, cgroups: &Cgroups, host: &str) -> Vec<Mount> {
+fn mounts(request: &Request, host: &str) -> Vec<Mount> {
     let dir = files::Files::new(&request.env_id);
     let text = |path: PathBuf| path.to_string_lossy().into_owned();
-    // systemd 257 refuses v1, every systemd from 232 on runs on v2, and a host that has v2 can give it to a container.
-    let cgroup = match cgroups.layout {
-        Layout::Legacy => "cgroup",
-        Layout::Hybrid | Layout::Unified => "cgroup2",
-    };
     let mut mounts = vec![
-        Mount {
-            target: "/sys/fs/cgroup".into(),
-            kind: cgroup.into(),
-            source: cgroup.into(),
-            options: ["nosuid", "noexec", "nodev", "relatime", "rw"].map(Into::into).to_vec(),
-        },
         tmpfs("/run", "755"),
         tmpfs("/run/lock", "1777"),
         tmpfs("/tmp", "1777"),
@@ -96,10 +119,6 @@ fn mounts(request: &Request, cgroups: &Cgroups, host: &str) -> Vec<Mount> {
     ];
     if host == "rsyslog" {
         mounts.push(Mount::bind(text(dir.log_dir()), "/var/log/oardocker", false));
-    } else {
-        for (controller, path) in cgroups.for_jobs(&request.env_id, host) {
-            mounts.push(Mount::bind(text(path), format!("/dev/oar_cgroups_links/{controller}"), false));
-        }
     }
     if matches!(role(host), "frontend" | "node") {
         mounts.push(Mount::bind(text(dir.home()), "/home", false));
@@ -147,26 +166,34 @@ mod tests {
         Cgroups::detect(&dir.keep()).unwrap()
     }
 
+    fn planned(files: &[&str]) -> Vec<Host> {
+        hosts(&request(), &cgroups(files), Subnet::first(), &BTreeMap::new())
+    }
+
     #[test]
     fn hosts_of_a_cluster() {
-        let hosts = hosts(&request(), &cgroups(&["cpuset/tasks", "unified/cgroup.procs"]), &BTreeMap::new());
+        let hosts = planned(&["cpuset/tasks", "unified/cgroup.procs"]);
         let names: Vec<_> = hosts.iter().map(|h| h.name.as_str()).collect();
         assert_eq!(names, ["server", "frontend", "rsyslog", "node1", "node2"]);
-        let targets = |name: &str| -> Vec<String> {
-            hosts.iter().find(|h| h.name == name).unwrap().spec.mounts.iter().map(|m| m.target.clone()).collect()
-        };
-        assert!(targets("node1").contains(&"/home".into()));
-        assert!(!targets("server").contains(&"/home".into()));
-        assert!(targets("node1").contains(&"/dev/oar_cgroups_links/cpuset".into()));
-        assert!(!targets("rsyslog").contains(&"/dev/oar_cgroups_links/cpuset".into()));
-        let cow =
-            |name: &str| hosts.iter().find(|h| h.name == name).unwrap().spec.mounts.last().unwrap().source.clone();
+        let spec = |name: &str| &hosts.iter().find(|h| h.name == name).unwrap().spec;
+        let has = |name: &str, target: &str| spec(name).mounts.iter().any(|m| m.target == target);
+        assert!(has("node1", "/home") && !has("server", "/home"));
+        let controllers = |name: &str| spec(name).cgroup_view.as_ref().unwrap().controllers.clone();
+        assert_eq!(controllers("node1")[0].target, "/dev/oar_cgroups_links/cpuset");
+        assert!(controllers("rsyslog").is_empty());
+        let cow = |name: &str| spec(name).mounts.last().unwrap().source.clone();
         assert_ne!(cow("node1"), cow("node2"), "every node has its own copy");
+        let ports = |name: &str| match &spec(name).network {
+            Network::Plug(plug) => plug.ports.iter().map(|p| (p.host, p.container)).collect::<Vec<_>>(),
+            Network::Namespace(_) => panic!("{name} is not plugged in"),
+        };
+        assert_eq!(ports("frontend"), [(40080, 80)]);
+        assert!(ports("server").is_empty());
     }
 
     #[test]
     fn the_cgroup_view_follows_the_layout() {
-        let kind = |files: &[&str]| hosts(&request(), &cgroups(files), &BTreeMap::new())[0].spec.mounts[0].kind.clone();
+        let kind = |files: &[&str]| planned(files)[0].spec.cgroup_view.as_ref().unwrap().kind;
         assert_eq!(kind(&["cpuset/tasks"]), "cgroup");
         assert_eq!(kind(&["cpuset/tasks", "unified/cgroup.procs"]), "cgroup2");
         assert_eq!(kind(&["cgroup.controllers"]), "cgroup2");

@@ -7,10 +7,9 @@ use super::request::Request;
 use super::volume::Mode;
 use super::{container_id, containers, cow, session};
 use crate::cgroup::Cgroups;
-use crate::engine::io::Stdio;
-use crate::engine::{Engine, RootFs, State};
+use crate::engine::{Engine, State};
 use crate::error::{Error, Result};
-use crate::net::{self, Network, Port};
+use crate::net;
 use futures::stream::{FuturesUnordered, StreamExt as _};
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
@@ -85,17 +84,14 @@ impl Runner {
             let config = found.config.config().as_ref();
             env.insert(role.to_owned(), config.and_then(|c| c.env().clone()).unwrap_or_default());
         }
-        let mut hosts = plan::hosts(request, &self.cgroups, &env);
+        let subnet = self.engine.create_network(&request.env_id).await?;
+        let hosts = plan::hosts(request, &self.cgroups, subnet, &env);
         let names: Vec<String> = hosts.iter().map(|h| h.name.clone()).collect();
-
-        let network = Network::create(&request.env_id).await?;
-        let mut addresses = BTreeMap::new();
-        for host in &hosts {
-            addresses.insert(host.name.clone(), network.subnet.host(host.index)?);
-        }
-        let listed: Vec<(String, Ipv4Addr)> = names.iter().map(|n| (n.clone(), addresses[n])).collect();
+        let addresses: Vec<(String, Ipv4Addr)> = plan::numbered(request.nodes)
+            .map(|(name, index)| Ok((name, subnet.host(index)?)))
+            .collect::<Result<_>>()?;
         let files = Files::new(&request.env_id);
-        files.create(request, &names, &net::hosts(&listed), &net::resolv_conf()?)?;
+        files.create(request, &names, &net::hosts(&addresses), &net::resolv_conf()?)?;
         let cow = request.volumes.iter().any(|v| v.mode == Mode::CopyOnWrite);
         for name in &names {
             self.cgroups.create(&request.env_id, name)?;
@@ -103,33 +99,12 @@ impl Runner {
                 cow::mount_all(&request.env_id, name, &request.volumes)?;
             }
         }
-        let home = self.fill_home(&files, chain);
-        let plugs = async {
-            for host in &mut hosts {
-                let (netns, _) = network.attach(&host.name, host.index).await?;
-                host.spec.netns = Some(netns);
-            }
-            Ok::<_, Error>(())
-        };
-        let (filled, plugged) = tokio::join!(home, plugs);
-        filled.and(plugged)?;
-
+        self.fill_home(&files, chain).await?;
         let mut sockets = Vec::new();
         for name in &names {
             sockets.push((name.clone(), Notify::bind(&files.notify_dir(name))?));
         }
         self.launch(&hosts, &files, image).await?;
-        let ports: Vec<Port> = request
-            .ports
-            .iter()
-            .map(|port| Port {
-                host: request.offset + port,
-                container: *port,
-                address: addresses["frontend"],
-                any: request.any,
-            })
-            .collect();
-        network.publish(&ports).await?;
         if !wait {
             return Ok(());
         }
@@ -151,8 +126,7 @@ impl Runner {
         let mut starting: FuturesUnordered<_> = hosts
             .iter()
             .map(|host| async {
-                let root = RootFs::Image(image(&host.role));
-                self.engine.create(&host.spec, &root, Stdio::Log(files.console(&host.name))).await?;
+                self.engine.create(&host.spec, &image(&host.role), &files.console(&host.name)).await?;
                 self.engine.start(&host.spec.id).await?;
                 (self.listener)(Event::Started(host.name.clone()));
                 Ok::<_, Error>(())
@@ -256,9 +230,7 @@ impl Runner {
             errors.extend(outcome.err());
         }
         errors.extend(cow::unmount_all(env_id).err());
-        if Network::exists(env_id) {
-            errors.extend(Network::remove(env_id).await.err());
-        }
+        errors.extend(self.engine.remove_network(env_id).await.err());
         errors.extend(self.cgroups.remove(env_id).err());
         if errors.is_empty() {
             errors.extend(files.remove().err());
@@ -281,7 +253,7 @@ impl Runner {
                 async move {
                     let grace = (container.state == State::Running).then_some((SIGRTMIN_3, patience));
                     self.engine.end_task(&container.id, grace).await?;
-                    self.engine.restart(&container.id, Stdio::Log(files.console(name))).await?;
+                    self.engine.restart(&container.id, &files.console(name)).await?;
                     (self.listener)(Event::Restarted(name.clone()));
                     Ok::<_, Error>(())
                 }

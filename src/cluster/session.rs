@@ -4,7 +4,7 @@ use super::containers;
 use crate::engine::io::{Chunk, Session};
 use crate::engine::{ContainerInfo, Engine, ProcessSpec, State};
 use crate::error::{Error, Result};
-use crate::image::rooted::Root;
+use crate::rooted::Root;
 use crate::image::users::Accounts;
 use std::path::Path;
 use tokio::sync::mpsc;

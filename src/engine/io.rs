@@ -1,16 +1,8 @@
-//! Where the output of a container goes and how an exec session is wired, in terms that every engine can serve.
+//! How an exec session is wired, in terms that every engine can serve, and what a runtime's refusals mean.
 
-use std::path::PathBuf;
+use super::ProcessSpec;
+use crate::error::Error;
 use tokio::sync::{mpsc, watch};
-
-/// The standard streams of a container's first process.
-#[derive(Debug)]
-pub enum Stdio {
-    /// Appended to a file by the engine itself, so that it outlives us.
-    Log(PathBuf),
-    /// Both streams, chunk by chunk; the channel closes when the process has closed them.
-    Chunks(mpsc::Sender<Vec<u8>>),
-}
 
 /// A piece of output of an exec session.
 #[derive(Debug)]
@@ -38,5 +30,17 @@ impl Session {
     /// A session without input whose output is collected by the caller.
     pub fn output_only(output: mpsc::Sender<Chunk>) -> Self {
         Self { stdin: None, output, size: None, signals: None }
+    }
+}
+
+/// A runtime's long story about a program that it could not run, cut to what a user needs.
+pub(super) fn refusal(text: &str, process: &ProcessSpec) -> Error {
+    let program = process.args.first().map_or("", |a| a);
+    if text.contains("executable file not found") || text.contains("no such file or directory") {
+        Error::new(format!("{program}: command not found"))
+    } else if text.contains("permission denied") {
+        Error::new(format!("{program}: permission denied"))
+    } else {
+        Error::new(text)
     }
 }

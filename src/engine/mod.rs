@@ -1,33 +1,47 @@
 //! What oardocker asks of a container engine: images, build steps, nodes and exec sessions.
 //!
-//! The trait has few verbs and speaks of values that every engine can give; what engines do differently they say as
-//! data in [`EngineInfo`]. Adapters know nothing of OAR, and nothing above this room knows an engine's name.
+//! The trait has few verbs and speaks of values that every engine can give. Adapters know nothing of OAR, and nothing above
+//! this room knows an engine's name.
 
 pub mod containerd;
+pub mod docker;
 pub mod host;
 pub mod io;
+mod oci;
 pub mod select;
+mod step;
+mod store;
 
+use crate::cgroup::View;
 use crate::error::Result;
+use crate::net::{Port, Subnet};
 use async_trait::async_trait;
 use oci_spec::image::ImageConfiguration;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
+use tokio::sync::mpsc;
 
-/// Which engine answered, for `status`, `doctor` and error messages.
+/// Which engine answered, for messages.
 #[derive(Debug, Clone)]
 pub struct EngineInfo {
-    /// "containerd" or "managed containerd".
+    /// As in "managed containerd" or "Podman".
     pub name: String,
     /// As the engine says it.
     pub version: String,
     /// The socket.
     pub address: String,
-    /// True when the engine leaves network namespaces, bridges and ports to us.
-    pub network_is_ours: bool,
+}
+
+/// What an image is put under its name for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Purpose {
+    /// Other images start from it.
+    Build,
+    /// Containers are made of it, so an engine prepares all that it can before they are.
+    Run,
 }
 
 /// One layer of an image: the digest of its tar, of its compressed blob, and the blob's size in bytes.
@@ -143,6 +157,28 @@ impl Mount {
     }
 }
 
+/// How a container reaches the world.
+#[derive(Debug, Clone)]
+pub enum Network {
+    /// Through a network namespace on the host.
+    Namespace(PathBuf),
+    /// Through a network that the engine has made.
+    Plug(Plug),
+}
+
+/// A container's place on a network of [`Engine::create_network`].
+#[derive(Debug, Clone)]
+pub struct Plug {
+    /// The id that the network was created with.
+    pub network: String,
+    /// As the network was given.
+    pub subnet: Subnet,
+    /// Number of the address in it, from 1.
+    pub index: u32,
+    /// Ports that the host answers on. One container of a network may have some.
+    pub ports: Vec<Port>,
+}
+
 /// A container: a node of a cluster, or one build step.
 #[derive(Debug, Clone)]
 pub struct ContainerSpec {
@@ -152,27 +188,20 @@ pub struct ContainerSpec {
     pub hostname: String,
     /// First process.
     pub process: ProcessSpec,
-    /// After the engine's /proc, /dev, /sys.
+    /// After the engine's /proc, /dev, /sys, and the cgroup view.
     pub mounts: Vec<Mount>,
-    /// Path of a network namespace on the host; none means the host's own.
-    pub netns: Option<PathBuf>,
-    /// Path below every cgroup controller, such as `/oardocker/1f2e/node1`.
+    /// Its network.
+    pub network: Network,
+    /// Path below every cgroup controller, such as `/oardocker/1f2e/node1`: the container is there or below it.
     pub cgroup: String,
+    /// What it sees of that; none: whatever the runtime shows.
+    pub cgroup_view: Option<View>,
     /// Capabilities beyond the usual ones.
     pub capabilities: Vec<String>,
     /// Whether nothing under /proc is masked or read-only (systemd wants that).
     pub open_proc: bool,
     /// Labels to find it by.
     pub labels: BTreeMap<String, String>,
-}
-
-/// Where a container's root filesystem comes from.
-#[derive(Debug, Clone)]
-pub enum RootFs {
-    /// A new writable snapshot on an image.
-    Image(String),
-    /// The root of a build step.
-    Step(StepRoot),
 }
 
 /// What runs under a container's name.
@@ -193,7 +222,7 @@ pub struct ContainerInfo {
     pub id: String,
     /// The labels it was created with.
     pub labels: BTreeMap<String, String>,
-    /// Image name; empty for a build step.
+    /// Image name.
     pub image: String,
     /// When it was created.
     pub created: SystemTime,
@@ -213,28 +242,45 @@ pub trait Engine: Send + Sync {
     async fn images(&self) -> Result<Vec<ImageRecord>>;
     /// One image with its configuration.
     async fn image(&self, name: &str) -> Result<Option<Image>>;
-    /// Stores configuration and manifest and puts the image under a name.
-    async fn put_image(&self, name: &str, image: &Image, labels: &BTreeMap<String, String>) -> Result<String>;
+    /// Stores configuration and manifest and puts the image under a name. Returns the image's id.
+    async fn put_image(
+        &self,
+        name: &str,
+        image: &Image,
+        labels: &BTreeMap<String, String>,
+        purpose: Purpose,
+    ) -> Result<String>;
     /// Forgets names; what nothing else refers to is freed.
     async fn remove_images(&self, names: &[String]) -> Result<()>;
     /// Whether the layers are unpacked, ready to be built upon.
     async fn has_chain(&self, chain_id: &str) -> Result<bool>;
     /// Stores a layer blob from a file, checked against its digest.
-    async fn put_layer(&self, layer: &Layer, file: &std::path::Path) -> Result<()>;
-    /// Unpacks a stored layer on top of a stack of layers.
-    async fn unpack_layer(&self, layer: &Layer, parent: Option<&str>) -> Result<String>;
+    async fn put_layer(&self, layer: &Layer, file: &Path) -> Result<()>;
 
     /// Makes and mounts a writable root on top of a stack of layers.
     async fn begin_step(&self, parent: Option<&str>) -> Result<StepRoot>;
+    /// Runs a container on the step's root until its process ends; both of its streams go to `output`. Its exit code.
+    async fn run_step(
+        &self,
+        step: &StepRoot,
+        spec: &ContainerSpec,
+        output: mpsc::Sender<Vec<u8>>,
+    ) -> Result<u32>;
     /// Keeps what the step changed as a layer: the blob was stored with [`Engine::put_layer`]. Returns the chain id.
     async fn commit_step(&self, step: StepRoot, layer: &Layer) -> Result<String>;
     /// Throws the step away.
     async fn abort_step(&self, step: StepRoot) -> Result<()>;
 
-    /// Creates a container; its network namespace and cgroups exist already.
-    async fn create(&self, spec: &ContainerSpec, root: &RootFs, io: io::Stdio) -> Result<()>;
-    /// Runs its first process. Returns the process id on the host.
-    async fn start(&self, id: &str) -> Result<u32>;
+    /// Makes a network; one of the same id is replaced. Its addresses.
+    async fn create_network(&self, id: &str) -> Result<Subnet>;
+    /// Removes a network with all that it consists of, whoever made it. None there is fine.
+    async fn remove_network(&self, id: &str) -> Result<()>;
+
+    /// Creates a container on an image; its cgroups exist already. What its first process says goes to the file `console`,
+    /// also after this oardocker has ended.
+    async fn create(&self, spec: &ContainerSpec, image: &str, console: &Path) -> Result<()>;
+    /// Runs its first process.
+    async fn start(&self, id: &str) -> Result<()>;
     /// Waits until the first process ends; its exit code.
     async fn wait(&self, id: &str) -> Result<u32>;
     /// Ends the task, keeps the container's filesystem.
@@ -244,7 +290,7 @@ pub trait Engine: Send + Sync {
     /// All containers of oardocker.
     async fn containers(&self) -> Result<Vec<ContainerInfo>>;
     /// Starts the first process again, in the same filesystem.
-    async fn restart(&self, id: &str, io: io::Stdio) -> Result<u32>;
+    async fn restart(&self, id: &str, console: &Path) -> Result<()>;
 
     /// Runs a process in a running container, with the given ends; returns its exit code.
     async fn exec(&self, id: &str, process: &ProcessSpec, session: io::Session) -> Result<u32>;
@@ -254,6 +300,8 @@ pub trait Engine: Send + Sync {
 
     /// Gives up what protects half-done work; call when the work is done or given up.
     async fn release(&self) -> Result<()>;
+    /// Ends what oardocker runs of the engine itself, when no environment is left that could need it.
+    async fn retire(&self) -> Result<()>;
 }
 
 #[cfg(test)]

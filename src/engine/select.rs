@@ -2,6 +2,7 @@
 
 use super::Engine;
 use super::containerd::{self, Containerd};
+use super::docker::Docker;
 use super::host::managed_socket;
 use crate::error::{Error, Result};
 use std::os::unix::net::UnixStream;
@@ -11,10 +12,14 @@ use std::sync::Arc;
 /// Where containerd listens on every distribution.
 const SYSTEM_SOCKET: &str = "/run/containerd/containerd.sock";
 
+/// Where Docker Engine and Podman listen for root.
+const DOCKER_SOCKETS: [&str; 2] = ["/run/docker.sock", "/run/podman/podman.sock"];
+
 /// A parsed `--docker-host`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Address {
-    /// CONTAINERD_ADDRESS or the system's containerd if it answers, else a managed one.
+    /// CONTAINERD_ADDRESS, DOCKER_HOST, or the system's containerd if it answers, else a managed one; a Docker-compatible
+    /// socket where there is no containerd program.
     Auto,
     /// A containerd of our own.
     Managed,
@@ -42,44 +47,52 @@ pub fn parse(text: &str) -> Result<Address> {
 
 /// Connects; the second value says in one line which engine `auto` took, or that one had to be started.
 pub async fn connect(address: &Address) -> Result<(Arc<dyn Engine>, Option<String>)> {
+    require_root()?;
     match address {
-        Address::Docker(path) => Err(Error::new(format!(
-            "the Docker-compatible engine at {} cannot be used yet: this version drives containerd only",
-            path.display()
-        ))
-        .hint("leave --docker-host away, or use --docker-host managed")),
-        Address::Containerd(path) => {
-            require_root()?;
-            Ok((Arc::new(Containerd::connect(path, "containerd").await?), None))
-        }
+        Address::Docker(path) => Ok((Arc::new(Docker::connect(path).await?), None)),
+        Address::Containerd(path) => Ok((Arc::new(Containerd::connect(path, false).await?), None)),
         Address::Managed => {
-            require_root()?;
             let (engine, line) = managed().await?;
             Ok((engine, line.filter(|l| l.starts_with("Started"))))
         }
-        Address::Auto => {
-            require_root()?;
-            if let Some(path) = std::env::var_os("CONTAINERD_ADDRESS").filter(|v| !v.is_empty()).map(PathBuf::from) {
-                let engine = Containerd::connect(&path, "containerd").await?;
-                let line =
-                    format!("Using containerd {} at {} (CONTAINERD_ADDRESS)", engine.info().version, path.display());
-                return Ok((Arc::new(engine), Some(line)));
-            }
-            if UnixStream::connect(SYSTEM_SOCKET).is_ok() {
-                let engine = Containerd::connect(Path::new(SYSTEM_SOCKET), "containerd").await?;
-                let line = format!("Using containerd {} at {SYSTEM_SOCKET}", engine.info().version);
-                return Ok((Arc::new(engine), Some(line)));
-            }
-            managed().await
-        }
+        Address::Auto => auto().await,
     }
+}
+
+async fn auto() -> Result<(Arc<dyn Engine>, Option<String>)> {
+    let variable = |name: &str| std::env::var(name).ok().filter(|v| !v.is_empty());
+    if let Some(path) = variable("CONTAINERD_ADDRESS") {
+        return taken(Containerd::connect(Path::new(&path), false).await?, " (CONTAINERD_ADDRESS)");
+    }
+    if let Some(host) = variable("DOCKER_HOST") {
+        let path = host.strip_prefix("unix://").ok_or_else(|| {
+            Error::new(format!("DOCKER_HOST is {host:?}, and only an engine on this host can be used"))
+                .hint("unset it, or choose another engine: --docker-host managed")
+        })?;
+        return taken(Docker::connect(Path::new(path)).await?, " (DOCKER_HOST)");
+    }
+    if UnixStream::connect(SYSTEM_SOCKET).is_ok() {
+        return taken(Containerd::connect(Path::new(SYSTEM_SOCKET), false).await?, "");
+    }
+    let containerd = containerd::installed();
+    match DOCKER_SOCKETS.iter().find(|path| !containerd && UnixStream::connect(path).is_ok()) {
+        Some(path) => taken(Docker::connect(Path::new(path)).await?, ""),
+        None => managed().await,
+    }
+}
+
+/// The engine that `auto` took, with the line that says so.
+fn taken(engine: impl Engine + 'static, why: &str) -> Result<(Arc<dyn Engine>, Option<String>)> {
+    let info = engine.info();
+    let line = format!("Using {} {} at {}{why}", info.name, info.version, info.address);
+    Ok((Arc::new(engine), Some(line)))
 }
 
 async fn managed() -> Result<(Arc<dyn Engine>, Option<String>)> {
     let started = tokio::task::spawn_blocking(containerd::ensure_managed)
         .await
         .map_err(|e| Error::new(format!("cannot start containerd: {e}")))??;
-    let engine = Containerd::connect(&managed_socket(), "managed containerd").await?;
+    let engine = Containerd::connect(&managed_socket(), true).await?;
     let verb = if started { "Started" } else { "Using" };
     let line = format!("{verb} managed containerd {} at {}", engine.info().version, managed_socket().display());
     Ok((Arc::new(engine), Some(line)))
@@ -89,7 +102,7 @@ fn require_root() -> Result<()> {
     if nix::unistd::geteuid().is_root() {
         return Ok(());
     }
-    Err(Error::new("containerd, network namespaces and cgroups need root, and you are not")
+    Err(Error::new("container engines, network namespaces and cgroups need root, and you are not")
         .hint("run it with sudo: sudo oardocker ...")
         .hint("without root these work: init, --dry-run, --help, completion"))
 }

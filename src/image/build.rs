@@ -4,11 +4,10 @@
 //! so a killed build loses one step, and the engine's own garbage collection owns the space.
 
 use super::dockerfile::{Action, Dockerfile, Step, Words};
-use super::rooted::Root;
+use crate::rooted::Root;
 use super::users::Accounts;
-use super::{bootstrap, copy, dockerfile, expand, layer, registry};
-use crate::engine::io::Stdio;
-use crate::engine::{ContainerSpec, Engine, Image, Layer, Mount, ProcessSpec, RootFs, StepRoot};
+use super::{bootstrap, copy, dockerfile, expand, layer, registry, unpack};
+use crate::engine::{ContainerSpec, Engine, Image, Layer, Mount, Network as Reach, ProcessSpec, Purpose, StepRoot};
 use crate::error::{Context as _, Error, Result};
 use async_trait::async_trait;
 use futures::FutureExt as _;
@@ -43,6 +42,8 @@ pub struct Definition {
     pub args: BTreeMap<String, String>,
     /// Labels for the engine.
     pub labels: BTreeMap<String, String>,
+    /// What for.
+    pub purpose: Purpose,
 }
 
 /// How to build.
@@ -62,7 +63,7 @@ pub struct Options {
 #[async_trait]
 pub trait Network: Send + Sync {
     /// A network namespace for this step.
-    async fn attach(&self, name: &str) -> Result<Option<PathBuf>>;
+    async fn attach(&self, name: &str) -> Result<PathBuf>;
     /// Gives it back.
     async fn detach(&self, name: &str) -> Result<()>;
     /// Files to mount: host path and path inside (name resolution).
@@ -212,7 +213,7 @@ impl Builder {
                 None => return Err(why.hint(format!("build or load {name} first, or correct the FROM line"))),
             },
         };
-        self.engine.put_image(name, &image, &labels).await?;
+        self.engine.put_image(name, &image, &labels, Purpose::Build).await?;
         Ok(image)
     }
 
@@ -225,9 +226,13 @@ impl Builder {
         let file = self.scratch_file()?;
         let title = definition.title.clone();
         let layer = bootstrap::bootstrap(suite, &file, &|line| (self.listener)(&title, line)).await?;
-        self.engine.put_layer(&layer, &file).await?;
+        let kept = async {
+            self.engine.put_layer(&layer, &file).await?;
+            unpack::unpack(self.engine.as_ref(), &layer, &file, None).await
+        }
+        .await;
         let _ = std::fs::remove_file(&file);
-        self.engine.unpack_layer(&layer, None).await?;
+        kept?;
         labels.insert("oardocker.bootstrapped".into(), bootstrap::mirror(suite));
         let mut config = new_config();
         set(&mut config, "Env", json!(["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"]))?;
@@ -299,14 +304,16 @@ impl Builder {
             state.image.layers.push(layer.clone());
             let text = serde_json::to_string(&layer).map_err(|e| Some(Error::new(e.to_string())))?;
             let labels = BTreeMap::from([(CACHE_LABEL.to_owned(), text)]);
-            self.engine.put_image(&format!("{CACHE}{key}"), &state.image, &labels).await.map_err(Some)?;
+            let name = format!("{CACHE}{key}");
+            self.engine.put_image(&name, &state.image, &labels, Purpose::Build).await.map_err(Some)?;
         }
         if let Some(chain) = state.image.chain_id()
             && !self.engine.has_chain(&chain).await.map_err(Some)?
         {
             return Err(None);
         }
-        let id = self.engine.put_image(&definition.tag, &state.image, &definition.labels).await.map_err(Some)?;
+        let put = self.engine.put_image(&definition.tag, &state.image, &definition.labels, definition.purpose);
+        let id = put.await.map_err(Some)?;
         say(&format!("Successfully built {}", short(&id)));
         Ok(state.image)
     }
@@ -364,41 +371,34 @@ impl Builder {
             hostname: "build".into(),
             process,
             mounts,
-            netns,
+            network: Reach::Namespace(netns),
             cgroup: format!("{}/{}", self.cgroup, step.key),
+            cgroup_view: None,
             capabilities: sandbox.capabilities,
             open_proc: false,
             labels: BTreeMap::from([("oardocker.step".to_owned(), "true".to_owned())]),
         };
-        let (sender, mut chunks) = mpsc::channel(64);
-        let outcome = async {
-            self.engine.create(&spec, &RootFs::Step(step.clone()), Stdio::Chunks(sender)).await?;
-            self.engine.start(&step.key).await?;
-            let mut lines = Lines::default();
-            let hear = |line: String, tail: &mut Vec<String>| {
+        let (sender, mut chunks) = mpsc::channel::<Vec<u8>>(64);
+        let listen = async {
+            let (mut lines, mut tail) = (Lines::default(), Vec::new());
+            let mut hear = |line: String| {
                 (self.listener)(title, &line);
                 if tail.len() == TAIL {
                     tail.remove(0);
                 }
                 tail.push(line);
             };
-            let mut tail = Vec::new();
             while let Some(chunk) = chunks.recv().await {
-                for line in lines.feed(&chunk) {
-                    hear(line, &mut tail);
-                }
+                lines.feed(&chunk).into_iter().for_each(&mut hear);
             }
-            if let Some(line) = lines.rest() {
-                hear(line, &mut tail);
-            }
-            Ok((self.engine.wait(&step.key).await?, tail))
-        }
-        .await;
-        let removed = self.engine.remove(&step.key).await;
+            lines.rest().into_iter().for_each(&mut hear);
+            tail
+        };
+        let (outcome, tail) = tokio::join!(self.engine.run_step(step, &spec, sender), listen);
         let detached = self.network.detach(&step.key).await;
-        let outcome = outcome?;
-        removed.and(detached)?;
-        Ok(outcome)
+        let code = outcome?;
+        detached?;
+        Ok((code, tail))
     }
 
     /// Writes and stores what a step changed.
@@ -772,6 +772,7 @@ mod tests {
             context: "/".into(),
             args: BTreeMap::new(),
             labels: BTreeMap::new(),
+            purpose: Purpose::Build,
         }
     }
 

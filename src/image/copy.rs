@@ -3,7 +3,7 @@
 //! Whatever the context or a tar file holds, nothing outside the image's root is touched.
 
 use super::EPOCH;
-use super::rooted::{Root, clear};
+use crate::rooted::{Root, clear};
 use crate::error::{Context as _, Error, Result};
 use rustix::fs::{AtFlags, Mode, OFlags, Timespec, Timestamps, chownat, mkdirat, openat, symlinkat, utimensat};
 use sha2::{Digest as _, Sha256};

@@ -9,7 +9,7 @@ pub mod dockerfile;
 pub mod expand;
 pub mod layer;
 pub mod registry;
-pub mod rooted;
+pub mod unpack;
 pub mod users;
 
 /// The time of everything that `COPY` and `ADD` create, so that the same input makes the same layer:

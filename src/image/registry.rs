@@ -1,7 +1,8 @@
 //! Pulling an image from a registry.
 
+use super::unpack::unpack;
 use crate::engine::{Engine, Image, Layer};
-use crate::error::{Context as _, Error, Result};
+use crate::error::{Context as _, Error, Result, root_cause};
 use oci_client::client::{ClientConfig, ClientProtocol};
 use oci_client::manifest::{IMAGE_DOCKER_LAYER_GZIP_MEDIA_TYPE, IMAGE_LAYER_GZIP_MEDIA_TYPE};
 use oci_client::secrets::RegistryAuth;
@@ -31,6 +32,7 @@ pub async fn pull(engine: &dyn Engine, name: &str, scratch: &Path) -> Result<Ima
         client.pull_manifest_and_config(&reference, &auth).await.map_err(failed).doing(doing)?;
     let config: ImageConfiguration = serde_json::from_str(&config).doing(doing)?;
     let mut layers = Vec::new();
+    let mut parent: Option<String> = None;
     for (blob, diff_id) in manifest.layers.iter().zip(config.rootfs().diff_ids()) {
         if ![IMAGE_LAYER_GZIP_MEDIA_TYPE, IMAGE_DOCKER_LAYER_GZIP_MEDIA_TYPE].contains(&blob.media_type.as_str()) {
             return Err(Error::new(format!(
@@ -50,12 +52,9 @@ pub async fn pull(engine: &dyn Engine, name: &str, scratch: &Path) -> Result<Ima
         client.pull_blob(&reference, blob, &mut out).await.map_err(failed).doing(doing)?;
         tokio::io::AsyncWriteExt::flush(&mut out).await.doing(doing)?;
         engine.put_layer(&layer, &file).await.doing(doing)?;
+        parent = Some(unpack(engine, &layer, &file, parent.as_deref()).await.doing(doing)?);
         let _ = tokio::fs::remove_file(&file).await;
         layers.push(layer);
-    }
-    let mut parent: Option<String> = None;
-    for layer in &layers {
-        parent = Some(engine.unpack_layer(layer, parent.as_deref()).await.doing(doing)?);
     }
     Ok(Image { config, layers })
 }
@@ -63,14 +62,6 @@ pub async fn pull(engine: &dyn Engine, name: &str, scratch: &Path) -> Result<Ima
 fn is_loopback(registry: &str) -> bool {
     let host = registry.rsplit_once(':').map_or(registry, |(h, _)| h);
     host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
-}
-
-fn root_cause(error: &dyn std::error::Error) -> String {
-    let mut cause = error;
-    while let Some(next) = cause.source() {
-        cause = next;
-    }
-    cause.to_string()
 }
 
 #[cfg(test)]

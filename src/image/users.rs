@@ -1,6 +1,6 @@
 //! Names to numbers, from an image's own /etc/passwd and /etc/group.
 
-use super::rooted::Root;
+use crate::rooted::Root;
 use crate::error::{Error, Result};
 
 /// A user as a process needs it.

@@ -14,8 +14,6 @@ pub struct Port {
     pub host: u16,
     /// In the container.
     pub container: u16,
-    /// The container.
-    pub address: Ipv4Addr,
     /// On all the host's addresses, not only 127.0.0.1.
     pub any: bool,
 }
@@ -24,12 +22,15 @@ fn table(id: &str) -> String {
     format!("oardocker_{id}")
 }
 
+/// Ports of the container at this address.
+type Published<'a> = Option<(Ipv4Addr, &'a [Port])>;
+
 /// The whole table as text. Pure.
-fn ruleset(id: &str, bridge: &str, subnet: &Subnet, ports: &[Port]) -> String {
+fn ruleset(id: &str, bridge: &str, subnet: &Subnet, published: Published<'_>) -> String {
     let mut incoming = String::new();
     let mut local = String::new();
-    for p in ports {
-        let to = format!("tcp dport {} dnat to {}:{}", p.host, p.address, p.container);
+    for (address, p) in published.into_iter().flat_map(|(address, ports)| ports.iter().map(move |p| (address, p))) {
+        let to = format!("tcp dport {} dnat to {address}:{}", p.host, p.container);
         if p.any {
             incoming.push_str(&format!("    fib daddr type local {to}\n"));
             local.push_str(&format!("    fib daddr type local {to}\n"));
@@ -69,7 +70,7 @@ fn ruleset(id: &str, bridge: &str, subnet: &Subnet, ports: &[Port]) -> String {
     )
 }
 
-pub(super) fn apply(id: &str, bridge: &str, subnet: &Subnet, ports: &[Port]) -> Result<()> {
+pub(super) fn apply(id: &str, bridge: &str, subnet: &Subnet, ports: Published<'_>) -> Result<()> {
     nft(&["-f", "-"], &ruleset(id, bridge, subnet, ports)).map(drop).doing(|| "cannot set up NAT with nft".into())
 }
 
@@ -142,12 +143,15 @@ mod tests {
 
     #[test]
     fn ports_stay_on_loopback_unless_asked() {
-        let subnet = super::super::subnet::choose("x").unwrap();
-        let port = |any| Port { host: 40080, container: 80, address: Ipv4Addr::new(10, 1, 0, 2), any };
-        let closed = ruleset("x", "b", &subnet, &[port(false)]);
+        let subnet = Subnet::first();
+        let rules = |any| {
+            let port = Port { host: 40080, container: 80, any };
+            ruleset("x", "b", &subnet, Some((Ipv4Addr::new(10, 1, 0, 2), &[port])))
+        };
+        let closed = rules(false);
         assert!(closed.contains("ip daddr 127.0.0.1 tcp dport 40080 dnat to 10.1.0.2:80"));
         assert!(!closed.contains("fib daddr"));
-        let open = ruleset("x", "b", &subnet, &[port(true)]);
+        let open = rules(true);
         assert_eq!(open.matches("fib daddr type local tcp dport 40080").count(), 2);
     }
 

@@ -50,13 +50,13 @@ impl Network {
         let dir = netns_dir(id);
         fs::create_dir_all(&dir).doing(|| format!("cannot create {}", dir.display()))?;
         let lock = lock().await?;
-        let subnet = subnet::choose(id)?;
+        let subnet = subnet::choose(id, &[])?;
         let created = links::create_bridge(&bridge(id), subnet.gateway(), subnet.prefix()).await;
         drop(lock);
         created?;
         let network = Self { id: id.into(), subnet };
         let ready = firewall::enable_forwarding(&bridge(id))
-            .and_then(|()| firewall::apply(id, &bridge(id), &network.subnet, &[]));
+            .and_then(|()| firewall::apply(id, &bridge(id), &network.subnet, None));
         if let Err(e) = ready {
             let _ = Self::remove(id).await;
             return Err(e);
@@ -64,8 +64,13 @@ impl Network {
         Ok(network)
     }
 
-    /// Makes a namespace with one interface at the given address. Returns its path.
-    pub async fn attach(&self, name: &str, index: u32) -> Result<(PathBuf, Ipv4Addr)> {
+    /// A network that exists already.
+    pub fn open(id: &str, subnet: Subnet) -> Self {
+        Self { id: id.into(), subnet }
+    }
+
+    /// Makes a namespace with one interface, at the address number `index`. Returns its path.
+    pub async fn attach(&self, name: &str, index: u32) -> Result<PathBuf> {
         let address = self.subnet.host(index)?;
         let path = netns_dir(&self.id).join(name);
         let plug = links::Plug {
@@ -78,7 +83,7 @@ impl Network {
             gateway: self.subnet.gateway(),
         };
         links::attach(&path, plug).await.doing(|| format!("cannot connect {name} to the network"))?;
-        Ok((path, address))
+        Ok(path)
     }
 
     /// Removes one namespace and its interface.
@@ -87,8 +92,11 @@ impl Network {
         unmount(&netns_dir(&self.id).join(name))
     }
 
-    /// Publishes ports of a container, unless another network has come to publish one of them.
-    pub async fn publish(&self, ports: &[Port]) -> Result<()> {
+    /// Publishes ports of the container number `index`, unless another network has come to publish one of them.
+    pub async fn publish(&self, index: u32, ports: &[Port]) -> Result<()> {
+        if ports.is_empty() {
+            return Ok(());
+        }
         let _lock = lock().await?;
         let taken = firewall::published()?;
         if let Some((port, id)) =
@@ -97,7 +105,7 @@ impl Network {
             return Err(Error::new(format!("port {port} is taken: the cluster {id} publishes it since a moment ago"))
                 .hint("choose other ports with `start --port-bindings-offset 50000`"));
         }
-        firewall::apply(&self.id, &bridge(&self.id), &self.subnet, ports)
+        firewall::apply(&self.id, &bridge(&self.id), &self.subnet, Some((self.subnet.host(index)?, ports)))
     }
 
     /// Removes everything that belongs to this id, whoever made it.
@@ -124,9 +132,24 @@ impl Network {
     }
 }
 
+/// A free subnet for a network that an engine makes, which must exist when the second value is dropped. `taken` are the
+/// engine's other networks.
+pub async fn reserve(id: &str, taken: &[String]) -> Result<(Subnet, Reservation)> {
+    let lock = lock().await?;
+    Ok((subnet::choose(id, taken)?, Reservation { _lock: lock }))
+}
+
+/// Keeps others from choosing a subnet.
+#[derive(Debug)]
+pub struct Reservation {
+    _lock: Flock<File>,
+}
+
 /// Held while something is chosen that no two networks may have.
 async fn lock() -> Result<Flock<File>> {
-    let path = runtime_dir().join("netns/lock");
+    let dir = runtime_dir().join("netns");
+    fs::create_dir_all(&dir).doing(|| format!("cannot create {}", dir.display()))?;
+    let path = dir.join("lock");
     let file = File::create(&path).doing(|| format!("cannot create {}", path.display()))?;
     tokio::task::spawn_blocking(move || Flock::lock(file, FlockArg::LockExclusive))
         .await

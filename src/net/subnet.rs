@@ -15,6 +15,11 @@ const PREFIX: u8 = 22;
 pub struct Subnet(u32);
 
 impl Subnet {
+    /// The first of all that may be given.
+    pub fn first() -> Self {
+        Self(POOL.0)
+    }
+
     /// The bridge's own address.
     pub fn gateway(&self) -> Ipv4Addr {
         Ipv4Addr::from(self.0 + 1)
@@ -41,10 +46,11 @@ impl fmt::Display for Subnet {
     }
 }
 
-/// A free subnet; the same id tries the same ones first.
-pub(super) fn choose(id: &str) -> Result<Subnet> {
+/// A free subnet; the same id tries the same ones first. `taken` are networks, as in `10.158.4.0/22`, that have no route yet.
+pub(super) fn choose(id: &str, taken: &[String]) -> Result<Subnet> {
     let text = std::fs::read_to_string("/proc/net/route").doing(|| "cannot read /proc/net/route".into())?;
-    first_free(id, &routes(&text)).ok_or_else(|| {
+    let used: Vec<_> = routes(&text).into_iter().chain(taken.iter().filter_map(|t| network(t))).collect();
+    first_free(id, &used).ok_or_else(|| {
         Error::new("every network in 10.158.0.0/15 is in use").hint("stop clusters that are not needed any more")
     })
 }
@@ -62,6 +68,13 @@ fn routes(table: &str) -> Vec<(u32, u32)> {
         })
         .filter(|(_, mask)| *mask != 0)
         .collect()
+}
+
+/// Address and mask of `10.158.4.0/22`; none of what is not IPv4.
+fn network(text: &str) -> Option<(u32, u32)> {
+    let (address, prefix) = text.split_once('/')?;
+    let prefix: u32 = prefix.parse().ok().filter(|p| (1..=32).contains(p))?;
+    Some((address.parse::<Ipv4Addr>().ok()?.into(), u32::MAX << (32 - prefix)))
 }
 
 fn first_free(id: &str, used: &[(u32, u32)]) -> Option<Subnet> {
@@ -94,6 +107,14 @@ mod tests {
                     eth0\t00000000\t010200C0\t0003\t0\t0\t0\t00000000\t0\t0\t0\n\
                     eth0\t000200C0\t00000000\t0001\t0\t0\t0\t00FFFFFF\t0\t0\t0\n";
         assert_eq!(routes(text), [(0xC000_0200, 0xFFFF_FF00)]);
+    }
+
+    #[test]
+    fn networks_are_read() {
+        assert_eq!(network("10.0.0.0/8"), Some((0x0A00_0000, 0xFF00_0000)));
+        for bad in ["fd00::/64", "10.0.0.0", "10.0.0.0/0", "10.0.0.0/33"] {
+            assert_eq!(network(bad), None, "{bad}");
+        }
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Downloading a tarball.
 
-use crate::error::{Context as _, Error, Result};
+use crate::error::{Context as _, Error, Result, root_cause};
 use futures::StreamExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -14,7 +14,7 @@ pub(super) async fn download(url: &str, cache: &Path, say: &dyn Fn(&str)) -> Res
     let doing = || format!("cannot download {url}");
     std::fs::create_dir_all(cache).doing(doing)?;
     let client = reqwest::Client::builder().connect_timeout(SILENCE).read_timeout(SILENCE).build().doing(doing)?;
-    let answer = client.get(url).send().await.map_err(|e| cause(&e)).doing(doing)?;
+    let answer = client.get(url).send().await.map_err(|e| root_cause(&e)).doing(doing)?;
     if !answer.status().is_success() {
         return Err(Error::new(format!("the server answered {}", answer.status()))).doing(doing);
     }
@@ -24,7 +24,7 @@ pub(super) async fn download(url: &str, cache: &Path, say: &dyn Fn(&str)) -> Res
     let mut file = tokio::fs::File::from_std(part.reopen().doing(doing)?);
     let (mut body, mut done) = (answer.bytes_stream(), 0_u64);
     while let Some(chunk) = body.next().await {
-        let chunk = chunk.map_err(|e| cause(&e)).doing(doing)?;
+        let chunk = chunk.map_err(|e| root_cause(&e)).doing(doing)?;
         file.write_all(&chunk).await.doing(doing)?;
         done += chunk.len() as u64;
         let of = total.map(|t| format!(" of {:.1}", t as f64 / 1e6)).unwrap_or_default();
@@ -39,13 +39,4 @@ pub(super) async fn download(url: &str, cache: &Path, say: &dyn Fn(&str)) -> Res
     let path = cache.join("oar-tarball.tar.gz");
     part.persist(&path).map_err(|e| e.error).doing(doing)?;
     Ok(path)
-}
-
-/// The innermost reason; the outer ones only say that the request failed.
-fn cause(error: &reqwest::Error) -> String {
-    let mut cause: &dyn std::error::Error = error;
-    while let Some(next) = cause.source() {
-        cause = next;
-    }
-    cause.to_string()
 }

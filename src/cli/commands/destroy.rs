@@ -3,7 +3,6 @@
 use super::{Context, stop};
 use crate::cli::ui::{self, Ui};
 use crate::cluster::images;
-use crate::engine::containerd;
 use crate::error::{Error, Result};
 use crate::image::build::{CACHE, short};
 use std::io::BufRead as _;
@@ -50,9 +49,9 @@ pub(super) async fn run(context: &mut Context) -> Result<()> {
         let name = record.name.strip_prefix(&prefix).unwrap_or(&record.name).to_owned();
         context.ui.line(&format!("Image {name} ({}) --> {removed}", short(&record.id)));
     }
-    if !others && engine.info().name == "managed containerd" {
+    if !others {
         context.close().await;
-        containerd::shut_down_managed()?;
+        engine.retire().await?;
     }
     Ok(())
 }

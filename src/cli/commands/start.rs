@@ -3,12 +3,11 @@
 use super::{Context, stop};
 use crate::cluster::request::Request;
 use crate::cluster::volume::{self, Mode, Volume};
-use crate::cluster::{images, role};
+use crate::cluster::{images, plan, role};
 use crate::error::{Error, Result};
-use crate::net::{self, Port};
+use crate::net;
 use crate::workdir::manifest::Service;
 use serde::Deserialize;
-use std::net::Ipv4Addr;
 
 /// Parameters.
 #[derive(Debug, Deserialize)]
@@ -68,18 +67,6 @@ pub(super) async fn run(context: &mut Context, params: Params) -> Result<()> {
     let engine = context.engine().await?;
     images::require(engine.as_ref(), &workdir, &["frontend", "server", "node", "rsyslog"], "latest").await?;
     stop::quietly(context, &workdir).await?;
-    if engine.info().network_is_ours {
-        let wanted: Vec<Port> = ports
-            .iter()
-            .map(|p| Port {
-                host: p + params.port_bindings_offset,
-                container: *p,
-                address: Ipv4Addr::UNSPECIFIED,
-                any: params.port_bindings_to_any,
-            })
-            .collect();
-        net::check_free(&wanted)?;
-    }
     let request = Request {
         env_id: workdir.env_id.clone(),
         nodes: params.nodes,
@@ -91,6 +78,7 @@ pub(super) async fn run(context: &mut Context, params: Params) -> Result<()> {
         init_scripts: workdir.path("init-scripts"),
         histories: workdir.path("tmp"),
     };
+    net::check_free(&plan::ports(&request))?;
     let ui = context.ui.clone();
     let runner = context.runner().await?;
     ui.progress("creating the containers");

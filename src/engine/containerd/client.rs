@@ -4,7 +4,6 @@ use super::NAMESPACE;
 use crate::error::{Context as _, Error, Result};
 use containerd_client::services::v1::containers_client::ContainersClient;
 use containerd_client::services::v1::content_client::ContentClient;
-use containerd_client::services::v1::diff_client::DiffClient;
 use containerd_client::services::v1::images_client::ImagesClient;
 use containerd_client::services::v1::leases_client::LeasesClient;
 use containerd_client::services::v1::namespaces_client::NamespacesClient;
@@ -152,9 +151,6 @@ impl Client {
     }
     pub(super) fn snapshots(&self) -> SnapshotsClient<Service> {
         SnapshotsClient::new(self.service())
-    }
-    pub(super) fn diff(&self) -> DiffClient<Service> {
-        DiffClient::new(self.service())
     }
     pub(super) fn containers(&self) -> ContainersClient<Service> {
         ContainersClient::new(self.service())

@@ -42,8 +42,14 @@ pub fn ensure() -> Result<bool> {
     Ok(true)
 }
 
+/// Whether there is a `containerd` program to run.
+pub fn installed() -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path).any(|dir| dir.join("containerd").is_file())
+}
+
 /// Ends the managed containerd, if it runs. Its images stay on disk.
-pub fn shut_down() -> Result<()> {
+pub(super) fn shut_down() -> Result<()> {
     let Some(pid) = running_pid() else { return Ok(()) };
     let pidfd = rustix::process::pidfd_open(pid_of(pid), rustix::process::PidfdFlags::empty());
     kill(Pid::from_raw(pid), Signal::SIGTERM).doing(|| format!("cannot end the managed containerd (pid {pid})"))?;

@@ -6,22 +6,23 @@ mod images;
 mod managed;
 mod recover;
 mod snapshots;
-mod spec;
 mod streams;
 mod tasks;
 
-pub use managed::{ensure as ensure_managed, shut_down as shut_down_managed};
+pub use managed::{ensure as ensure_managed, installed};
 
-use crate::engine::io::{Session, Stdio};
+use crate::engine::io::Session;
 use crate::engine::{
-    ContainerInfo, ContainerSpec, Engine, EngineInfo, Image, ImageRecord, Layer, ProcessSpec, RootFs, StepRoot,
+    ContainerInfo, ContainerSpec, Engine, EngineInfo, Image, ImageRecord, Layer, Network, ProcessSpec, Purpose, StepRoot,
 };
 use crate::error::Result;
+use crate::net::{self, Subnet};
 use async_trait::async_trait;
 use client::Client;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
+use tokio::sync::mpsc;
 
 /// The containerd namespace that holds everything oardocker makes.
 pub const NAMESPACE: &str = "oardocker";
@@ -37,21 +38,21 @@ const LAYER: &str = "application/vnd.oci.image.layer.v1.tar+gzip";
 pub struct Containerd {
     client: Client,
     info: EngineInfo,
+    managed: bool,
 }
 
 impl Containerd {
-    /// Connects and checks that the daemon is recent enough.
-    pub async fn connect(socket: &Path, name: &str) -> Result<Self> {
+    /// Connects and checks that the daemon is recent enough; `managed` says that it is the one that [`ensure_managed`] runs.
+    pub async fn connect(socket: &Path, managed: bool) -> Result<Self> {
         let client = Client::connect(socket).await?;
         let version = client.check_version().await?;
         client.ensure_namespace().await?;
         let info = EngineInfo {
-            name: name.into(),
+            name: if managed { "managed containerd" } else { "containerd" }.into(),
             version,
             address: format!("containerd://{}", socket.display()),
-            network_is_ours: true,
         };
-        Ok(Self { client, info })
+        Ok(Self { client, info, managed })
     }
 }
 
@@ -69,7 +70,14 @@ impl Engine for Containerd {
         images::get(&self.client, name).await
     }
 
-    async fn put_image(&self, name: &str, image: &Image, labels: &BTreeMap<String, String>) -> Result<String> {
+    async fn put_image(
+        &self,
+        name: &str,
+        image: &Image,
+        labels: &BTreeMap<String, String>,
+        _: Purpose,
+    ) -> Result<String> {
+        // Its layers are unpacked snapshots already: nothing is left to prepare.
         images::put(&self.client, name, image, labels).await
     }
 
@@ -85,13 +93,18 @@ impl Engine for Containerd {
         content::put_layer(&self.client, layer, file).await
     }
 
-    async fn unpack_layer(&self, layer: &Layer, parent: Option<&str>) -> Result<String> {
-        snapshots::unpack(&self.client, layer, parent).await
-    }
-
     async fn begin_step(&self, parent: Option<&str>) -> Result<StepRoot> {
         recover::steps(&self.client, false).await?;
         snapshots::begin_step(&self.client, parent).await
+    }
+
+    async fn run_step(
+        &self,
+        step: &StepRoot,
+        spec: &ContainerSpec,
+        output: mpsc::Sender<Vec<u8>>,
+    ) -> Result<u32> {
+        tasks::run_step(&self.client, step, spec, output).await
     }
 
     async fn commit_step(&self, step: StepRoot, layer: &Layer) -> Result<String> {
@@ -102,11 +115,28 @@ impl Engine for Containerd {
         snapshots::abort_step(&self.client, &step.key).await
     }
 
-    async fn create(&self, spec: &ContainerSpec, root: &RootFs, io: Stdio) -> Result<()> {
-        tasks::create(&self.client, spec, root, io).await
+    async fn create_network(&self, id: &str) -> Result<Subnet> {
+        Ok(net::Network::create(id).await?.subnet)
     }
 
-    async fn start(&self, id: &str) -> Result<u32> {
+    async fn remove_network(&self, id: &str) -> Result<()> {
+        if net::Network::exists(id) { net::Network::remove(id).await } else { Ok(()) }
+    }
+
+    async fn create(&self, spec: &ContainerSpec, image: &str, console: &Path) -> Result<()> {
+        let netns = match &spec.network {
+            Network::Namespace(path) => path.clone(),
+            Network::Plug(plug) => {
+                let network = net::Network::open(&plug.network, plug.subnet);
+                let netns = network.attach(&spec.hostname, plug.index).await?;
+                network.publish(plug.index, &plug.ports).await?;
+                netns
+            }
+        };
+        tasks::create(&self.client, spec, image, &netns, console).await
+    }
+
+    async fn start(&self, id: &str) -> Result<()> {
         tasks::start(&self.client, id).await
     }
 
@@ -126,8 +156,8 @@ impl Engine for Containerd {
         tasks::list(&self.client).await
     }
 
-    async fn restart(&self, id: &str, io: Stdio) -> Result<u32> {
-        tasks::restart(&self.client, id, io).await
+    async fn restart(&self, id: &str, console: &Path) -> Result<()> {
+        tasks::restart(&self.client, id, console).await
     }
 
     async fn exec(&self, id: &str, process: &ProcessSpec, session: Session) -> Result<u32> {
@@ -140,5 +170,8 @@ impl Engine for Containerd {
 
     async fn release(&self) -> Result<()> {
         self.client.release_lease().await
+    }
+    async fn retire(&self) -> Result<()> {
+        if self.managed { managed::shut_down() } else { Ok(()) }
     }
 }

@@ -2,9 +2,9 @@
 
 use super::client::Client;
 use super::images::system_time;
-use super::{SNAPSHOTTER, snapshots, spec, streams};
-use crate::engine::io::{Session, Stdio};
-use crate::engine::{ContainerInfo, ContainerSpec, ProcessSpec, RootFs, State};
+use super::{SNAPSHOTTER, snapshots, streams};
+use crate::engine::io::{Session, refusal};
+use crate::engine::{ContainerInfo, ContainerSpec, Network, ProcessSpec, State, StepRoot, oci};
 use crate::error::{Context as _, Error, Result};
 use containerd_client::services::v1::container::Runtime;
 use containerd_client::services::v1::snapshots::MountsRequest;
@@ -17,6 +17,7 @@ use containerd_client::types::Mount;
 use containerd_client::types::v1::Status as TaskStatus;
 use prost_types::Any;
 use std::collections::HashMap;
+use std::path::Path;
 use std::time::{Duration, UNIX_EPOCH};
 use streams::Fifos;
 use tokio::sync::mpsc;
@@ -31,35 +32,74 @@ const KILLED: u32 = 128 + 9;
 /// How long after a killed process the end of its container is told, at most.
 const LAST_WORDS: Duration = Duration::from_millis(300);
 
-pub(super) async fn create(client: &Client, spec: &ContainerSpec, root: &RootFs, io: Stdio) -> Result<()> {
-    client.hold_lease().await?;
-    let doing = || format!("cannot create container {}", spec.id);
-    let (mounts, image, snapshot_key) = match root {
-        RootFs::Image(name) => {
-            let image = super::images::get(client, name)
-                .await?
-                .ok_or_else(|| Error::new(format!("image {name} is not there")))?;
-            let mounts = snapshots::prepare(client, &spec.id, image.chain_id().as_deref()).await.doing(doing)?;
-            (mounts, name.clone(), spec.id.clone())
-        }
-        RootFs::Step(step) => (bind_root(&step.root), String::new(), String::new()),
-    };
-    let value = serde_json::to_vec(&spec::container(spec)).doing(doing)?;
-    let container = Container {
-        id: spec.id.clone(),
-        labels: spec.labels.clone().into_iter().collect(),
-        image,
-        runtime: Some(Runtime { name: RUNTIME.into(), options: None }),
-        spec: Some(Any { type_url: "types.containerd.io/opencontainers/runtime-spec/1/Spec".into(), value }),
-        snapshotter: if snapshot_key.is_empty() { String::new() } else { SNAPSHOTTER.into() },
-        snapshot_key,
-        ..Container::default()
-    };
-    client.containers().create(CreateContainerRequest { container: Some(container) }).await.doing(doing)?;
-    create_task(client, &spec.id, mounts, io).await.doing(doing)
+/// Where the standard streams of a first process go.
+enum Stdio<'a> {
+    /// Appended to a file by the shim, so that it outlives us.
+    Log(&'a Path),
+    /// Both streams, chunk by chunk; the channel closes when the process has closed them.
+    Chunks(mpsc::Sender<Vec<u8>>),
 }
 
-fn bind_root(root: &std::path::Path) -> Vec<Mount> {
+/// Creates a container on a new snapshot of an image, in the network namespace `netns`.
+pub(super) async fn create(
+    client: &Client,
+    spec: &ContainerSpec,
+    image: &str,
+    netns: &Path,
+    console: &Path,
+) -> Result<()> {
+    client.hold_lease().await?;
+    let doing = || format!("cannot create container {}", spec.id);
+    let found = super::images::get(client, image).await?;
+    let found = found.ok_or_else(|| Error::new(format!("image {image} is not there")))?;
+    let mounts = snapshots::prepare(client, &spec.id, found.chain_id().as_deref()).await.doing(doing)?;
+    let container = Container {
+        image: image.into(),
+        snapshotter: SNAPSHOTTER.into(),
+        snapshot_key: spec.id.clone(),
+        ..container(spec, netns).doing(doing)?
+    };
+    client.containers().create(CreateContainerRequest { container: Some(container) }).await.doing(doing)?;
+    create_task(client, &spec.id, mounts, Stdio::Log(console)).await.doing(doing)
+}
+
+fn container(spec: &ContainerSpec, netns: &Path) -> Result<Container> {
+    let value = serde_json::to_vec(&oci::container(spec, Path::new("rootfs"), netns)).doing(|| "bad spec".into())?;
+    Ok(Container {
+        id: spec.id.clone(),
+        labels: spec.labels.clone().into_iter().collect(),
+        runtime: Some(Runtime { name: RUNTIME.into(), options: None }),
+        spec: Some(Any { type_url: "types.containerd.io/opencontainers/runtime-spec/1/Spec".into(), value }),
+        ..Container::default()
+    })
+}
+
+/// Runs a build step's container to its end.
+pub(super) async fn run_step(
+    client: &Client,
+    step: &StepRoot,
+    spec: &ContainerSpec,
+    output: mpsc::Sender<Vec<u8>>,
+) -> Result<u32> {
+    let doing = || format!("cannot run a step in container {}", spec.id);
+    let Network::Namespace(netns) = &spec.network else {
+        return Err(Error::new("steps run in a namespace")).doing(doing);
+    };
+    let ran = async {
+        let container = container(spec, netns)?;
+        client.containers().create(CreateContainerRequest { container: Some(container) }).await.doing(doing)?;
+        create_task(client, &spec.id, bind_root(&step.root), Stdio::Chunks(output)).await.doing(doing)?;
+        start(client, &spec.id).await?;
+        wait(client, &spec.id).await
+    }
+    .await;
+    let removed = remove(client, &spec.id).await;
+    let code = ran?;
+    removed?;
+    Ok(code)
+}
+
+fn bind_root(root: &Path) -> Vec<Mount> {
     vec![Mount {
         r#type: "bind".into(),
         source: root.to_string_lossy().into_owned(),
@@ -68,9 +108,9 @@ fn bind_root(root: &std::path::Path) -> Vec<Mount> {
     }]
 }
 
-async fn create_task(client: &Client, id: &str, rootfs: Vec<Mount>, io: Stdio) -> Result<()> {
+async fn create_task(client: &Client, id: &str, rootfs: Vec<Mount>, io: Stdio<'_>) -> Result<()> {
     let mut request = CreateTaskRequest { container_id: id.into(), rootfs, ..CreateTaskRequest::default() };
-    let fifos = match &io {
+    let fifos = match io {
         Stdio::Log(path) => {
             request.stdout = format!("file://{}", path.display());
             request.stderr.clone_from(&request.stdout);
@@ -82,7 +122,7 @@ async fn create_task(client: &Client, id: &str, rootfs: Vec<Mount>, io: Stdio) -
             request.stderr = fifos.text("stderr");
             let readers = [
                 fifos.reader("stdout", std::convert::identity, to.clone()),
-                fifos.reader("stderr", std::convert::identity, to.clone()),
+                fifos.reader("stderr", std::convert::identity, to),
             ];
             Some((fifos, readers))
         }
@@ -100,9 +140,9 @@ async fn create_task(client: &Client, id: &str, rootfs: Vec<Mount>, io: Stdio) -
     outcome.map(drop).doing(|| "the runtime refused it".into())
 }
 
-pub(super) async fn start(client: &Client, id: &str) -> Result<u32> {
+pub(super) async fn start(client: &Client, id: &str) -> Result<()> {
     let request = StartRequest { container_id: id.into(), exec_id: String::new() };
-    Ok(client.tasks().start(request).await.doing(|| format!("cannot start container {id}"))?.into_inner().pid)
+    client.tasks().start(request).await.map(drop).doing(|| format!("cannot start container {id}"))
 }
 
 pub(super) async fn wait(client: &Client, id: &str) -> Result<u32> {
@@ -201,7 +241,7 @@ pub(super) async fn list(client: &Client) -> Result<Vec<ContainerInfo>> {
         .collect())
 }
 
-pub(super) async fn restart(client: &Client, id: &str, io: Stdio) -> Result<u32> {
+pub(super) async fn restart(client: &Client, id: &str, console: &Path) -> Result<()> {
     let request = MountsRequest { snapshotter: SNAPSHOTTER.into(), key: id.into() };
     let mounts = client
         .snapshots()
@@ -210,7 +250,7 @@ pub(super) async fn restart(client: &Client, id: &str, io: Stdio) -> Result<u32>
         .doing(|| format!("cannot find the filesystem of container {id}"))?
         .into_inner()
         .mounts;
-    create_task(client, id, mounts, io).await.doing(|| format!("cannot restart container {id}"))?;
+    create_task(client, id, mounts, Stdio::Log(console)).await.doing(|| format!("cannot restart container {id}"))?;
     start(client, id).await
 }
 
@@ -219,7 +259,7 @@ pub(super) async fn exec(client: &Client, id: &str, process: &ProcessSpec, sessi
     let doing = || format!("cannot run {} in container {id}", process.args.first().map_or("nothing", |a| a));
     let fifos = Fifos::create()?;
     let value =
-        serde_json::to_vec(&spec::process(process, &["CAP_SYS_ADMIN".into(), "CAP_SYS_NICE".into()])).doing(doing)?;
+        serde_json::to_vec(&oci::process(process, &["CAP_SYS_ADMIN".into(), "CAP_SYS_NICE".into()])).doing(doing)?;
     let request = ExecProcessRequest {
         container_id: id.into(),
         stdin: if session.stdin.is_some() { fifos.text("stdin") } else { String::new() },
@@ -240,7 +280,7 @@ pub(super) async fn exec(client: &Client, id: &str, process: &ProcessSpec, sessi
     if let Err(status) = started {
         fifos.unblock();
         let _ = delete_process(client, id, &exec_id).await;
-        return Err(runtime_refusal(&status, process)).doing(doing);
+        return Err(refusal(status.message(), process)).doing(doing);
     }
     let helpers = [
         tokio::spawn(feed_stdin(client.clone(), id.to_owned(), exec_id.clone(), fifos.path("stdin"), session.stdin)),
@@ -269,19 +309,6 @@ pub(super) async fn exec(client: &Client, id: &str, process: &ProcessSpec, sessi
 async fn delete_process(client: &Client, id: &str, exec_id: &str) -> Result<()> {
     let request = DeleteProcessRequest { container_id: id.into(), exec_id: exec_id.into() };
     client.tasks().delete_process(request).await.map(drop).doing(|| format!("container {id} ended during the session"))
-}
-
-/// runc's long story, cut to what a user needs.
-fn runtime_refusal(status: &tonic::Status, process: &ProcessSpec) -> Error {
-    let text = status.message();
-    let program = process.args.first().map_or("", |a| a);
-    if text.contains("executable file not found") || text.contains("no such file or directory") {
-        Error::new(format!("{program}: command not found"))
-    } else if text.contains("permission denied") {
-        Error::new(format!("{program}: permission denied"))
-    } else {
-        Error::new(text)
-    }
 }
 
 async fn feed_stdin(

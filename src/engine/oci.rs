@@ -1,10 +1,11 @@
 //! A container in the words of the OCI runtime spec.
 
-use crate::engine::{ContainerSpec, ProcessSpec};
+use super::{ContainerSpec, ProcessSpec};
 use serde_json::{Value, json};
+use std::path::Path;
 
 /// What Docker gives a container by default.
-const CAPABILITIES: [&str; 14] = [
+pub(super) const CAPABILITIES: [&str; 14] = [
     "CAP_AUDIT_WRITE",
     "CAP_CHOWN",
     "CAP_DAC_OVERRIDE",
@@ -34,8 +35,8 @@ const MASKED: [&str; 8] = [
 
 const READ_ONLY: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
 
-/// Character devices that every container may use, besides those that the runtime adds by itself.
-const DEVICES: [(i64, i64); 2] = [(10, 200), (10, 229)];
+/// Character devices that every container may use, besides those that the runtime adds by itself: tun and fuse.
+pub(super) const DEVICES: [(i64, i64); 2] = [(10, 200), (10, 229)];
 
 pub(super) fn process(p: &ProcessSpec, capabilities: &[String]) -> Value {
     let all: Vec<&str> = CAPABILITIES.into_iter().chain(capabilities.iter().map(String::as_str)).collect();
@@ -55,7 +56,8 @@ pub(super) fn process(p: &ProcessSpec, capabilities: &[String]) -> Value {
     })
 }
 
-pub(super) fn container(spec: &ContainerSpec) -> Value {
+/// The whole bundle. `root` is the root filesystem, absolute or relative to the bundle; `netns` a network namespace's path.
+pub(super) fn container(spec: &ContainerSpec, root: &Path, netns: &Path) -> Value {
     let mut mounts = vec![
         json!({"destination": "/proc", "type": "proc", "source": "proc", "options": ["nosuid", "noexec", "nodev"]}),
         json!({"destination": "/dev", "type": "tmpfs", "source": "tmpfs",
@@ -68,6 +70,13 @@ pub(super) fn container(spec: &ContainerSpec) -> Value {
             "options": ["nosuid", "noexec", "nodev"]}),
         json!({"destination": "/sys", "type": "sysfs", "source": "sysfs", "options": ["nosuid", "noexec", "nodev", "ro"]}),
     ];
+    if let Some(view) = &spec.cgroup_view {
+        mounts.push(json!({"destination": "/sys/fs/cgroup", "type": view.kind, "source": view.kind,
+            "options": ["nosuid", "noexec", "nodev", "relatime", "rw"]}));
+        mounts.extend(view.controllers.iter().map(|c| {
+            json!({"destination": c.target, "type": "bind", "source": c.host, "options": ["rbind", "rprivate", "rw"]})
+        }));
+    }
     mounts.extend(
         spec.mounts
             .iter()
@@ -75,9 +84,7 @@ pub(super) fn container(spec: &ContainerSpec) -> Value {
     );
     let mut namespaces: Vec<Value> =
         ["pid", "ipc", "uts", "mount", "cgroup"].iter().map(|kind| json!({"type": kind})).collect();
-    if let Some(netns) = &spec.netns {
-        namespaces.push(json!({"type": "network", "path": netns}));
-    }
+    namespaces.push(json!({"type": "network", "path": netns}));
     let mut devices = vec![json!({"allow": false, "access": "rwm"})];
     devices.extend(
         DEVICES
@@ -88,7 +95,7 @@ pub(super) fn container(spec: &ContainerSpec) -> Value {
     json!({
         "ociVersion": "1.0.2",
         "process": process(&spec.process, &spec.capabilities),
-        "root": {"path": "rootfs", "readonly": false},
+        "root": {"path": root, "readonly": false},
         "hostname": spec.hostname,
         "mounts": mounts,
         "linux": {
@@ -112,13 +119,14 @@ mod tests {
             hostname: "node1".into(),
             process: ProcessSpec { args: vec!["/sbin/init".into()], uid: 0, ..ProcessSpec::default() },
             mounts: vec![crate::engine::Mount::bind("/a", "/b", true)],
-            netns: Some("/run/netns/x".into()),
+            network: crate::engine::Network::Namespace("/run/netns/x".into()),
+            cgroup_view: Some(crate::cgroup::View { kind: "cgroup2", controllers: Vec::new() }),
             cgroup: "/oardocker/x/node1".into(),
             capabilities: vec!["CAP_SYS_ADMIN".into()],
             open_proc: true,
             labels: Default::default(),
         };
-        let parsed: oci_spec::runtime::Spec = serde_json::from_value(container(&spec)).unwrap();
+        let parsed: oci_spec::runtime::Spec = serde_json::from_value(container(&spec, Path::new("rootfs"), Path::new("/n"))).unwrap();
         let linux = parsed.linux().as_ref().unwrap();
         assert!(linux.masked_paths().as_ref().unwrap().is_empty());
         let caps = parsed.process().as_ref().unwrap().capabilities().as_ref().unwrap();

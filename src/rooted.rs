@@ -1,10 +1,11 @@
-//! Paths inside an image's tree: resolved by the kernel as if the tree were `/`, so that no link leads out of it.
+//! Paths inside the tree of an image or a container: resolved by the kernel as if the tree were `/`, so that no link leads out of it.
 
 use crate::error::{Context as _, Error, Result};
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, mkdirat, openat2, statat, unlinkat};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, mkdirat, openat, openat2, statat, unlinkat};
 use std::fs::File;
 use std::io::Read as _;
 use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Component, Path, PathBuf};
 
 /// A directory that stands for `/`.
@@ -78,6 +79,32 @@ pub fn clear(dir: &OwnedFd, name: &std::ffi::OsStr) -> std::io::Result<()> {
         Err(rustix::io::Errno::NOENT) => Ok(()),
         Err(e) => Err(e.into()),
     }
+}
+
+/// Removes what is there under this name, a directory with all that it holds.
+pub fn remove_tree(dir: &OwnedFd, name: &std::ffi::OsStr) -> std::io::Result<()> {
+    match clear(dir, name) {
+        Err(e) if e.kind() == std::io::ErrorKind::IsADirectory => {}
+        outcome => return outcome,
+    }
+    let inner = openat(dir, name, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?;
+    for child in children(&inner)? {
+        remove_tree(&inner, &child)?;
+    }
+    Ok(unlinkat(dir, name, AtFlags::REMOVEDIR)?)
+}
+
+/// Names in a directory that is open for reading.
+pub fn children(dir: &OwnedFd) -> std::io::Result<Vec<std::ffi::OsString>> {
+    let mut names = Vec::new();
+    for entry in rustix::fs::Dir::read_from(dir)? {
+        let entry = entry?;
+        let name = entry.file_name().to_bytes();
+        if name != b"." && name != b".." {
+            names.push(std::ffi::OsStr::from_bytes(name).to_owned());
+        }
+    }
+    Ok(names)
 }
 
 fn relative(path: &Path) -> &Path {

@@ -1,0 +1,253 @@
+//! Containers: from our spec to the engine's, and their life.
+
+use super::{Docker, networks};
+use crate::cgroup::View;
+use crate::engine::{ContainerInfo, ContainerSpec, Mount, Network, Plug, State, oci};
+use crate::error::{Context as _, Error, Result};
+use bollard::errors::Error as ApiError;
+use bollard::models::{
+    ContainerCreateBody, ContainerStateStatusEnum, EndpointIpamConfig, EndpointSettings, HostConfig,
+    HostConfigCgroupnsModeEnum, HostConfigLogConfig, Mount as ApiMount, MountBindOptions,
+    MountBindOptionsPropagationEnum, MountType, NetworkingConfig, PortBinding,
+};
+use bollard::query_parameters::{
+    CreateContainerOptionsBuilder, KillContainerOptionsBuilder, ListContainersOptionsBuilder,
+    RemoveContainerOptionsBuilder, StartContainerOptions, WaitContainerOptions,
+};
+use futures::StreamExt as _;
+use std::collections::{BTreeMap, HashMap};
+use std::path::Path;
+use std::time::{Duration, UNIX_EPOCH};
+
+/// Label of everything that we make in the engine.
+pub(super) const MARK: &str = "oardocker";
+
+/// What runs before a container's own first program.
+const GATE: &str = include_str!("gate.sh");
+
+/// Where the gate finds the console.
+const CONSOLE: &str = "/dev/oardocker-console";
+
+/// How long a killed container may take to end.
+const DYING: Duration = Duration::from_secs(10);
+
+/// Whether the engine answered with this HTTP status.
+pub(super) fn is(error: &ApiError, status: u16) -> bool {
+    matches!(error, ApiError::DockerResponseServerError { status_code, .. } if *status_code == status)
+}
+
+/// The mount options of a v1 controller's hierarchy, such as `cpu,cpuacct` for cpu.
+fn hierarchy(controller: &str, proc_cgroup: &str) -> String {
+    let lists = proc_cgroup.lines().filter_map(|l| l.split(':').nth(1));
+    lists.into_iter().find(|list| list.split(',').any(|c| c == controller)).unwrap_or(controller).to_owned()
+}
+
+fn gate(view: &View, proc_cgroup: &str) -> Vec<String> {
+    let line = |c: &crate::cgroup::Controller| format!("{} {}\n", c.target, hierarchy(&c.name, proc_cgroup));
+    let controllers: String = view.controllers.iter().map(line).collect();
+    ["/bin/sh", "-c", GATE, "gate", view.kind, &controllers, CONSOLE].map(Into::into).to_vec()
+}
+
+fn bind(source: &str, target: &str, read_only: bool) -> ApiMount {
+    ApiMount {
+        target: Some(target.into()),
+        source: Some(source.into()),
+        typ: Some(MountType::BIND),
+        read_only: Some(read_only),
+        bind_options: Some(MountBindOptions {
+            propagation: Some(MountBindOptionsPropagationEnum::RPRIVATE),
+            ..MountBindOptions::default()
+        }),
+        ..ApiMount::default()
+    }
+}
+
+impl Docker {
+    fn host_config(&self, spec: &ContainerSpec, plug: &Plug, console: &Path) -> HostConfig {
+        let (tmpfs, binds): (Vec<&Mount>, Vec<&Mount>) = spec.mounts.iter().partition(|m| m.kind == "tmpfs");
+        let tmpfs = tmpfs.into_iter().map(|m| {
+            // Both engines forbid programs there unless told otherwise, and Podman copies what the image has.
+            let more = if self.podman { ",exec,notmpcopyup" } else { ",exec" };
+            (m.target.clone(), m.options.join(",") + more)
+        });
+        let mut mounts = vec![bind(&console.to_string_lossy(), CONSOLE, false)];
+        mounts.extend(binds.into_iter().map(|m| bind(&m.source, &m.target, m.options.iter().any(|o| o == "ro"))));
+        let ports = plug.ports.iter().map(|p| {
+            let ip = if p.any { "0.0.0.0" } else { "127.0.0.1" };
+            let binding = PortBinding { host_ip: Some(ip.into()), host_port: Some(p.host.to_string()) };
+            (format!("{}/tcp", p.container), Some(vec![binding]))
+        });
+        let mut security = vec!["seccomp=unconfined".to_owned(), "apparmor=unconfined".into(), "label=disable".into()];
+        if self.podman && spec.open_proc {
+            security.push("unmask=ALL".into());
+        }
+        // Exactly those that containerd gives: the engines' own defaults differ.
+        let capabilities = oci::CAPABILITIES.into_iter().map(str::to_owned).chain(spec.capabilities.iter().cloned());
+        HostConfig {
+            mounts: Some(mounts),
+            tmpfs: Some(tmpfs.collect()),
+            cgroup_parent: self.cgroupfs.then(|| spec.cgroup.clone()),
+            cgroupns_mode: Some(HostConfigCgroupnsModeEnum::PRIVATE),
+            cap_drop: Some(vec!["ALL".into()]),
+            cap_add: Some(capabilities.collect()),
+            device_cgroup_rules: Some(oci::DEVICES.iter().map(|(a, b)| format!("c {a}:{b} rwm")).collect()),
+            security_opt: Some(security),
+            masked_paths: spec.open_proc.then(Vec::new),
+            readonly_paths: spec.open_proc.then(Vec::new),
+            network_mode: Some(networks::name(&plug.network)),
+            port_bindings: Some(ports.collect()),
+            log_config: Some(HostConfigLogConfig { typ: Some("none".into()), config: None }),
+            ..HostConfig::default()
+        }
+    }
+
+    pub(super) async fn create_container(&self, spec: &ContainerSpec, image: &str, console: &Path) -> Result<()> {
+        let doing = || format!("cannot create container {}", spec.id);
+        let (Network::Plug(plug), Some(view)) = (&spec.network, &spec.cgroup_view) else {
+            return Err(Error::new("it has no place on a network, or no view of its cgroups")).doing(doing);
+        };
+        let file = std::fs::OpenOptions::new().append(true).create(true).open(console);
+        file.doing(|| format!("cannot create {}", console.display()))?;
+        let hierarchies = std::fs::read_to_string("/proc/self/cgroup").doing(|| "cannot read /proc/self/cgroup".into())?;
+        // The variables are those of the first process alone: sessions would inherit what the engine knows.
+        let clean = ["/usr/bin/env".to_owned(), "-i".into()].into_iter().chain(spec.process.env.iter().cloned());
+        let endpoint = EndpointSettings {
+            ipam_config: Some(EndpointIpamConfig {
+                ipv4_address: Some(plug.subnet.host(plug.index)?.to_string()),
+                ..EndpointIpamConfig::default()
+            }),
+            ..EndpointSettings::default()
+        };
+        let mut labels: HashMap<String, String> = spec.labels.clone().into_iter().collect();
+        labels.insert(MARK.into(), "true".into());
+        let body = ContainerCreateBody {
+            hostname: Some(spec.hostname.clone()),
+            image: Some(image.into()),
+            user: Some("0:0".into()),
+            working_dir: Some("/".into()),
+            entrypoint: Some(gate(view, &hierarchies)),
+            cmd: Some(clean.chain(spec.process.args.iter().cloned()).collect()),
+            labels: Some(labels),
+            exposed_ports: Some(plug.ports.iter().map(|p| format!("{}/tcp", p.container)).collect()),
+            host_config: Some(self.host_config(spec, plug, console)),
+            networking_config: Some(NetworkingConfig {
+                endpoints_config: Some(HashMap::from([(networks::name(&plug.network), endpoint)])),
+            }),
+            ..ContainerCreateBody::default()
+        };
+        let named = CreateContainerOptionsBuilder::default().name(&spec.id).build();
+        self.api.create_container(Some(named), body).await.map(drop).doing(doing)
+    }
+
+    pub(super) async fn start_container(&self, id: &str) -> Result<()> {
+        let started = self.api.start_container(id, None::<StartContainerOptions>).await;
+        started.doing(|| format!("cannot start container {id}"))
+    }
+
+    pub(super) async fn wait_for(&self, id: &str) -> Result<u32> {
+        let code = match self.api.wait_container(id, None::<WaitContainerOptions>).next().await {
+            Some(Ok(answer)) => answer.status_code,
+            Some(Err(ApiError::DockerContainerWaitError { code, .. })) => code,
+            Some(Err(e)) => return Err(e).doing(|| format!("cannot wait for container {id}")),
+            None => return Err(Error::new(format!("cannot wait for container {id}: the engine hung up"))),
+        };
+        Ok(u32::try_from(code).unwrap_or(1))
+    }
+
+    async fn signal(&self, id: &str, signal: i32) -> Result<()> {
+        let options = KillContainerOptionsBuilder::default().signal(&signal.to_string()).build();
+        match self.api.kill_container(id, Some(options)).await {
+            // It does not run, or is gone: what was wanted.
+            Err(e) if !(is(&e, 409) || is(&e, 404) || is(&e, 500) && !self.runs(id).await) => {
+                Err(e).doing(|| format!("cannot send signal {signal} to container {id}"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether its first process runs, as far as the engine says.
+    async fn runs(&self, id: &str) -> bool {
+        let found = self.api.inspect_container(id, None).await;
+        found.is_ok_and(|c| c.state.and_then(|s| s.running).unwrap_or(false))
+    }
+
+    pub(super) async fn end(&self, id: &str, grace: Option<(i32, Duration)>) -> Result<()> {
+        if !self.runs(id).await {
+            return Ok(());
+        }
+        let ended = self.wait_for(id);
+        tokio::pin!(ended);
+        if let Some((polite, patience)) = grace {
+            self.signal(id, polite).await?;
+            if tokio::time::timeout(patience, &mut ended).await.is_ok() {
+                return Ok(());
+            }
+        }
+        self.signal(id, nix::libc::SIGKILL).await?;
+        match tokio::time::timeout(DYING, ended).await {
+            Ok(_) => Ok(()),
+            Err(_) => Err(Error::new(format!("container {id} does not end"))),
+        }
+    }
+
+    pub(super) async fn remove_container(&self, id: &str) -> Result<()> {
+        // Podman would ask it to stop, and wait, before it removes it.
+        if self.podman {
+            self.end(id, None).await?;
+        }
+        let options = RemoveContainerOptionsBuilder::default().force(true).v(true).build();
+        match self.api.remove_container(id, Some(options)).await {
+            Err(e) if !is(&e, 404) => Err(e).doing(|| format!("cannot remove container {id}")),
+            _ => Ok(()),
+        }
+    }
+
+    pub(super) async fn list(&self) -> Result<Vec<ContainerInfo>> {
+        let filters = HashMap::from([("label".to_owned(), vec![MARK.to_owned()])]);
+        let options = ListContainersOptionsBuilder::default().all(true).filters(&filters).build();
+        let doing = || format!("cannot list the containers of {}", self.info.name);
+        let listed = self.api.list_containers(Some(options)).await.doing(doing)?;
+        let ids: Vec<String> = listed.into_iter().filter_map(|c| c.id).collect();
+        let found = futures::future::join_all(ids.iter().map(|id| self.api.inspect_container(id, None))).await;
+        let mut all = Vec::new();
+        for container in found {
+            match container {
+                Ok(container) => all.push(info(container)),
+                // Removed since it was listed.
+                Err(e) if is(&e, 404) => {}
+                Err(e) => return Err(e).doing(doing),
+            }
+        }
+        Ok(all)
+    }
+}
+
+fn info(container: bollard::models::ContainerInspectResponse) -> ContainerInfo {
+    let state = container.state.unwrap_or_default();
+    let config = container.config.unwrap_or_default();
+    let seconds = container.created.and_then(|t| humantime::parse_rfc3339_weak(&t[..19.min(t.len())]).ok());
+    ContainerInfo {
+        id: container.name.unwrap_or_default().trim_start_matches('/').to_owned(),
+        labels: config.labels.unwrap_or_default().into_iter().collect::<BTreeMap<_, _>>(),
+        image: config.image.unwrap_or_default(),
+        created: seconds.unwrap_or(UNIX_EPOCH),
+        pid: state.pid.and_then(|p| u32::try_from(p).ok()).unwrap_or(0),
+        state: match state.status {
+            _ if state.running == Some(true) => State::Running,
+            Some(ContainerStateStatusEnum::CREATED) => State::Created,
+            _ => State::Exited(state.exit_code.and_then(|c| u32::try_from(c).ok()).unwrap_or(1)),
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hierarchies_with_several_controllers_are_named_whole() {
+        let text = "5:freezer:/\n4:cpu,cpuacct:/x\n1:name=systemd:/\n0::/\n";
+        assert_eq!(hierarchy("cpuacct", text), "cpu,cpuacct");
+        assert_eq!(hierarchy("freezer", text), "freezer");
+    }
+}

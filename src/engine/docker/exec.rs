@@ -1,0 +1,142 @@
+//! Sessions.
+
+use super::Docker;
+use super::containers::is;
+use crate::engine::ProcessSpec;
+use crate::engine::io::{Chunk, Session, refusal};
+use crate::error::{Context as _, Error, Result};
+use bollard::container::LogOutput;
+use bollard::exec::{ResizeExecOptions, StartExecOptions, StartExecResults};
+use bollard::models::{ExecConfig, ExecInspectResponse};
+use futures::StreamExt as _;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use std::pin::Pin;
+use std::time::Duration;
+use tokio::io::{AsyncWrite, AsyncWriteExt as _};
+use tokio::sync::{mpsc, watch};
+
+/// Exit codes with which the engines say that a program could not be run, or was killed with its container.
+const CANNOT_RUN: [i64; 2] = [126, 127];
+const KILLED: i64 = 137;
+
+/// The engine closes the streams a moment before it knows the exit code, and has no event for that.
+const LOOK_AGAIN: Duration = Duration::from_millis(5);
+const LAST_WORDS: Duration = Duration::from_secs(5);
+
+impl Docker {
+    pub(super) async fn run_session(&self, id: &str, process: &ProcessSpec, session: Session) -> Result<u32> {
+        let doing = || format!("cannot run {} in container {id}", process.args.first().map_or("nothing", |a| a));
+        let config = ExecConfig {
+            attach_stdin: Some(session.stdin.is_some()),
+            attach_stdout: Some(true),
+            attach_stderr: Some(true),
+            tty: Some(process.tty),
+            env: Some(process.env.clone()),
+            cmd: Some(process.args.clone()),
+            // A name or number alone makes the engine look up the further groups.
+            user: Some(if process.groups.is_empty() {
+                format!("{}:{}", process.uid, process.gid)
+            } else {
+                process.uid.to_string()
+            }),
+            working_dir: Some(if process.cwd.is_empty() { "/".into() } else { process.cwd.clone() }),
+            ..ExecConfig::default()
+        };
+        let exec = self.api.create_exec(id, config).await.doing(doing)?.id;
+        let options = StartExecOptions { detach: false, tty: process.tty, output_capacity: Some(64 << 10) };
+        let started = self.api.start_exec(&exec, Some(options)).await;
+        let (mut output, input) = match started {
+            Ok(StartExecResults::Attached { output, input }) => (output, input),
+            Ok(StartExecResults::Detached) => return Err(Error::new("the engine gave no streams")).doing(doing),
+            Err(e) => return Err(refusal(&e.to_string(), process)).doing(doing),
+        };
+        let helpers = [
+            tokio::spawn(feed_stdin(input, session.stdin)),
+            tokio::spawn(follow_size(self.api.clone(), exec.clone(), session.size)),
+            tokio::spawn(pass_signals(self.api.clone(), exec.clone(), session.signals)),
+        ];
+        let mut broken = None;
+        let mut first = Vec::new();
+        while let Some(chunk) = output.next().await {
+            let chunk = match chunk {
+                Ok(LogOutput::StdErr { message }) => Chunk::Err(message.to_vec()),
+                Ok(other) => Chunk::Out(other.into_bytes().to_vec()),
+                Err(e) => {
+                    broken = Some(e);
+                    break;
+                }
+            };
+            let (Chunk::Out(bytes) | Chunk::Err(bytes)) = &chunk;
+            // The engine writes its runtime's refusal to the session's output.
+            if first.is_empty() && bytes.starts_with(b"OCI runtime") {
+                first.clone_from(bytes);
+                continue;
+            }
+            // Nobody listens any more; go on reading so that the process does not block.
+            let _ = session.output.send(chunk).await;
+        }
+        helpers.iter().for_each(tokio::task::JoinHandle::abort);
+        let ended = || format!("container {id} ended during the session");
+        let answer = self.last_words(&exec).await;
+        let code = match (answer, broken) {
+            (Ok(Some(code)), _) => code,
+            (_, Some(e)) => return Err(e).doing(|| format!("{} is gone", self.info.name)),
+            (Ok(None), None) => return Err(Error::new(ended())),
+            (Err(e), None) => return Err(e),
+        };
+        if CANNOT_RUN.contains(&code) && !first.is_empty() {
+            return Err(refusal(&String::from_utf8_lossy(&first), process)).doing(doing);
+        }
+        if code == KILLED && !self.list().await?.iter().any(|c| c.id == id && c.pid > 0) {
+            return Err(Error::new(ended()));
+        }
+        Ok(u32::try_from(code).unwrap_or(1))
+    }
+
+    /// The exit code of a session whose streams are closed; none when the engine does not know the session any more.
+    async fn last_words(&self, exec: &str) -> Result<Option<i64>> {
+        let deadline = tokio::time::Instant::now() + LAST_WORDS;
+        loop {
+            match self.api.inspect_exec(exec).await {
+                Ok(ExecInspectResponse { running: Some(false), exit_code: Some(code), .. }) => return Ok(Some(code)),
+                Err(e) if is(&e, 404) => return Ok(None),
+                Err(e) => return Err(e).doing(|| format!("{} is gone", self.info.name)),
+                Ok(_) if tokio::time::Instant::now() > deadline => return Ok(None),
+                Ok(_) => tokio::time::sleep(LOOK_AGAIN).await,
+            }
+        }
+    }
+}
+
+async fn feed_stdin(mut to: Pin<Box<dyn AsyncWrite + Send>>, stdin: Option<mpsc::Receiver<Vec<u8>>>) {
+    let Some(mut stdin) = stdin else { return };
+    while let Some(bytes) = stdin.recv().await {
+        if to.write_all(&bytes).await.is_err() || to.flush().await.is_err() {
+            return;
+        }
+    }
+    let _ = to.shutdown().await;
+}
+
+async fn follow_size(api: bollard::Docker, exec: String, size: Option<watch::Receiver<(u16, u16)>>) {
+    let Some(mut size) = size else { return };
+    loop {
+        let (width, height) = *size.borrow_and_update();
+        let _ = api.resize_exec(&exec, ResizeExecOptions { height, width }).await;
+        if size.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+/// The API has no signals for sessions, but tells their process, and we are root.
+async fn pass_signals(api: bollard::Docker, exec: String, signals: Option<mpsc::Receiver<i32>>) {
+    let Some(mut signals) = signals else { return };
+    while let Some(number) = signals.recv().await {
+        let pid = api.inspect_exec(&exec).await.ok().and_then(|e| e.pid).and_then(|p| i32::try_from(p).ok());
+        if let (Some(pid @ 1..), Ok(signal)) = (pid, Signal::try_from(number)) {
+            let _ = kill(Pid::from_raw(pid), signal);
+        }
+    }
+}

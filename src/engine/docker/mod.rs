@@ -1,0 +1,280 @@
+//! The adapter for Docker-compatible sockets: Docker Engine >= 20.10 and Podman >= 4, as root.
+//!
+//! Images are built in our own [`Store`]; those that containers are made of enter the engine by its load API. Networks,
+//! containers and sessions are the engine's.
+
+mod containers;
+mod exec;
+mod images;
+mod networks;
+
+use super::io::Session;
+use super::store::Store;
+use super::{
+    ContainerInfo, ContainerSpec, Engine, EngineInfo, Image, ImageRecord, Layer, ProcessSpec, Purpose, StepRoot,
+};
+use crate::error::{Context as _, Error, Result};
+use crate::net::Subnet;
+use async_trait::async_trait;
+use bollard::{API_DEFAULT_VERSION, Docker as Api};
+use std::collections::BTreeMap;
+use std::io::ErrorKind;
+use std::os::unix::fs::FileTypeExt as _;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::time::Duration;
+use tokio::sync::mpsc;
+
+/// Oldest API with private cgroup namespaces: Docker 20.10.
+const OLDEST_API: (u32, u32) = (1, 41);
+
+/// Oldest Podman with netavark.
+const OLDEST_PODMAN: u32 = 4;
+
+/// An engine that says nothing for so long when asked for its version does not work.
+const SILENCE: Duration = Duration::from_secs(10);
+
+/// For what may take as long as it takes, such as waiting for a container's end: a day, in seconds.
+const PATIENCE: u64 = 86_400;
+
+/// One connection to one engine.
+#[derive(Debug)]
+pub struct Docker {
+    api: Api,
+    info: EngineInfo,
+    store: Store,
+    podman: bool,
+    /// Containers can be put below a cgroup of ours by its path.
+    cgroupfs: bool,
+    /// Layers that the engine has need not be sent again.
+    knows_layers: bool,
+}
+
+fn numbers(version: &str) -> (u32, u32) {
+    let mut parts = version.split('.').map(|n| n.parse().unwrap_or(0));
+    (parts.next().unwrap_or(0), parts.next().unwrap_or(0))
+}
+
+impl Docker {
+    /// Connects, and checks that it is an engine that can do what is needed.
+    pub async fn connect(socket: &Path) -> Result<Self> {
+        let at = socket.display();
+        let doing = || format!("cannot use the container engine at {at}");
+        reach(socket).doing(doing)?;
+        let api = Api::connect_with_unix(&socket.to_string_lossy(), PATIENCE, API_DEFAULT_VERSION).doing(doing)?;
+        let silent = || Error::new(format!("it does not answer within {} s", SILENCE.as_secs()));
+        let version = tokio::time::timeout(SILENCE, api.version()).await.map_err(|_| silent()).doing(doing)?;
+        let version = version.map_err(|e| strange(&e)).doing(doing)?;
+        let podman = version.components.iter().flatten().find(|c| c.name == "Podman Engine").cloned();
+        let number = podman.as_ref().map(|p| p.version.clone()).or(version.version).unwrap_or_default();
+        let name = if podman.is_some() { "Podman" } else { "Docker Engine" };
+        accept(
+            name,
+            &number,
+            version.api_version.as_deref().unwrap_or_default(),
+            version.min_api_version.as_deref().unwrap_or_default(),
+        )
+        .doing(doing)?;
+        let api = api.negotiate_version().await.doing(doing)?;
+        let about = api.info().await.doing(doing)?;
+        if about.security_options.iter().flatten().any(|o| o.contains("rootless")) {
+            return Err(Error::new("it is rootless, and nodes need cgroups and mounts that only root can give them")
+                .hint("use the system's engine: unix:///run/docker.sock, unix:///run/podman/podman.sock, or managed"))
+            .doing(doing);
+        }
+        let snapshots =
+            about.driver_status.iter().flatten().any(|row| row.iter().any(|t| t.contains("containerd.snapshotter")));
+        Ok(Self {
+            info: EngineInfo { name: name.into(), version: number, address: format!("unix://{at}") },
+            store: Store::open(),
+            cgroupfs: about.cgroup_driver.is_some_and(|d| d.to_string() == "cgroupfs"),
+            knows_layers: podman.is_none() && !snapshots,
+            podman: podman.is_some(),
+            api,
+        })
+    }
+}
+
+/// Whether somebody listens, in the user's words.
+fn reach(socket: &Path) -> Result<()> {
+    let start = "start one (systemctl start docker, or podman.socket), or leave --docker-host away";
+    match std::fs::metadata(socket) {
+        Err(e) if e.kind() == ErrorKind::NotFound => return Err(Error::new("there is no such socket").hint(start)),
+        Err(e) => return Err(Error::new(e.to_string())),
+        Ok(meta) if !meta.file_type().is_socket() => {
+            return Err(Error::new("it is not a socket").hint("--docker-host unix://PATH takes the engine's socket"));
+        }
+        Ok(_) => {}
+    }
+    UnixStream::connect(socket).map(drop).map_err(|e| match e.kind() {
+        ErrorKind::ConnectionRefused => Error::new("nobody listens there").hint(start),
+        ErrorKind::PermissionDenied => Error::new("permission denied").hint("run it with sudo: sudo oardocker ..."),
+        _ => Error::new(e.to_string()),
+    })
+}
+
+/// What the first answer tells when it is none of an engine.
+fn strange(error: &bollard::errors::Error) -> Error {
+    let text = crate::error::root_cause(error);
+    Error::new(format!("it does not speak Docker's API: {text}"))
+        .hint("for containerd's own socket write containerd://PATH")
+}
+
+/// Refuses engines that are too old, and those too new to be understood.
+fn accept(name: &str, version: &str, api: &str, oldest_spoken: &str) -> Result<()> {
+    let ours = (API_DEFAULT_VERSION.major_version as u32, API_DEFAULT_VERSION.minor_version as u32);
+    if name == "Podman" && numbers(version).0 < OLDEST_PODMAN {
+        return Err(Error::new(format!("Podman {version} is too old: {OLDEST_PODMAN}.0 or newer is needed")));
+    }
+    if numbers(api) < OLDEST_API {
+        return Err(Error::new(format!(
+            "{name} {version} is too old: it speaks API {api}, and {}.{} (Docker 20.10) or newer is needed",
+            OLDEST_API.0, OLDEST_API.1
+        )));
+    }
+    if numbers(oldest_spoken) > ours {
+        return Err(Error::new(format!(
+            "{name} {version} is too new: it speaks API {oldest_spoken} or newer, and this oardocker up to {}.{}",
+            ours.0, ours.1
+        ))
+        .hint("use a newer oardocker"));
+    }
+    Ok(())
+}
+
+#[async_trait]
+impl Engine for Docker {
+    fn info(&self) -> &EngineInfo {
+        &self.info
+    }
+
+    async fn images(&self) -> Result<Vec<ImageRecord>> {
+        self.store.images()
+    }
+
+    async fn image(&self, name: &str) -> Result<Option<Image>> {
+        self.store.image(name)
+    }
+
+    async fn put_image(
+        &self,
+        name: &str,
+        image: &Image,
+        labels: &BTreeMap<String, String>,
+        purpose: Purpose,
+    ) -> Result<String> {
+        // Loaded first: a name in the store promises that it can be started.
+        if purpose == Purpose::Run {
+            self.ensure_loaded(name, image).await?;
+        }
+        self.store.put_image(name, image, labels)
+    }
+
+    async fn remove_images(&self, names: &[String]) -> Result<()> {
+        let unloaded = self.unload(names).await;
+        self.store.remove_images(names).and(unloaded)
+    }
+
+    async fn has_chain(&self, chain_id: &str) -> Result<bool> {
+        Ok(self.store.has_chain(chain_id))
+    }
+
+    async fn put_layer(&self, layer: &Layer, file: &Path) -> Result<()> {
+        tokio::task::block_in_place(|| self.store.put_layer(layer, file))
+    }
+
+    async fn begin_step(&self, parent: Option<&str>) -> Result<StepRoot> {
+        self.store.recover(false).await?;
+        self.store.begin_step(parent)
+    }
+
+    async fn run_step(
+        &self,
+        step: &StepRoot,
+        spec: &ContainerSpec,
+        output: mpsc::Sender<Vec<u8>>,
+    ) -> Result<u32> {
+        self.store.run_step(step, spec, output).await
+    }
+
+    async fn commit_step(&self, step: StepRoot, layer: &Layer) -> Result<String> {
+        self.store.commit_step(&step, layer)
+    }
+
+    async fn abort_step(&self, step: StepRoot) -> Result<()> {
+        self.store.abort_step(&step.key)
+    }
+
+    async fn create_network(&self, id: &str) -> Result<Subnet> {
+        self.make_network(id).await
+    }
+
+    async fn remove_network(&self, id: &str) -> Result<()> {
+        self.drop_network(id).await
+    }
+
+    async fn create(&self, spec: &ContainerSpec, image: &str, console: &Path) -> Result<()> {
+        let found = self.store.image(image)?.ok_or_else(|| Error::new(format!("image {image} is not there")))?;
+        // Somebody may have removed it from the engine behind our back.
+        self.ensure_loaded(image, &found).await?;
+        self.create_container(spec, image, console).await
+    }
+
+    async fn start(&self, id: &str) -> Result<()> {
+        self.start_container(id).await
+    }
+
+    async fn wait(&self, id: &str) -> Result<u32> {
+        self.wait_for(id).await
+    }
+
+    async fn end_task(&self, id: &str, grace: Option<(i32, Duration)>) -> Result<()> {
+        self.end(id, grace).await
+    }
+
+    async fn remove(&self, id: &str) -> Result<()> {
+        self.remove_container(id).await
+    }
+
+    async fn containers(&self) -> Result<Vec<ContainerInfo>> {
+        self.list().await
+    }
+
+    async fn restart(&self, id: &str, _: &Path) -> Result<()> {
+        // The console is one of the mounts that the container was created with.
+        self.start_container(id).await
+    }
+
+    async fn exec(&self, id: &str, process: &ProcessSpec, session: Session) -> Result<u32> {
+        self.run_session(id, process, session).await
+    }
+
+    async fn recover(&self, own: bool) -> Result<()> {
+        self.store.recover(own).await
+    }
+
+    async fn release(&self) -> Result<()> {
+        self.store.release();
+        Ok(())
+    }
+
+    async fn retire(&self) -> Result<()> {
+        // The engine is not ours to end.
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn engines_of_the_wrong_age_are_refused() {
+        accept("Docker Engine", "20.10.24+dfsg1", "1.41", "1.12").unwrap();
+        accept("Podman", "4.3.1", "1.41", "1.24").unwrap();
+        let text = |name, version, api, min| accept(name, version, api, min).unwrap_err().to_string();
+        assert!(text("Docker Engine", "19.03.1", "1.40", "1.12").contains("too old: it speaks API 1.40"));
+        assert!(text("Podman", "3.4.4", "1.40", "1.24").contains("Podman 3.4.4 is too old"));
+        assert!(text("Docker Engine", "99.0", "9.9", "9.0").contains("too new: it speaks API 9.0 or newer"));
+    }
+}

@@ -1,0 +1,54 @@
+//! Networks: a bridge of the engine's for each cluster.
+
+use super::Docker;
+use crate::error::{Context as _, Result};
+use crate::net::{self, Subnet};
+use bollard::models::{Ipam, IpamConfig, NetworkCreateRequest};
+use bollard::query_parameters::ListNetworksOptions;
+use std::collections::HashMap;
+
+/// The engine's name of a network; it is the bridge's name, too.
+pub(super) fn name(id: &str) -> String {
+    format!("oard-{id}")
+}
+
+impl Docker {
+    pub(super) async fn make_network(&self, id: &str) -> Result<Subnet> {
+        self.drop_network(id).await?;
+        let doing = || format!("cannot create network {}", name(id));
+        // Podman makes the bridge when the first container starts, so the routing table does not tell yet.
+        let known = self.api.list_networks(None::<ListNetworksOptions>).await.doing(doing)?;
+        let taken: Vec<String> = known
+            .into_iter()
+            .filter_map(|n| n.ipam?.config)
+            .flatten()
+            .filter_map(|c| c.subnet)
+            .collect();
+        let (subnet, reserved) = net::reserve(id, &taken).await?;
+        let request = NetworkCreateRequest {
+            name: name(id),
+            driver: Some("bridge".into()),
+            ipam: Some(Ipam {
+                config: Some(vec![IpamConfig {
+                    subnet: Some(subnet.to_string()),
+                    gateway: Some(subnet.gateway().to_string()),
+                    ..IpamConfig::default()
+                }]),
+                ..Ipam::default()
+            }),
+            options: Some(HashMap::from([("com.docker.network.bridge.name".to_owned(), name(id))])),
+            labels: Some(HashMap::from([(super::containers::MARK.to_owned(), "true".to_owned())])),
+            ..NetworkCreateRequest::default()
+        };
+        self.api.create_network(request).await.doing(doing)?;
+        drop(reserved);
+        Ok(subnet)
+    }
+
+    pub(super) async fn drop_network(&self, id: &str) -> Result<()> {
+        match self.api.remove_network(&name(id)).await {
+            Err(e) if !super::containers::is(&e, 404) => Err(e).doing(|| format!("cannot remove network {}", name(id))),
+            _ => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,119 @@
+//! Build steps on the host: a lock that tells whether their oardocker lives, and a mounted tree.
+//!
+//! ```text
+//! <runtime dir>/steps/<key>/lock    held by the oardocker that builds; free means: left over by a killed one
+//!                          /root    the mounted tree
+//! ```
+
+use super::host::runtime_dir;
+use crate::error::{Context as _, Result};
+use nix::fcntl::{Flock, FlockArg};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use std::fs::{self, File};
+use std::os::fd::AsRawFd as _;
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+
+/// Locks of the steps of this process, by key.
+static HELD: Mutex<Vec<(String, Flock<File>)>> = Mutex::new(Vec::new());
+
+/// A name for a step that no other has.
+pub(super) fn new_key() -> String {
+    format!("oardocker-step-{}-{:08x}", std::process::id(), rand::random::<u32>())
+}
+
+/// The step's own directory.
+pub(super) fn dir(key: &str) -> PathBuf {
+    runtime_dir().join("steps").join(key)
+}
+
+/// Where its tree is mounted.
+pub(super) fn root(key: &str) -> PathBuf {
+    dir(key).join("root")
+}
+
+/// Makes the step's directory and keeps its lock until [`forget`].
+pub(super) fn hold(key: &str) -> Result<()> {
+    let root = root(key);
+    fs::create_dir_all(&root).doing(|| format!("cannot create {}", root.display()))?;
+    let path = dir(key).join("lock");
+    let file = File::create(&path).doing(|| format!("cannot create {}", path.display()))?;
+    let lock = Flock::lock(file, FlockArg::LockExclusiveNonblock)
+        .map_err(|(_, e)| e)
+        .doing(|| format!("cannot lock {}", path.display()))?;
+    HELD.lock().expect("no panics under this lock").push((key.to_owned(), lock));
+    Ok(())
+}
+
+/// Removes the step's directory and gives up its lock.
+pub(super) fn forget(key: &str) -> Result<()> {
+    let dir = dir(key);
+    match fs::remove_dir_all(&dir) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+            return Err(e).doing(|| format!("cannot remove {}", dir.display()));
+        }
+        _ => {}
+    }
+    HELD.lock().expect("no panics under this lock").retain(|(k, _)| k != key);
+    Ok(())
+}
+
+/// The steps whose oardocker is gone; with `own`, those of this process count as well.
+pub(super) fn abandoned(own: bool) -> Vec<String> {
+    if own {
+        HELD.lock().expect("no panics under this lock").clear();
+    }
+    let entries = fs::read_dir(runtime_dir().join("steps")).into_iter().flatten().flatten();
+    entries
+        .filter(|entry| {
+            let lock = File::open(entry.path().join("lock"));
+            lock.is_ok_and(|file| Flock::lock(file, FlockArg::LockExclusiveNonblock).is_ok())
+        })
+        .map(|entry| entry.file_name().to_string_lossy().into_owned())
+        .collect()
+}
+
+/// Unmounts the tree; nothing mounted is fine.
+pub(super) fn unmount(key: &str) -> Result<()> {
+    let root = root(key);
+    match umount2(&root, MntFlags::UMOUNT_NOFOLLOW) {
+        Ok(()) | Err(nix::Error::EINVAL | nix::Error::ENOENT) => Ok(()),
+        Err(nix::Error::EBUSY) => {
+            // Something on the host looks into it; detached, it goes when that ends.
+            umount2(&root, MntFlags::MNT_DETACH).doing(|| format!("cannot unmount {}", root.display()))
+        }
+        Err(e) => Err(e).doing(|| format!("cannot unmount {}", root.display())),
+    }
+}
+
+/// Shows a directory as the step's tree.
+pub(super) fn mount_bind(source: &Path, key: &str) -> Result<()> {
+    let root = root(key);
+    mount(Some(source), &root, None::<&str>, MsFlags::MS_BIND, None::<&str>)
+        .doing(|| format!("cannot mount {}", root.display()))
+}
+
+/// Mounts an overlay as the step's tree. Lower directories go by file descriptor: their paths would not fit in the one
+/// page that mount(2) reads.
+pub(super) fn mount_overlay(options: &[String], key: &str) -> Result<()> {
+    let root = root(key);
+    let mut held = Vec::new();
+    let mut short = |path: &str| -> Result<String> {
+        let dir = File::open(path).doing(|| format!("cannot open {path}"))?;
+        let name = format!("/proc/self/fd/{}", dir.as_raw_fd());
+        held.push(dir);
+        Ok(name)
+    };
+    let mut data = Vec::new();
+    for option in options {
+        data.push(match option.strip_prefix("lowerdir=") {
+            Some(lower) => {
+                let dirs = lower.split(':').map(&mut short).collect::<Result<Vec<_>>>()?;
+                format!("lowerdir={}", dirs.join(":"))
+            }
+            None => option.clone(),
+        });
+    }
+    mount(Some("overlay"), &root, Some("overlay"), MsFlags::empty(), Some(data.join(",").as_str()))
+        .doing(|| format!("cannot mount {}", root.display()))
+}

@@ -1,0 +1,471 @@
+//! Images of our own on disk, for engines that have no place for half-built ones: layers, unpacked and as blobs, and names.
+//!
+//! ```text
+//! <data dir>/store/lock                  shared while something is half done, exclusive while the unused is removed
+//!                 /blobs/<digest>        compressed layers
+//!                 /chains/<chain id>/fs  what the topmost layer of a chain changes, in overlay form
+//!                                  /parent  the chain id below; absent for the first
+//!                 /images/<hash of the name>  one image: name, labels, configuration, layers
+//!                 /steps/<key>/upper work     a build step's changes
+//! ```
+//! Steps are run by the host's OCI runtime itself. Everything enters its place by rename, so what is there is whole.
+
+use super::host::{data_dir, runtime_dir};
+use super::{ContainerSpec, Image, ImageRecord, Layer, Network, StepRoot, oci, sha256, step};
+use crate::error::{Context as _, Error, Result};
+use nix::fcntl::{Flock, FlockArg};
+use oci_spec::image::ImageConfiguration;
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use sha2::{Digest as _, Sha256};
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::sync::Mutex;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use tokio::io::{AsyncRead, AsyncReadExt as _};
+use tokio::sync::mpsc;
+
+/// The runtimes that can run steps, best first: crun refuses hybrid hosts.
+const RUNTIMES: [&str; 2] = ["runc", "crun"];
+
+/// One image on disk.
+#[derive(Debug, Serialize, Deserialize)]
+struct Stored {
+    name: String,
+    id: String,
+    /// Seconds since 1970.
+    created: u64,
+    labels: BTreeMap<String, String>,
+    config: ImageConfiguration,
+    layers: Vec<Layer>,
+}
+
+/// The store; its lock is shared with other oardockers until [`Store::release`].
+#[derive(Debug)]
+pub(super) struct Store {
+    dir: PathBuf,
+    held: Mutex<Option<Flock<File>>>,
+}
+
+/// `sha256:<hex>` without its prefix: a file name.
+fn digits(digest: &str) -> &str {
+    digest.strip_prefix("sha256:").unwrap_or(digest)
+}
+
+/// The image's own id: the digest of its configuration with its layers.
+pub(super) fn configuration(image: &Image) -> Result<(String, Vec<u8>)> {
+    let doing = || "cannot write an image configuration".to_owned();
+    let mut config = serde_json::to_value(&image.config).doing(doing)?;
+    config["rootfs"] = json!({
+        "type": "layers",
+        "diff_ids": image.layers.iter().map(|l| &l.diff_id).collect::<Vec<_>>(),
+    });
+    let bytes = serde_json::to_vec(&config).doing(doing)?;
+    Ok((sha256(&bytes), bytes))
+}
+
+impl Store {
+    /// The store of this host.
+    pub(super) fn open() -> Self {
+        Self { dir: data_dir().join("store"), held: Mutex::new(None) }
+    }
+
+    fn sub(&self, kind: &str, name: &str) -> PathBuf {
+        self.dir.join(kind).join(name)
+    }
+
+    /// Where a layer's blob is.
+    pub(super) fn blob(&self, layer: &Layer) -> PathBuf {
+        self.sub("blobs", digits(&layer.digest))
+    }
+
+    fn image_file(&self, name: &str) -> PathBuf {
+        self.sub("images", digits(&sha256(name.as_bytes())))
+    }
+
+    fn make(&self, kind: &str) -> Result<()> {
+        let dir = self.dir.join(kind);
+        fs::create_dir_all(&dir).doing(|| format!("cannot create {}", dir.display()))
+    }
+
+    fn lock(&self, how: FlockArg) -> Result<Option<Flock<File>>> {
+        self.make("")?;
+        let path = self.dir.join("lock");
+        let doing = || format!("cannot lock {}", path.display());
+        let file = fs::OpenOptions::new().append(true).create(true).open(&path).doing(doing)?;
+        match Flock::lock(file, how) {
+            Ok(lock) => Ok(Some(lock)),
+            Err((_, nix::Error::EWOULDBLOCK)) => Ok(None),
+            Err((_, e)) => Err(e).doing(doing),
+        }
+    }
+
+    /// Keeps what is half done from being removed as unused.
+    fn hold(&self) -> Result<()> {
+        let mut held = self.held.lock().expect("no panics under this lock");
+        if held.is_none() {
+            *held = self.lock(FlockArg::LockShared)?;
+        }
+        Ok(())
+    }
+
+    /// Nothing is half done any more.
+    pub(super) fn release(&self) {
+        self.held.lock().expect("no panics under this lock").take();
+    }
+
+    fn stored(&self) -> Result<Vec<Stored>> {
+        let mut all = Vec::new();
+        for entry in fs::read_dir(self.dir.join("images")).into_iter().flatten().flatten() {
+            // What begins with a dot is being written.
+            if !entry.file_name().to_string_lossy().starts_with('.') {
+                all.extend(read(&entry.path())?);
+            }
+        }
+        Ok(all)
+    }
+
+    pub(super) fn images(&self) -> Result<Vec<ImageRecord>> {
+        let record = |s: Stored| ImageRecord {
+            name: s.name,
+            id: s.id,
+            created: UNIX_EPOCH + Duration::from_secs(s.created),
+            labels: s.labels,
+        };
+        Ok(self.stored()?.into_iter().map(record).collect())
+    }
+
+    pub(super) fn image(&self, name: &str) -> Result<Option<Image>> {
+        Ok(read(&self.image_file(name))?.map(|s| Image { config: s.config, layers: s.layers }))
+    }
+
+    pub(super) fn put_image(&self, name: &str, image: &Image, labels: &BTreeMap<String, String>) -> Result<String> {
+        self.hold()?;
+        self.make("images")?;
+        let doing = || format!("cannot store image {name}");
+        let (id, _) = configuration(image)?;
+        let stored = Stored {
+            name: name.into(),
+            id: id.clone(),
+            created: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs()),
+            labels: labels.clone(),
+            config: image.config.clone(),
+            layers: image.layers.clone(),
+        };
+        let mut file = tempfile::Builder::new().prefix(".").tempfile_in(self.dir.join("images")).doing(doing)?;
+        serde_json::to_writer(&mut file, &stored).doing(doing)?;
+        file.persist(self.image_file(name)).map_err(|e| e.error).doing(doing)?;
+        Ok(id)
+    }
+
+    /// Forgets names, and removes what nothing refers to any more unless another oardocker is at work.
+    pub(super) fn remove_images(&self, names: &[String]) -> Result<()> {
+        let mut errors = Vec::new();
+        for name in names {
+            errors.extend(remove_file(&self.image_file(name)).err());
+        }
+        self.release();
+        if let Some(_alone) = self.lock(FlockArg::LockExclusiveNonblock)? {
+            errors.extend(self.remove_unused().err());
+        }
+        Error::all(errors)
+    }
+
+    fn remove_unused(&self) -> Result<()> {
+        let (mut chains, mut blobs) = (BTreeSet::new(), BTreeSet::new());
+        for stored in self.stored()? {
+            for (i, layer) in stored.layers.iter().enumerate() {
+                chains.extend(super::chain_id(stored.layers[..=i].iter().map(|l| &l.diff_id)));
+                blobs.insert(layer.digest.clone());
+            }
+        }
+        let (chains, blobs): (BTreeSet<&str>, BTreeSet<&str>) =
+            (chains.iter().map(|c| digits(c)).collect(), blobs.iter().map(|b| digits(b)).collect());
+        let unused = |kind: &str, used: &BTreeSet<&str>| -> Vec<PathBuf> {
+            let entries = fs::read_dir(self.dir.join(kind)).into_iter().flatten().flatten();
+            entries.filter(|e| !used.contains(e.file_name().to_string_lossy().as_ref())).map(|e| e.path()).collect()
+        };
+        let mut errors = Vec::new();
+        for dir in unused("chains", &chains) {
+            errors.extend(remove_dir(&dir).err());
+        }
+        for file in unused("blobs", &blobs) {
+            errors.extend(remove_file(&file).err());
+        }
+        Error::all(errors)
+    }
+
+    pub(super) fn has_chain(&self, chain_id: &str) -> bool {
+        self.sub("chains", digits(chain_id)).is_dir()
+    }
+
+    pub(super) fn put_layer(&self, layer: &Layer, from: &Path) -> Result<()> {
+        self.hold()?;
+        self.make("blobs")?;
+        let doing = || format!("cannot store layer {}", layer.digest);
+        let to = self.blob(layer);
+        if to.exists() {
+            return Ok(());
+        }
+        let mut part = tempfile::Builder::new().prefix(".").tempfile_in(self.dir.join("blobs")).doing(doing)?;
+        let mut hash = Sha256::new();
+        let mut source = File::open(from).doing(doing)?;
+        let mut buffer = vec![0; 1 << 20];
+        loop {
+            let n = std::io::Read::read(&mut source, &mut buffer).doing(doing)?;
+            if n == 0 {
+                break;
+            }
+            hash.update(&buffer[..n]);
+            std::io::Write::write_all(&mut part, &buffer[..n]).doing(doing)?;
+        }
+        let found = format!("sha256:{}", hex::encode(hash.finalize()));
+        if found != layer.digest {
+            return Err(Error::new(format!("its content has digest {found}"))).doing(doing);
+        }
+        part.persist(&to).map_err(|e| e.error).doing(doing)?;
+        Ok(())
+    }
+
+    /// Directories of a chain, the topmost first, as overlay wants them.
+    fn directories(&self, chain_id: &str) -> Result<Vec<PathBuf>> {
+        let mut found = Vec::new();
+        let mut next = Some(chain_id.to_owned());
+        while let Some(chain) = next {
+            let dir = self.sub("chains", digits(&chain));
+            if !dir.is_dir() {
+                return Err(Error::new(format!("the layers {chain} are gone")).hint("build again"));
+            }
+            found.push(dir.join("fs"));
+            next = fs::read_to_string(dir.join("parent")).ok();
+        }
+        Ok(found)
+    }
+
+    pub(super) fn begin_step(&self, parent: Option<&str>) -> Result<StepRoot> {
+        self.hold()?;
+        let key = step::new_key();
+        step::hold(&key)?;
+        let begun = self.mount_step(&key, parent);
+        if begun.is_err() {
+            let _ = self.abort_step(&key);
+        }
+        begun
+    }
+
+    fn mount_step(&self, key: &str, parent: Option<&str>) -> Result<StepRoot> {
+        let dir = self.sub("steps", key);
+        let (upper, work) = (dir.join("upper"), dir.join("work"));
+        for dir in [&upper, &work] {
+            fs::create_dir_all(dir).doing(|| format!("cannot create {}", dir.display()))?;
+        }
+        match parent {
+            None => step::mount_bind(&upper, key)?,
+            Some(chain) => {
+                let text = |path: &PathBuf| path.to_string_lossy().into_owned();
+                let lower = self.directories(chain)?.iter().map(text).collect::<Vec<_>>().join(":");
+                let options = [("lowerdir", lower), ("upperdir", text(&upper)), ("workdir", text(&work))];
+                step::mount_overlay(&options.map(|(name, value)| format!("{name}={value}")), key)?;
+            }
+        }
+        Ok(StepRoot { key: key.into(), root: step::root(key), changes: upper, parent: parent.map(Into::into) })
+    }
+
+    pub(super) fn commit_step(&self, step: &StepRoot, layer: &Layer) -> Result<String> {
+        let chain = super::chain_id(step.parent.iter().chain([&layer.diff_id])).expect("one layer at least");
+        let doing = || format!("cannot keep layer {}", layer.diff_id);
+        step::unmount(&step.key)?;
+        self.make("chains")?;
+        // Complete before it gets its name; another build may have made the very same at the same time.
+        let new = self.sub("steps", &step.key).join("chain");
+        fs::create_dir(&new).doing(doing)?;
+        if let Some(parent) = &step.parent {
+            fs::write(new.join("parent"), parent).doing(doing)?;
+        }
+        fs::rename(&step.changes, new.join("fs")).doing(doing)?;
+        match fs::rename(&new, self.sub("chains", digits(&chain))) {
+            Err(e) if !self.has_chain(&chain) => return Err(e).doing(doing),
+            _ => {}
+        }
+        self.abort_step(&step.key)?;
+        Ok(chain)
+    }
+
+    pub(super) fn abort_step(&self, key: &str) -> Result<()> {
+        step::unmount(key)?;
+        remove_dir(&self.sub("steps", key))?;
+        step::forget(key)
+    }
+
+    /// Runs a step's container with the host's OCI runtime.
+    pub(super) async fn run_step(
+        &self,
+        step: &StepRoot,
+        spec: &ContainerSpec,
+        output: mpsc::Sender<Vec<u8>>,
+    ) -> Result<u32> {
+        let doing = || format!("cannot run a step in container {}", spec.id);
+        let Network::Namespace(netns) = &spec.network else {
+            return Err(Error::new("steps run in a namespace")).doing(doing);
+        };
+        let runtime = runtime()?;
+        let bundle = step::dir(&step.key).join("bundle");
+        fs::create_dir_all(&bundle).doing(doing)?;
+        let config = serde_json::to_vec(&oci::container(spec, &step.root, netns)).doing(doing)?;
+        fs::write(bundle.join("config.json"), config).doing(doing)?;
+        let mut child = tokio::process::Command::new(runtime)
+            .arg("--root")
+            .arg(runtime_root())
+            .arg("run")
+            .arg("--bundle")
+            .arg(&bundle)
+            .arg(&spec.id)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            // A signal for us is ours to pass on: the step is undone.
+            .process_group(0)
+            .spawn()
+            .doing(doing)?;
+        let streams = (child.stdout.take(), child.stderr.take());
+        tokio::join!(forward(streams.0, output.clone()), forward(streams.1, output));
+        let status = child.wait().await.doing(doing)?;
+        delete_container(&spec.id).await?;
+        // After a signal as a shell has it.
+        let signal = std::os::unix::process::ExitStatusExt::signal(&status).map(|s| 128 + s);
+        Ok(status.code().or(signal).and_then(|c| u32::try_from(c).ok()).unwrap_or(1))
+    }
+
+    /// Throws away the steps of oardockers that were killed; with `own`, also those of this process.
+    pub(super) async fn recover(&self, own: bool) -> Result<()> {
+        for key in step::abandoned(own) {
+            delete_container(&key).await?;
+            self.abort_step(&key)?;
+        }
+        // After a reboot nothing of the runtime directory tells of them.
+        for entry in fs::read_dir(self.dir.join("steps")).into_iter().flatten().flatten() {
+            if !step::dir(&entry.file_name().to_string_lossy()).exists() {
+                remove_dir(&entry.path())?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn runtime_root() -> PathBuf {
+    runtime_dir().join("runtime")
+}
+
+fn runtime() -> Result<&'static str> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let there = |name: &&str| std::env::split_paths(&path).any(|dir| dir.join(name).is_file());
+    RUNTIMES.into_iter().find(there).ok_or_else(|| {
+        Error::new("build steps need an OCI runtime, and neither runc nor crun is installed")
+            .hint("install one: apt install runc")
+    })
+}
+
+/// Ends and removes a step's container, if there is one.
+async fn delete_container(id: &str) -> Result<()> {
+    if !runtime_root().join(id).exists() {
+        return Ok(());
+    }
+    let doing = || format!("cannot remove container {id}");
+    let mut command = tokio::process::Command::new(runtime()?);
+    command.arg("--root").arg(runtime_root()).args(["delete", "--force", id]);
+    let out = command.output().await.doing(doing)?;
+    if out.status.success() || !runtime_root().join(id).exists() {
+        return Ok(());
+    }
+    Err(Error::new(String::from_utf8_lossy(&out.stderr).trim().to_owned())).doing(doing)
+}
+
+async fn forward(stream: Option<impl AsyncRead + Unpin>, to: mpsc::Sender<Vec<u8>>) {
+    let Some(mut stream) = stream else { return };
+    let mut buffer = vec![0; 64 << 10];
+    while let Ok(n @ 1..) = stream.read(&mut buffer).await {
+        if to.send(buffer[..n].to_vec()).await.is_err() {
+            return;
+        }
+    }
+}
+
+fn read(path: &Path) -> Result<Option<Stored>> {
+    let doing = || format!("cannot read {}", path.display());
+    match fs::read(path) {
+        Ok(bytes) => serde_json::from_slice(&bytes).doing(doing).map(Some),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(e).doing(doing),
+    }
+}
+
+fn remove_file(path: &Path) -> Result<()> {
+    match fs::remove_file(path) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+            Err(e).doing(|| format!("cannot remove {}", path.display()))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn remove_dir(path: &Path) -> Result<()> {
+    match fs::remove_dir_all(path) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+            Err(e).doing(|| format!("cannot remove {}", path.display()))
+        }
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn layer(text: &str) -> Layer {
+        Layer { diff_id: sha256(format!("diff {text}").as_bytes()), digest: sha256(text.as_bytes()), size: 1 }
+    }
+
+    #[test]
+    fn what_no_name_needs_is_removed() {
+        let tmp = tempfile::tempdir().unwrap();
+        let store = Store { dir: tmp.path().join("store"), held: Mutex::new(None) };
+        let (kept, gone) = (layer("kept"), layer("gone"));
+        for layer in [&kept, &gone] {
+            let file = tmp.path().join("blob");
+            fs::write(&file, if *layer == kept { "kept" } else { "gone" }).unwrap();
+            store.put_layer(layer, &file).unwrap();
+            fs::create_dir_all(store.sub("chains", digits(&layer.diff_id)).join("fs")).unwrap();
+        }
+        let wrong = tmp.path().join("wrong");
+        fs::write(&wrong, "wrong").unwrap();
+        assert!(store.put_layer(&layer("right"), &wrong).is_err(), "a blob must have its digest");
+        let image = |l: &Layer| Image { config: ImageConfiguration::default(), layers: vec![l.clone()] };
+        let labels = BTreeMap::from([("a".to_owned(), "b".to_owned())]);
+        let id = store.put_image("one/a:latest", &image(&kept), &labels).unwrap();
+        store.put_image("two", &image(&gone), &labels).unwrap();
+        store.remove_images(&["two".to_owned(), "none".to_owned()]).unwrap();
+        let records = store.images().unwrap();
+        assert_eq!(records.len(), 1);
+        assert_eq!((&records[0].name, &records[0].id, &records[0].labels), (&"one/a:latest".to_owned(), &id, &labels));
+        assert!(store.has_chain(&kept.diff_id) && !store.has_chain(&gone.diff_id));
+        assert!(store.blob(&kept).exists() && !store.blob(&gone).exists());
+        assert_eq!(store.image("one/a:latest").unwrap().unwrap().layers, [kept]);
+    }
+
+    #[test]
+    fn another_one_at_work_keeps_everything() {
+        let tmp = tempfile::tempdir().unwrap();
+        let store = || Store { dir: tmp.path().join("store"), held: Mutex::new(None) };
+        let (mine, other) = (store(), store());
+        let file = tmp.path().join("blob");
+        fs::write(&file, "x").unwrap();
+        other.put_layer(&layer("x"), &file).unwrap();
+        mine.remove_images(&[]).unwrap();
+        assert!(other.blob(&layer("x")).exists(), "it has no name yet");
+        other.release();
+        mine.remove_images(&[]).unwrap();
+        assert!(!other.blob(&layer("x")).exists());
+    }
+}
