@@ -4,7 +4,7 @@
 
 use std::fmt;
 
-/// How an error ends the program.
+/// How an error ends the program, unless it says so itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     /// Something failed: exit code 1.
@@ -17,6 +17,8 @@ pub enum Kind {
 #[derive(Debug)]
 pub struct Error {
     kind: Kind,
+    /// The exit code, where the kind's own is not the right one.
+    code: Option<u8>,
     /// From the outermost sentence ("cannot start node1") to the root cause.
     chain: Vec<String>,
     hints: Vec<String>,
@@ -30,12 +32,19 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 impl Error {
     /// A failure described by one sentence (lower case, no full stop).
     pub fn new(what: impl Into<String>) -> Self {
-        Self { kind: Kind::Failure, chain: vec![what.into()], hints: Vec::new(), details: Vec::new() }
+        Self { kind: Kind::Failure, code: None, chain: vec![what.into()], hints: Vec::new(), details: Vec::new() }
     }
 
     /// A misuse of the command line that only showed once the value was looked at.
     pub fn usage(what: impl Into<String>) -> Self {
         Self { kind: Kind::Usage, ..Self::new(what) }
+    }
+
+    /// Ends the program with this exit code.
+    #[must_use]
+    pub fn code(mut self, code: u8) -> Self {
+        self.code = Some(code);
+        self
     }
 
     /// Adds what the user can do about it.
@@ -70,9 +79,17 @@ impl Error {
         Err(first)
     }
 
-    /// The kind, for the exit code.
+    /// The kind.
     pub fn kind(&self) -> Kind {
         self.kind
+    }
+
+    /// The exit code.
+    pub fn exit_code(&self) -> u8 {
+        self.code.unwrap_or(match self.kind {
+            Kind::Failure => 1,
+            Kind::Usage => 2,
+        })
     }
 
     /// What the user can do.

@@ -41,6 +41,12 @@ impl Root {
         self.at(path, OFlags::PATH | OFlags::DIRECTORY).is_ok()
     }
 
+    /// Mode of what is there, kind included, following links inside the root.
+    pub fn mode(&self, path: &Path) -> Option<u32> {
+        let fd = self.at(path, OFlags::PATH).ok()?;
+        rustix::fs::fstat(&fd).ok().map(|stat| stat.st_mode)
+    }
+
     /// Opens a directory, creating it and its parents. The second value lists those that were created.
     pub fn make_dir(&self, path: &Path) -> Result<(OwnedFd, Vec<PathBuf>)> {
         let doing = || format!("cannot create {} in {}", path.display(), self.path.display());
@@ -87,7 +93,8 @@ pub fn remove_tree(dir: &OwnedFd, name: &std::ffi::OsStr) -> std::io::Result<()>
         Err(e) if e.kind() == std::io::ErrorKind::IsADirectory => {}
         outcome => return outcome,
     }
-    let inner = openat(dir, name, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?;
+    let inner =
+        openat(dir, name, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?;
     for child in children(&inner)? {
         remove_tree(&inner, &child)?;
     }

@@ -10,7 +10,7 @@ pub mod python;
 pub mod table;
 pub mod ui;
 
-use crate::error::{Error, Kind};
+use crate::error::Error;
 use commands::Context;
 use parse::{Env, Line, Parsed, Refusal};
 use std::ffi::OsString;
@@ -95,7 +95,7 @@ fn execute(ui: &Arc<Ui>, line: &Line) -> u8 {
         let mut context = Context::new(ui.clone(), &line.global);
         if let Err(e) = commands::before(&context, &line.chain) {
             ui.error(&e);
-            return code_of(&e);
+            return e.exit_code();
         }
         let verbose = line.global.get("verbose").is_some_and(|v| v == true);
         for (i, invocation) in line.chain.iter().enumerate() {
@@ -118,7 +118,7 @@ fn execute(ui: &Arc<Ui>, line: &Line) -> u8 {
                 Err(e) => {
                     ui.progress_end();
                     ui.error(&e);
-                    code_of(&e)
+                    e.exit_code()
                 }
             };
             let rest: Vec<&str> = line.chain[i + 1..].iter().map(|i| i.command).collect();
@@ -143,10 +143,6 @@ fn aftermath(command: &str) -> String {
         "reset" => "some hosts may be down, `oardocker status` tells".into(),
         _ => format!("{command} may be half done, and can be run again"),
     }
-}
-
-fn code_of(e: &Error) -> u8 {
-    if e.kind() == Kind::Usage { USAGE } else { 1 }
 }
 
 /// Ends at Ctrl-C or SIGTERM; a session passes its signals on instead.

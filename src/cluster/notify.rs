@@ -1,14 +1,16 @@
 //! How a host's systemd tells that it has booted: a datagram on a socket that is mounted into the container.
 
-use crate::error::{Context as _, Result};
+use crate::error::{Context as _, Error, Result};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use tokio::net::UnixDatagram;
+use tokio::task::JoinHandle;
 
-/// The listening end.
+/// The listening end. It is read from the first moment on: the kernel queues ten messages, then systemd waits.
 #[derive(Debug)]
 pub struct Notify {
-    socket: UnixDatagram,
+    reader: JoinHandle<std::io::Error>,
+    ready: tokio::sync::watch::Receiver<bool>,
 }
 
 impl Notify {
@@ -22,18 +24,32 @@ impl Notify {
         }
         let socket = UnixDatagram::bind(&path).doing(doing)?;
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).doing(doing)?;
-        Ok(Self { socket })
+        let (sender, ready) = tokio::sync::watch::channel(false);
+        let reader = tokio::spawn(async move {
+            let mut buffer = [0; 4096];
+            loop {
+                match socket.recv(&mut buffer).await {
+                    Ok(n) if is_ready(&buffer[..n]) => {
+                        sender.send_replace(true);
+                    }
+                    Ok(_) => {}
+                    Err(e) => return e,
+                }
+            }
+        });
+        Ok(Self { reader, ready })
     }
 
     /// Waits for READY=1: all that the default target wants has been started.
     pub async fn ready(&self) -> Result<()> {
-        let mut buffer = [0; 4096];
-        loop {
-            let n = self.socket.recv(&mut buffer).await.doing(|| "cannot hear from a host".into())?;
-            if is_ready(&buffer[..n]) {
-                return Ok(());
-            }
-        }
+        let outcome = self.ready.clone().wait_for(|ready| *ready).await.map(drop);
+        outcome.map_err(|_| Error::new("cannot hear from a host: its socket failed"))
+    }
+}
+
+impl Drop for Notify {
+    fn drop(&mut self) {
+        self.reader.abort();
     }
 }
 

@@ -242,10 +242,6 @@ impl Runner {
     pub async fn reset(&self, env_id: &str, names: &[String], patience: Duration) -> Result<()> {
         let known = containers(self.engine.as_ref(), env_id).await?;
         let files = Files::new(env_id);
-        let mut sockets = Vec::new();
-        for name in names {
-            sockets.push((name.clone(), Notify::bind(&files.notify_dir(name))?));
-        }
         let mut restarting: FuturesUnordered<_> = names
             .iter()
             .map(|name| {
@@ -253,15 +249,20 @@ impl Runner {
                 async move {
                     let grace = (container.state == State::Running).then_some((SIGRTMIN_3, patience));
                     self.engine.end_task(&container.id, grace).await?;
+                    // Not before: what a systemd that shuts down says is not about the next one.
+                    let socket = Notify::bind(&files.notify_dir(name))?;
                     self.engine.restart(&container.id, &files.console(name)).await?;
                     (self.listener)(Event::Restarted(name.clone()));
-                    Ok::<_, Error>(())
+                    Ok::<_, Error>((name.clone(), socket))
                 }
             })
             .collect();
-        let mut errors = Vec::new();
+        let (mut sockets, mut errors) = (Vec::new(), Vec::new());
         while let Some(outcome) = restarting.next().await {
-            errors.extend(outcome.err());
+            match outcome {
+                Ok(socket) => sockets.push(socket),
+                Err(e) => errors.push(e),
+            }
         }
         Error::all(errors)?;
         self.wait_booted(env_id, sockets).await?;

@@ -4,9 +4,9 @@ use super::containers;
 use crate::engine::io::{Chunk, Session};
 use crate::engine::{ContainerInfo, Engine, ProcessSpec, State};
 use crate::error::{Error, Result};
-use crate::rooted::Root;
 use crate::image::users::Accounts;
-use std::path::Path;
+use crate::rooted::Root;
+use std::path::{Path, PathBuf};
 use tokio::sync::mpsc;
 
 /// Where programs are, in the order of a Debian root's PATH.
@@ -55,6 +55,7 @@ pub fn process(container: &ContainerInfo, wish: &Wish) -> Result<ProcessSpec> {
         return Err(Error::new(format!("there is no directory {cwd} on this host"))
             .hint("name another one with --workdir DIRECTORY"));
     }
+    check_program(&root, &cwd, wish.args.first().map_or("", |a| a))?;
     let shell = root
         .read("/etc/passwd")
         .unwrap_or_default()
@@ -83,6 +84,24 @@ pub fn process(container: &ContainerInfo, wish: &Wish) -> Result<ProcessSpec> {
     })
 }
 
+/// Says before anything is run that it is not there, or no program: each engine has a long story of its own about that.
+fn check_program(root: &Root, cwd: &str, program: &str) -> Result<()> {
+    let places: Vec<PathBuf> = if program.contains('/') {
+        vec![Path::new(cwd).join(program)]
+    } else {
+        PATH.trim_start_matches("PATH=").split(':').map(|dir| Path::new(dir).join(program)).collect()
+    };
+    let found: Vec<u32> = places.iter().filter_map(|path| root.mode(path)).collect();
+    let runs = |mode: &u32| mode & nix::libc::S_IFMT == nix::libc::S_IFREG && mode & 0o111 != 0;
+    if found.iter().any(runs) {
+        Ok(())
+    } else if found.is_empty() {
+        Err(Error::new(format!("{program}: command not found")).code(127))
+    } else {
+        Err(Error::new(format!("{program}: permission denied")).code(126))
+    }
+}
+
 /// Runs something as root and collects exit code, output and errors.
 pub async fn capture(engine: &dyn Engine, id: &str, args: &[&str]) -> Result<(u32, String, String)> {
     let process = ProcessSpec {
@@ -104,4 +123,29 @@ pub async fn capture(engine: &dyn Engine, id: &str, args: &[&str]) -> Result<(u3
     };
     let (code, (out, err)) = tokio::join!(engine.exec(id, &process, Session::output_only(sender)), collect);
     Ok((code?, out, err))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::{PermissionsExt as _, symlink};
+
+    #[test]
+    fn programs_are_looked_for_inside() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir_all(dir.path().join("usr/bin")).unwrap();
+        symlink("usr/bin", dir.path().join("bin")).unwrap();
+        for (name, mode) in [("tool", 0o755), ("text", 0o644)] {
+            let path = dir.path().join("usr/bin").join(name);
+            std::fs::write(&path, "").unwrap();
+            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
+        }
+        let root = Root::open(dir.path()).unwrap();
+        for (program, code) in
+            [("tool", 0), ("/bin/tool", 0), ("./tool", 0), ("text", 126), ("/usr/bin", 126), ("none", 127), ("", 126)]
+        {
+            let outcome = check_program(&root, "/usr/bin", program);
+            assert_eq!(outcome.err().map_or(0, |e| e.exit_code()), code, "{program:?}");
+        }
+    }
 }

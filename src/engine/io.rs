@@ -1,7 +1,5 @@
-//! How an exec session is wired, in terms that every engine can serve, and what a runtime's refusals mean.
+//! How an exec session is wired, in terms that every engine can serve.
 
-use super::ProcessSpec;
-use crate::error::Error;
 use tokio::sync::{mpsc, watch};
 
 /// A piece of output of an exec session.
@@ -30,17 +28,5 @@ impl Session {
     /// A session without input whose output is collected by the caller.
     pub fn output_only(output: mpsc::Sender<Chunk>) -> Self {
         Self { stdin: None, output, size: None, signals: None }
-    }
-}
-
-/// A runtime's long story about a program that it could not run, cut to what a user needs.
-pub(super) fn refusal(text: &str, process: &ProcessSpec) -> Error {
-    let program = process.args.first().map_or("", |a| a);
-    if text.contains("executable file not found") || text.contains("no such file or directory") {
-        Error::new(format!("{program}: command not found"))
-    } else if text.contains("permission denied") {
-        Error::new(format!("{program}: permission denied"))
-    } else {
-        Error::new(text)
     }
 }

@@ -260,12 +260,7 @@ pub trait Engine: Send + Sync {
     /// Makes and mounts a writable root on top of a stack of layers.
     async fn begin_step(&self, parent: Option<&str>) -> Result<StepRoot>;
     /// Runs a container on the step's root until its process ends; both of its streams go to `output`. Its exit code.
-    async fn run_step(
-        &self,
-        step: &StepRoot,
-        spec: &ContainerSpec,
-        output: mpsc::Sender<Vec<u8>>,
-    ) -> Result<u32>;
+    async fn run_step(&self, step: &StepRoot, spec: &ContainerSpec, output: mpsc::Sender<Vec<u8>>) -> Result<u32>;
     /// Keeps what the step changed as a layer: the blob was stored with [`Engine::put_layer`]. Returns the chain id.
     async fn commit_step(&self, step: StepRoot, layer: &Layer) -> Result<String>;
     /// Throws the step away.

@@ -126,7 +126,8 @@ mod tests {
             open_proc: true,
             labels: Default::default(),
         };
-        let parsed: oci_spec::runtime::Spec = serde_json::from_value(container(&spec, Path::new("rootfs"), Path::new("/n"))).unwrap();
+        let parsed: oci_spec::runtime::Spec =
+            serde_json::from_value(container(&spec, Path::new("rootfs"), Path::new("/n"))).unwrap();
         let linux = parsed.linux().as_ref().unwrap();
         assert!(linux.masked_paths().as_ref().unwrap().is_empty());
         let caps = parsed.process().as_ref().unwrap().capabilities().as_ref().unwrap();

@@ -4,11 +4,11 @@
 //! so a killed build loses one step, and the engine's own garbage collection owns the space.
 
 use super::dockerfile::{Action, Dockerfile, Step, Words};
-use crate::rooted::Root;
 use super::users::Accounts;
 use super::{bootstrap, copy, dockerfile, expand, layer, registry, unpack};
 use crate::engine::{ContainerSpec, Engine, Image, Layer, Mount, Network as Reach, ProcessSpec, Purpose, StepRoot};
 use crate::error::{Context as _, Error, Result};
+use crate::rooted::Root;
 use async_trait::async_trait;
 use futures::FutureExt as _;
 use futures::future::{BoxFuture, Shared};

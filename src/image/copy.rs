@@ -3,8 +3,8 @@
 //! Whatever the context or a tar file holds, nothing outside the image's root is touched.
 
 use super::EPOCH;
-use crate::rooted::{Root, clear};
 use crate::error::{Context as _, Error, Result};
+use crate::rooted::{Root, clear};
 use rustix::fs::{AtFlags, Mode, OFlags, Timespec, Timestamps, chownat, mkdirat, openat, symlinkat, utimensat};
 use sha2::{Digest as _, Sha256};
 use std::ffi::{OsStr, OsString};

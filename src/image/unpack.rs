@@ -7,7 +7,9 @@ use crate::engine::{Engine, Layer, chain_id};
 use crate::error::{Context as _, Error, Result};
 use crate::rooted::{Root, children, remove_tree};
 use flate2::read::MultiGzDecoder;
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, Timespec, Timestamps, chownat, mkdirat, openat, symlinkat, utimensat};
+use rustix::fs::{
+    AtFlags, FileType, Mode, OFlags, Timespec, Timestamps, chownat, mkdirat, openat, symlinkat, utimensat,
+};
 use sha2::{Digest as _, Sha256};
 use std::collections::HashSet;
 use std::ffi::{OsStr, OsString};

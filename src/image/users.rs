@@ -1,7 +1,7 @@
 //! Names to numbers, from an image's own /etc/passwd and /etc/group.
 
-use crate::rooted::Root;
 use crate::error::{Error, Result};
+use crate::rooted::Root;
 
 /// A user as a process needs it.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]

@@ -70,20 +70,7 @@ pub(super) async fn attach(
     let outcome = engine.exec(&container.id, &process, session).await;
     let _ = writer.await;
     drop(raw);
-    match outcome {
-        Ok(code) => Ok(u8::try_from(code).unwrap_or(u8::MAX)),
-        Err(e) => {
-            if e.to_string().ends_with(": command not found") {
-                context.ui.error(&e);
-                return Ok(127);
-            }
-            if e.to_string().ends_with(": permission denied") {
-                context.ui.error(&e);
-                return Ok(126);
-            }
-            Err(e)
-        }
-    }
+    outcome.map(|code| u8::try_from(code).unwrap_or(u8::MAX))
 }
 
 /// The cluster's variables, and what a terminal program needs of ours.

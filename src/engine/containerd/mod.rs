@@ -13,7 +13,8 @@ pub use managed::{ensure as ensure_managed, installed};
 
 use crate::engine::io::Session;
 use crate::engine::{
-    ContainerInfo, ContainerSpec, Engine, EngineInfo, Image, ImageRecord, Layer, Network, ProcessSpec, Purpose, StepRoot,
+    ContainerInfo, ContainerSpec, Engine, EngineInfo, Image, ImageRecord, Layer, Network, ProcessSpec, Purpose,
+    StepRoot,
 };
 use crate::error::Result;
 use crate::net::{self, Subnet};
@@ -98,12 +99,7 @@ impl Engine for Containerd {
         snapshots::begin_step(&self.client, parent).await
     }
 
-    async fn run_step(
-        &self,
-        step: &StepRoot,
-        spec: &ContainerSpec,
-        output: mpsc::Sender<Vec<u8>>,
-    ) -> Result<u32> {
+    async fn run_step(&self, step: &StepRoot, spec: &ContainerSpec, output: mpsc::Sender<Vec<u8>>) -> Result<u32> {
         tasks::run_step(&self.client, step, spec, output).await
     }
 

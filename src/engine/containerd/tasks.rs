@@ -3,7 +3,7 @@
 use super::client::Client;
 use super::images::system_time;
 use super::{SNAPSHOTTER, snapshots, streams};
-use crate::engine::io::{Session, refusal};
+use crate::engine::io::Session;
 use crate::engine::{ContainerInfo, ContainerSpec, Network, ProcessSpec, State, StepRoot, oci};
 use crate::error::{Context as _, Error, Result};
 use containerd_client::services::v1::container::Runtime;
@@ -277,11 +277,11 @@ pub(super) async fn exec(client: &Client, id: &str, process: &ProcessSpec, sessi
     }
     drop(session.output);
     let started = client.tasks().start(StartRequest { container_id: id.into(), exec_id: exec_id.clone() }).await;
-    if let Err(status) = started {
+    if started.is_err() {
         fifos.unblock();
         let _ = delete_process(client, id, &exec_id).await;
-        return Err(refusal(status.message(), process)).doing(doing);
     }
+    started.doing(doing)?;
     let helpers = [
         tokio::spawn(feed_stdin(client.clone(), id.to_owned(), exec_id.clone(), fifos.path("stdin"), session.stdin)),
         tokio::spawn(follow_size(client.clone(), id.to_owned(), exec_id.clone(), session.size)),

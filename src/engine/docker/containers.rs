@@ -45,7 +45,9 @@ fn hierarchy(controller: &str, proc_cgroup: &str) -> String {
 fn gate(view: &View, proc_cgroup: &str) -> Vec<String> {
     let line = |c: &crate::cgroup::Controller| format!("{} {}\n", c.target, hierarchy(&c.name, proc_cgroup));
     let controllers: String = view.controllers.iter().map(line).collect();
-    ["/bin/sh", "-c", GATE, "gate", view.kind, &controllers, CONSOLE].map(Into::into).to_vec()
+    // Podman has no private cgroup namespaces on v1 and hybrid hosts, so the container makes its own.
+    let shell = ["/usr/bin/unshare", "--cgroup", "/bin/sh", "-c", GATE, "gate"];
+    shell.into_iter().chain([view.kind, &controllers, CONSOLE]).map(Into::into).collect()
 }
 
 fn bind(source: &str, target: &str, read_only: bool) -> ApiMount {
@@ -108,7 +110,8 @@ impl Docker {
         };
         let file = std::fs::OpenOptions::new().append(true).create(true).open(console);
         file.doing(|| format!("cannot create {}", console.display()))?;
-        let hierarchies = std::fs::read_to_string("/proc/self/cgroup").doing(|| "cannot read /proc/self/cgroup".into())?;
+        let hierarchies =
+            std::fs::read_to_string("/proc/self/cgroup").doing(|| "cannot read /proc/self/cgroup".into())?;
         // The variables are those of the first process alone: sessions would inherit what the engine knows.
         let clean = ["/usr/bin/env".to_owned(), "-i".into()].into_iter().chain(spec.process.env.iter().cloned());
         let endpoint = EndpointSettings {

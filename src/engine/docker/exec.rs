@@ -3,7 +3,7 @@
 use super::Docker;
 use super::containers::is;
 use crate::engine::ProcessSpec;
-use crate::engine::io::{Chunk, Session, refusal};
+use crate::engine::io::{Chunk, Session};
 use crate::error::{Context as _, Error, Result};
 use bollard::container::LogOutput;
 use bollard::exec::{ResizeExecOptions, StartExecOptions, StartExecResults};
@@ -16,8 +16,7 @@ use std::time::Duration;
 use tokio::io::{AsyncWrite, AsyncWriteExt as _};
 use tokio::sync::{mpsc, watch};
 
-/// Exit codes with which the engines say that a program could not be run, or was killed with its container.
-const CANNOT_RUN: [i64; 2] = [126, 127];
+/// Exit code of what SIGKILL ended, perhaps with its whole container.
 const KILLED: i64 = 137;
 
 /// The engine closes the streams a moment before it knows the exit code, and has no event for that.
@@ -45,11 +44,10 @@ impl Docker {
         };
         let exec = self.api.create_exec(id, config).await.doing(doing)?.id;
         let options = StartExecOptions { detach: false, tty: process.tty, output_capacity: Some(64 << 10) };
-        let started = self.api.start_exec(&exec, Some(options)).await;
-        let (mut output, input) = match started {
-            Ok(StartExecResults::Attached { output, input }) => (output, input),
-            Ok(StartExecResults::Detached) => return Err(Error::new("the engine gave no streams")).doing(doing),
-            Err(e) => return Err(refusal(&e.to_string(), process)).doing(doing),
+        let StartExecResults::Attached { mut output, input } =
+            self.api.start_exec(&exec, Some(options)).await.doing(doing)?
+        else {
+            return Err(Error::new("the engine gave no streams")).doing(doing);
         };
         let helpers = [
             tokio::spawn(feed_stdin(input, session.stdin)),
@@ -57,7 +55,6 @@ impl Docker {
             tokio::spawn(pass_signals(self.api.clone(), exec.clone(), session.signals)),
         ];
         let mut broken = None;
-        let mut first = Vec::new();
         while let Some(chunk) = output.next().await {
             let chunk = match chunk {
                 Ok(LogOutput::StdErr { message }) => Chunk::Err(message.to_vec()),
@@ -67,12 +64,6 @@ impl Docker {
                     break;
                 }
             };
-            let (Chunk::Out(bytes) | Chunk::Err(bytes)) = &chunk;
-            // The engine writes its runtime's refusal to the session's output.
-            if first.is_empty() && bytes.starts_with(b"OCI runtime") {
-                first.clone_from(bytes);
-                continue;
-            }
             // Nobody listens any more; go on reading so that the process does not block.
             let _ = session.output.send(chunk).await;
         }
@@ -85,9 +76,6 @@ impl Docker {
             (Ok(None), None) => return Err(Error::new(ended())),
             (Err(e), None) => return Err(e),
         };
-        if CANNOT_RUN.contains(&code) && !first.is_empty() {
-            return Err(refusal(&String::from_utf8_lossy(&first), process)).doing(doing);
-        }
         if code == KILLED && !self.list().await?.iter().any(|c| c.id == id && c.pid > 0) {
             return Err(Error::new(ended()));
         }

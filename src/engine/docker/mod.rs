@@ -188,12 +188,7 @@ impl Engine for Docker {
         self.store.begin_step(parent)
     }
 
-    async fn run_step(
-        &self,
-        step: &StepRoot,
-        spec: &ContainerSpec,
-        output: mpsc::Sender<Vec<u8>>,
-    ) -> Result<u32> {
+    async fn run_step(&self, step: &StepRoot, spec: &ContainerSpec, output: mpsc::Sender<Vec<u8>>) -> Result<u32> {
         self.store.run_step(step, spec, output).await
     }
 

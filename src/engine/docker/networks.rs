@@ -18,12 +18,8 @@ impl Docker {
         let doing = || format!("cannot create network {}", name(id));
         // Podman makes the bridge when the first container starts, so the routing table does not tell yet.
         let known = self.api.list_networks(None::<ListNetworksOptions>).await.doing(doing)?;
-        let taken: Vec<String> = known
-            .into_iter()
-            .filter_map(|n| n.ipam?.config)
-            .flatten()
-            .filter_map(|c| c.subnet)
-            .collect();
+        let taken: Vec<String> =
+            known.into_iter().filter_map(|n| n.ipam?.config).flatten().filter_map(|c| c.subnet).collect();
         let (subnet, reserved) = net::reserve(id, &taken).await?;
         let request = NetworkCreateRequest {
             name: name(id),
