@@ -30,8 +30,9 @@ pub fn mount_all(env_id: &str, host: &str, volumes: &[Volume]) -> Result<()> {
         use std::os::unix::fs::MetadataExt as _;
         std::os::unix::fs::chown(dir.join("upper"), Some(meta.uid()), Some(meta.gid())).doing(doing)?;
         let escape = |path: &str| path.replace('\\', "\\\\").replace(',', "\\,").replace(':', "\\:");
+        // Without redirect_dir a directory from below cannot be renamed.
         let options = format!(
-            "lowerdir={},upperdir={},workdir={}",
+            "lowerdir={},upperdir={},workdir={},redirect_dir=on",
             escape(&volume.host),
             escape(&dir.join("upper").to_string_lossy()),
             escape(&dir.join("work").to_string_lossy())

@@ -4,12 +4,13 @@
 //! Every name derives from the network's id, so whoever knows the id can remove everything, also after a crash:
 //!
 //! ```text
-//! bridge oard-<id>             nft table ip oardocker_<id>
+//! bridge oard-<id>             nft table ip oardocker_<id>             iptables rules with the comment oardocker_<id>
 //! <runtime dir>/netns/<id>/<container>     the mounted namespaces
 //! <runtime dir>/netns/lock                 held while a free subnet or port is chosen
 //! ```
 
 mod firewall;
+mod forward;
 mod links;
 mod names;
 mod subnet;
@@ -56,7 +57,8 @@ impl Network {
         created?;
         let network = Self { id: id.into(), subnet };
         let ready = firewall::enable_forwarding(&bridge(id))
-            .and_then(|()| firewall::apply(id, &bridge(id), &network.subnet, None));
+            .and_then(|()| firewall::apply(id, &bridge(id), &network.subnet, None))
+            .and_then(|()| forward::open(id, &bridge(id)));
         if let Err(e) = ready {
             let _ = Self::remove(id).await;
             return Err(e);
@@ -111,6 +113,7 @@ impl Network {
     /// Removes everything that belongs to this id, whoever made it.
     pub async fn remove(id: &str) -> Result<()> {
         let mut errors = Vec::new();
+        errors.extend(forward::close(id).err());
         errors.extend(firewall::remove(id).err());
         errors.extend(links::remove_group(&bridge(id), links::group(id)).await.err());
         let dir = netns_dir(id);

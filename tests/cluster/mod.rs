@@ -1,7 +1,9 @@
 //! The whole journey with a real OAR, for every environment that can be built here.
 
+mod coexist;
+
 use crate::support::{
-    Pty, Workdir, alone, assert_same_state, eventually, host_state, oar_tarball, require_root, texts,
+    Engine, Pty, Workdir, alone, assert_same_state, eventually, host_state, oar_tarball, require_root, state_on, texts,
 };
 use std::fs;
 use std::io::{Read as _, Write as _};
@@ -10,7 +12,12 @@ use std::time::{Duration, Instant};
 
 /// An initialized, built and installed workdir. Quick when an earlier run left its images.
 pub fn ready(env: &str) -> Workdir {
-    let workdir = Workdir::named(env);
+    ready_on(Engine::Containerd, env)
+}
+
+/// The same on any engine.
+pub fn ready_on(engine: Engine, env: &str) -> Workdir {
+    let workdir = Workdir::on(engine, env);
     workdir.ok(&["init", "-f", "-e", env]);
     let listed = workdir.ok(&["build", "-q", "status"]);
     assert!(listed.contains(&format!("oardocker/{env}-node:base")), "{listed}");
@@ -61,12 +68,13 @@ pub fn get(port: u16, path: &str, headers: &str) -> (String, String) {
     (head.lines().next().unwrap_or_default().to_owned(), body.to_owned())
 }
 
-fn journey(env: &str) {
+fn journey(engine: Engine, env: &str) {
     require_root();
     let _alone = alone();
-    let workdir = ready(env);
+    let _daemon = engine.daemon();
+    let workdir = ready_on(engine, env);
     workdir.ok(&["stop"]);
-    let before = host_state();
+    let before = state_on(engine);
     let begun = Instant::now();
     let started = workdir.ok(&["start", "-n", "3", "-e", "WHO=it's = me", "-v", "/etc:/host/etc:ro"]);
     let ready_after = begun.elapsed();
@@ -77,7 +85,11 @@ fn journey(env: &str) {
     assert_eq!(nodes.matches("Alive").count(), 3 * std::thread::available_parallelism().unwrap().get(), "{nodes}");
     let id = submit(&workdir, "oarsub -l nodes=2,walltime=0:5 'sort -u $OAR_NODEFILE; echo who=$WHO'");
     wait_state(&workdir, &id, "Terminated");
-    println!("{env}: ready after {ready_after:?}, first job of two nodes done after {:?}", begun.elapsed());
+    println!(
+        "{env} on {}: ready after {ready_after:?}, first job of two nodes done after {:?}",
+        engine.name(),
+        begun.elapsed()
+    );
     assert!(job_field(&workdir, &id, "exit_code").starts_with("0 "), "the job ends with exit code 0");
     assert_eq!(workdir.sh("frontend", &format!("cat OAR.{id}.stdout")), "node1\nnode2\nwho=it's = me\n");
 
@@ -110,7 +122,7 @@ fn journey(env: &str) {
     assert_eq!(listed.lines().filter(|l| l.contains("oardocker-") && l.contains("Up")).count(), 6, "{listed}");
     assert!(listed.contains("OAR 2.6.1 (tarball)"), "{listed}");
     workdir.ok(&["stop"]);
-    assert_same_state(&before, &host_state());
+    assert_same_state(&before, &state_on(engine));
     workdir.ok(&["stop"]);
 
     // And again.
@@ -124,7 +136,7 @@ fn journey(env: &str) {
     child.kill().unwrap();
     child.wait().unwrap();
     workdir.ok(&["stop"]);
-    assert_same_state(&before, &host_state());
+    assert_same_state(&before, &state_on(engine));
 }
 
 /// A job of one core sits in the v1 cpuset of that core, and `oardel` kills all of it.
@@ -200,7 +212,7 @@ fn services(workdir: &Workdir) {
         assert!(TcpStream::connect_timeout(&address, Duration::from_millis(500)).is_err(), "{address} must not answer");
     }
     let taken = workdir.env_id();
-    let other = Workdir::named("other");
+    let other = Workdir::on(workdir.engine, "other");
     if !other.root.join(".oardocker").exists() {
         other.ok(&["init"]);
     }
@@ -260,17 +272,27 @@ fn inside(workdir: &Workdir) {
 
 #[test]
 fn trixie() {
-    journey("trixie");
+    journey(Engine::Containerd, "trixie");
+}
+
+#[test]
+fn trixie_on_docker() {
+    journey(Engine::Docker, "trixie");
+}
+
+#[test]
+fn trixie_on_podman() {
+    journey(Engine::Podman, "trixie");
 }
 
 #[test]
 fn bookworm() {
-    journey("bookworm");
+    journey(Engine::Containerd, "bookworm");
 }
 
 #[test]
 fn bullseye() {
-    journey("bullseye");
+    journey(Engine::Containerd, "bullseye");
 }
 
 #[test]
@@ -282,7 +304,7 @@ fn bad_input_changes_nothing() {
     let before = host_state();
     let images = workdir.ok(&["status"]);
     let empty = tempfile::tempdir().unwrap();
-    let nothing = Workdir { root: empty.path().into() };
+    let nothing = Workdir { root: empty.path().into(), engine: Engine::Containerd };
     let text = nothing.fails(1, &["build", "start"]);
     assert!(text.contains("there is no oardocker environment in") && text.contains("oardocker init"), "{text}");
     assert!(text.contains("Not run: start"), "{text}");
@@ -397,22 +419,42 @@ fn oar_from_a_directory_and_from_a_git_tree() {
 
 #[test]
 fn volumes_ro_rw_cow() {
+    volumes(Engine::Containerd);
+}
+
+#[test]
+fn volumes_ro_rw_cow_on_docker() {
+    volumes(Engine::Docker);
+}
+
+#[test]
+fn volumes_ro_rw_cow_on_podman() {
+    volumes(Engine::Podman);
+}
+
+fn volumes(engine: Engine) {
     require_root();
     let _alone = alone();
-    let workdir = ready("trixie");
+    let _daemon = engine.daemon();
+    let workdir = ready_on(engine, "trixie");
     workdir.ok(&["stop"]);
-    let before = host_state();
+    let before = state_on(engine);
     let tmp = tempfile::tempdir().unwrap();
     for name in ["ro", "rw", "co w,x:y"] {
         fs::create_dir(tmp.path().join(name)).unwrap();
         fs::write(tmp.path().join(name).join("file"), "original\n").unwrap();
     }
+    fs::create_dir(tmp.path().join("co w,x:y/sub")).unwrap();
+    fs::write(tmp.path().join("co w,x:y/sub/deep"), "deep\n").unwrap();
     // A colon separates the parts of a volume, so an odd name can only come through a link.
     std::os::unix::fs::symlink(tmp.path().join("co w,x:y"), tmp.path().join("cow")).unwrap();
     let volume = |name: &str, mode: &str| format!("{}:/data/{name}:{mode}", tmp.path().join(name).display());
     let (ro, rw, cow) = (volume("ro", "ro"), volume("rw", "rw"), volume("cow", "cow"));
     workdir.ok(&["start", "-n", "2", "-v", &ro, "-v", &rw, "-v", &cow]);
     assert!(workdir.root_sh("node1", "echo x > /data/ro/file || true").is_empty());
+    // A directory from below can be renamed, as git and make do.
+    workdir.root_sh("node1", "python3 -c \"import os; os.rename('/data/cow/sub', '/data/cow/moved')\"");
+    assert_eq!(workdir.root_sh("node1", "cat /data/cow/moved/deep; rm -r /data/cow/moved"), "deep\n");
     workdir.root_sh(
         "node1",
         "echo from-node1 > /data/rw/file; echo from-node1 > /data/cow/file; rm -f /data/cow/gone; mkdir /data/cow/new",
@@ -421,13 +463,16 @@ fn volumes_ro_rw_cow() {
         workdir.sh("node1", "cat /data/ro/file /data/rw/file /data/cow/file"),
         "original\nfrom-node1\nfrom-node1\n"
     );
-    assert_eq!(workdir.sh("node2", "cat /data/rw/file /data/cow/file; ls /data/cow"), "from-node1\noriginal\nfile\n");
+    assert_eq!(
+        workdir.sh("node2", "cat /data/rw/file /data/cow/file; ls /data/cow"),
+        "from-node1\noriginal\nfile\nsub\n"
+    );
     assert_eq!(fs::read_to_string(tmp.path().join("rw/file")).unwrap(), "from-node1\n");
     assert_eq!(fs::read_to_string(tmp.path().join("cow/file")).unwrap(), "original\n");
     assert!(!tmp.path().join("cow/new").exists(), "writes never reach the host");
     workdir.ok(&["stop"]);
-    assert_same_state(&before, &host_state());
-    assert_eq!(fs::read_dir(tmp.path().join("cow")).unwrap().count(), 1);
+    assert_same_state(&before, &state_on(engine));
+    assert_eq!(fs::read_dir(tmp.path().join("cow")).unwrap().count(), 2);
 }
 
 /// Answers every request on a loopback port like a web server with a tarball, some odd ones and a redirect.

@@ -1,5 +1,7 @@
 //! The engine's verbs against a real managed containerd, and images that real Dockerfiles make.
 
+mod compat;
+
 use crate::support::{Workdir, alone, assert_same_state, data_dir, host_state, require_root, runtime_dir, texts};
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -321,7 +323,6 @@ fn engines_that_are_not_there_are_told() {
     let missing = with("containerd:///nonexistent.sock");
     assert!(missing.contains("cannot reach containerd at /nonexistent.sock: No such file"), "{missing}");
     assert!(missing.contains("hint: "), "{missing}");
-    assert!(with("unix:///run/docker.sock").contains("drives containerd only"));
     assert!(with("tcp://1.2.3.4:5").contains("is not understood"));
     // Not containerd at all: something that closes the connection.
     let socket = data_dir().join("mute.sock");

@@ -1,5 +1,8 @@
 //! What the tests share: running the binary, a private data directory, looking at the host, a pseudo terminal.
 
+mod daemon;
+
+pub use daemon::{Daemon, get};
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::{Read as _, Write as _};
@@ -28,9 +31,61 @@ pub fn require_root() {
     }
 }
 
-/// Where the tests keep engine, images and workdirs; survives between runs, so that the second one is quick.
-pub fn data_dir() -> PathBuf {
+/// The engines that every end-to-end test can run on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Engine {
+    /// The containerd that oardocker runs itself.
+    Containerd,
+    Docker,
+    Podman,
+}
+
+impl Engine {
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Containerd => "containerd",
+            Self::Docker => "docker",
+            Self::Podman => "podman",
+        }
+    }
+
+    /// OARDOCKER_DATA_DIR: Docker and Podman share the store, so that images are built once for both.
+    pub fn data_dir(self) -> PathBuf {
+        if self == Self::Containerd { data_root() } else { data_root().join("compat") }
+    }
+
+    /// OARDOCKER_RUNTIME_DIR.
+    pub fn runtime_dir(self) -> PathBuf {
+        if self == Self::Containerd { runtime_dir() } else { PathBuf::from(format!("{}.c", runtime_dir().display())) }
+    }
+
+    /// Where the daemon of the tests keeps its socket.
+    fn daemon_dir(self) -> PathBuf {
+        PathBuf::from(format!("{}.{}", runtime_dir().display(), self.name()))
+    }
+
+    /// The value of --docker-host.
+    pub fn host(self) -> String {
+        match self {
+            Self::Containerd => "managed".into(),
+            _ => format!("unix://{}", self.daemon_dir().join("sock").display()),
+        }
+    }
+
+    /// The engine for one test: containerd needs none.
+    pub fn daemon(self) -> Option<Daemon> {
+        (self != Self::Containerd).then(|| Daemon::start(self))
+    }
+}
+
+/// Where the tests keep engines, images and workdirs; survives between runs, so that the second one is quick.
+fn data_root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("target/test-data")
+}
+
+/// OARDOCKER_DATA_DIR of the tests on containerd.
+pub fn data_dir() -> PathBuf {
+    Engine::Containerd.data_dir()
 }
 
 /// Short, because sockets live below it; one per checkout, because a containerd belongs to one data directory.
@@ -49,14 +104,20 @@ pub fn oar_tarball() -> PathBuf {
 /// A workdir and how to call the program in it.
 pub struct Workdir {
     pub root: PathBuf,
+    pub engine: Engine,
 }
 
 impl Workdir {
     /// A workdir of a fixed name, so that what a killed run left is found again.
     pub fn named(name: &str) -> Self {
-        let root = data_dir().join("workdirs").join(name);
+        Self::on(Engine::Containerd, name)
+    }
+
+    /// The same on any engine.
+    pub fn on(engine: Engine, name: &str) -> Self {
+        let root = engine.data_dir().join("workdirs").join(name);
         fs::create_dir_all(&root).unwrap();
-        Self { root }
+        Self { root, engine }
     }
 
     pub fn command(&self, args: &[&str]) -> Command {
@@ -64,9 +125,9 @@ impl Workdir {
         command
             .args(args)
             .current_dir(&self.root)
-            .env("OARDOCKER_DATA_DIR", data_dir())
-            .env("OARDOCKER_RUNTIME_DIR", runtime_dir())
-            .env("OARDOCKER_DOCKER_HOST", "managed")
+            .env("OARDOCKER_DATA_DIR", self.engine.data_dir())
+            .env("OARDOCKER_RUNTIME_DIR", self.engine.runtime_dir())
+            .env("OARDOCKER_DOCKER_HOST", self.engine.host())
             .stdin(Stdio::null());
         command
     }
@@ -114,11 +175,26 @@ pub fn texts(out: &Output) -> (String, String) {
     (String::from_utf8_lossy(&out.stdout).into_owned(), String::from_utf8_lossy(&out.stderr).into_owned())
 }
 
-/// Everything on the host and in the engine that a cluster could leave behind.
+/// Everything on the host and in the tests' containerd that a cluster could leave behind.
 pub fn host_state() -> BTreeSet<String> {
+    state_on(Engine::Containerd)
+}
+
+/// The same for any engine.
+pub fn state_on(engine: Engine) -> BTreeSet<String> {
     let mut state = BTreeSet::new();
+    let foreign = foreign();
+    // netavark keeps the chains of networks that are gone, and Docker what leads to its own; the common parent of all
+    // clusters may be another one's.
+    let is_foreign = |text: &str| {
+        foreign.iter().any(|id| text.contains(id))
+            || text.to_uppercase().contains("NETAVARK")
+            || text.ends_with("jump DOCKER")
+            || text.ends_with("/oardocker")
+    };
     let mut add = |kind: &str, text: &str| {
-        state.extend(text.lines().filter(|l| !l.trim().is_empty()).map(|l| format!("{kind}: {l}")));
+        let lines = text.lines().filter(|l| !l.trim().is_empty() && !is_foreign(l));
+        state.extend(lines.map(|l| format!("{kind}: {l}")));
     };
     let output = |program: &str, args: &[&str]| {
         let out = Command::new(program).args(args).output().unwrap_or_else(|e| panic!("{program}: {e}"));
@@ -131,33 +207,78 @@ pub fn host_state() -> BTreeSet<String> {
         .collect();
     add("link", &links);
     add("mount", &fs::read_to_string("/proc/mounts").unwrap());
-    add("nft", &output("nft", &["list", "ruleset"]));
+    for table in output("nft", &["-s", "list", "ruleset"]).split("\ntable ") {
+        if !is_foreign(table.lines().next().unwrap_or_default()) {
+            add("nft", table.trim_start_matches("table "));
+        }
+    }
     add("cgroup", &output("find", &["/sys/fs/cgroup", "-type", "d", "-path", "*/oardocker*"]));
-    let socket = runtime_dir().join("containerd/containerd.sock");
-    let ctr = |args: &[&str]| output("ctr", &[&["-a", socket.to_str().unwrap(), "-n", "oardocker"], args].concat());
-    add("container", &ctr(&["containers", "ls", "-q"]));
-    add("task", &ctr(&["tasks", "ls", "-q"]));
-    add("lease", &ctr(&["leases", "ls", "-q"]));
-    let snapshots = ctr(&["snapshots", "ls"]);
-    add("snapshot", &snapshots.lines().filter(|l| l.contains("Active")).collect::<Vec<_>>().join("\n"));
+    if engine == Engine::Containerd {
+        let socket = runtime_dir().join("containerd/containerd.sock");
+        let ctr = |args: &[&str]| output("ctr", &[&["-a", socket.to_str().unwrap(), "-n", "oardocker"], args].concat());
+        add("container", &ctr(&["containers", "ls", "-q"]));
+        add("task", &ctr(&["tasks", "ls", "-q"]));
+        add("lease", &ctr(&["leases", "ls", "-q"]));
+        let snapshots = ctr(&["snapshots", "ls"]);
+        add("snapshot", &snapshots.lines().filter(|l| l.contains("Active")).collect::<Vec<_>>().join("\n"));
+    } else {
+        let names = |path: &str, field: &str| -> String {
+            let list: serde_json::Value =
+                serde_json::from_str(&get(&engine.daemon_dir().join("sock"), path)).unwrap_or_default();
+            list.as_array().into_iter().flatten().map(|item| format!("{}\n", item[field])).collect()
+        };
+        add("container", &names("/v1.41/containers/json?all=true", "Names"));
+        add("network", &names("/v1.41/networks", "Name"));
+    }
     for entry in fs::read_dir("/proc").unwrap().flatten() {
         // A zombie has no command line: it ended, and the host's init has not looked yet.
         let command = fs::read(entry.path().join("cmdline")).unwrap_or_default();
         let command = String::from_utf8_lossy(&command).replace('\0', " ");
-        if command.contains("containerd-shim") || command.contains("/sbin/init") || command.contains("runc") {
-            add("process", &command);
+        let of_containers = ["containerd-shim", "/sbin/init", "runc", "conmon", "docker-proxy"];
+        if of_containers.iter().any(|program| command.contains(program)) {
+            // An init has no name of its own, but a place.
+            let cgroup = fs::read_to_string(entry.path().join("cgroup")).unwrap_or_default();
+            add(
+                "process",
+                &format!("{command} {}", cgroup.lines().find(|l| l.contains("oardocker")).unwrap_or_default()),
+            );
         }
     }
-    for dir in ["io", "steps", "netns"] {
-        add(
-            "file",
-            &output("find", &[runtime_dir().join(dir).to_str().unwrap(), "-mindepth", "1", "-not", "-name", "lock"]),
-        );
+    for dir in ["io", "steps", "netns", "runtime"] {
+        let dir = engine.runtime_dir().join(dir);
+        add("file", &output("find", &[dir.to_str().unwrap(), "-mindepth", "1", "-not", "-name", "lock"]));
     }
-    for dir in ["clusters", "scratch"] {
-        add("file", &output("find", &[data_dir().join(dir).to_str().unwrap(), "-mindepth", "1", "-maxdepth", "1"]));
+    for dir in ["clusters", "scratch", "store/steps"] {
+        let dir = engine.data_dir().join(dir);
+        add("file", &output("find", &[dir.to_str().unwrap(), "-mindepth", "1", "-maxdepth", "1"]));
     }
     state
+}
+
+/// Ids and directories of other checkouts and users that are at work on this machine: not ours to judge.
+fn foreign() -> Vec<String> {
+    let names = |dir: &Path| -> Vec<String> {
+        fs::read_dir(dir).into_iter().flatten().flatten().filter_map(|e| e.file_name().into_string().ok()).collect()
+    };
+    let mut ours = Vec::new();
+    for dir in [data_root().join("workdirs"), Engine::Docker.data_dir().join("workdirs")] {
+        for workdir in names(&dir) {
+            let id = fs::read_to_string(dir.join(workdir).join(".oardocker/env_id")).unwrap_or_default();
+            ours.push(id.trim().to_owned());
+        }
+    }
+    let own_runtime = runtime_dir();
+    let own_runtime = own_runtime.file_name().unwrap().to_str().unwrap();
+    let bridges = names(Path::new("/sys/class/net")).into_iter();
+    let bridges = bridges.filter_map(|n| n.strip_prefix("oard-").map(|id| id.trim_end_matches('s').to_owned()));
+    let hierarchies = names(Path::new("/sys/fs/cgroup")).into_iter();
+    let cgroups = hierarchies.flat_map(|h| names(&Path::new("/sys/fs/cgroup").join(h).join("oardocker")));
+    let runtimes = names(Path::new("/run")).into_iter();
+    let runtimes = runtimes.filter(|n| n.starts_with("oardocker") && !n.starts_with(own_runtime));
+    let ids = bridges.chain(cgroups.map(|c| c.trim_end_matches('s').to_owned()));
+    let mut foreign: Vec<String> = ids.filter(|id| id.len() == 8 && !ours.contains(id)).collect();
+    foreign.extend(runtimes.map(|n| format!("/run/{n}/")));
+    foreign
 }
 
 /// Fails with the differences.

@@ -48,8 +48,9 @@ pub(super) async fn run(context: &mut Context, params: Params) -> Result<()> {
         let display = std::env::var("DISPLAY").ok().filter(|d| !d.is_empty());
         let display = display.ok_or_else(|| Error::new("-X needs the variable DISPLAY, which is not set"))?;
         envs.push(("DISPLAY".into(), display));
+        // Read-only, or a booting node would empty it: systemd-tmpfiles clears that directory. Sockets work all the same.
         volumes.push(
-            Volume { host: "/tmp/.X11-unix".into(), container: "/tmp/.X11-unix".into(), mode: Mode::ReadWrite }
+            Volume { host: "/tmp/.X11-unix".into(), container: "/tmp/.X11-unix".into(), mode: Mode::ReadOnly }
                 .resolve()?,
         );
     }

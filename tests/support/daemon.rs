@@ -1,0 +1,189 @@
+//! Docker Engine and Podman's API service, run for one test: the real ones from Debian, with data of their own.
+
+use super::{Engine, eventually};
+use std::fs;
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+/// A running engine; it ends with the value.
+pub struct Daemon {
+    child: Child,
+    command: Command,
+    dir: PathBuf,
+    data: PathBuf,
+    /// The host's iptables before it came.
+    rules: Option<String>,
+}
+
+/// Podman's configuration. On hybrid hosts crun refuses to run; not every root may raise its limits to Podman's defaults.
+fn containers_conf() -> String {
+    let (soft, hard) = nix::sys::resource::getrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE).unwrap();
+    format!(
+        "[containers]\ndefault_ulimits = [\"nofile={soft}:{hard}\", \"nproc=4096:4096\"]\n\
+         [engine]\nruntime = \"runc\"\ncgroup_manager = \"cgroupfs\"\nevents_logger = \"file\"\n"
+    )
+}
+
+fn iptables_save() -> String {
+    let out = Command::new("iptables-save").output().expect("these tests need iptables: run `make deps`");
+    String::from_utf8_lossy(&out.stdout).lines().filter(|l| !l.starts_with('#')).map(|l| format!("{l}\n")).collect()
+}
+
+impl Daemon {
+    /// Starts Docker or Podman and waits until it answers.
+    pub fn start(engine: Engine) -> Self {
+        let dir = engine.daemon_dir();
+        let data = super::data_root().join(engine.name());
+        end_leftover(&dir, &data);
+        fs::create_dir_all(&dir).unwrap();
+        let rules = iptables_save();
+        let command = match engine {
+            Engine::Containerd => panic!("oardocker runs containerd itself"),
+            Engine::Docker => {
+                // Without a bridge of its own, and leaving the policy of the host's FORWARD alone.
+                dockerd(&dir, &data, &["--bridge=none", "--ip-forward=false"])
+            }
+            Engine::Podman => {
+                let conf = dir.join("containers.conf");
+                fs::write(&conf, containers_conf()).unwrap();
+                let mut command = Command::new("podman");
+                command
+                    .env("CONTAINERS_CONF", conf)
+                    .arg("--root")
+                    .arg(&data)
+                    .arg("--runroot")
+                    .arg(dir.join("run"))
+                    .arg("--tmpdir")
+                    .arg(dir.join("tmp"))
+                    .arg("--network-config-dir")
+                    .arg(data.join("networks"))
+                    .args(["system", "service", "--time=0"])
+                    .arg(format!("unix://{}", dir.join("sock").display()));
+                command
+            }
+        };
+        Self::run(command, dir, data, Some(rules))
+    }
+
+    /// Docker with its bridge, in the network namespace of this name.
+    pub fn docker_in(netns: &str) -> Self {
+        let dir = PathBuf::from(format!("{}.netns", Engine::Docker.daemon_dir().display()));
+        let data = super::data_root().join("docker-in-netns");
+        end_leftover(&dir, &data);
+        fs::create_dir_all(&dir).unwrap();
+        let inner = dockerd(&dir, &data, &[]);
+        let mut command = Command::new("nsenter");
+        command.arg(format!("--net=/run/netns/{netns}")).arg(inner.get_program()).args(inner.get_args());
+        Self::run(command, dir, data, None)
+    }
+
+    fn run(mut command: Command, dir: PathBuf, data: PathBuf, rules: Option<String>) -> Self {
+        let log = fs::File::create(dir.join("log")).unwrap();
+        command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log).process_group(0);
+        let child = spawn(&mut command);
+        let mut daemon = Self { child, command, dir, data, rules };
+        daemon.answers();
+        daemon
+    }
+
+    fn answers(&mut self) {
+        fs::write(self.dir.join("pid"), self.child.id().to_string()).unwrap();
+        eventually("the engine answers", 30, || {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                panic!("the engine ended: {status}\n{}", fs::read_to_string(self.dir.join("log")).unwrap());
+            }
+            (get(&self.socket(), "/_ping") == "OK").then_some(())
+        });
+    }
+
+    /// Its socket.
+    pub fn socket(&self) -> PathBuf {
+        self.dir.join("sock")
+    }
+
+    /// Ends it the hard way.
+    pub fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// After [`Daemon::kill`], as its service manager does.
+    pub fn restart(&mut self) {
+        // Its containerd went with it; where nobody reaps that, Docker would wait for it.
+        let _ = fs::remove_file(self.dir.join("exec/containerd/containerd.pid"));
+        self.child = spawn(&mut self.command);
+        self.answers();
+    }
+}
+
+fn spawn(command: &mut Command) -> Child {
+    command.spawn().unwrap_or_else(|e| panic!("{:?}: {e}: run `make deps`", command.get_program()))
+}
+
+fn dockerd(dir: &Path, data: &Path, more: &[&str]) -> Command {
+    let mut command = Command::new("dockerd");
+    command
+        .arg("--data-root")
+        .arg(data)
+        .arg("--exec-root")
+        .arg(dir.join("exec"))
+        .arg("--pidfile")
+        .arg(dir.join("docker.pid"))
+        .arg(format!("--host=unix://{}", dir.join("sock").display()))
+        .args(more);
+    command
+}
+
+/// An answer of an engine, as text.
+pub fn get(socket: &Path, path: &str) -> String {
+    let out = Command::new("curl")
+        .args(["-s", "--max-time", "20", "--unix-socket"])
+        .arg(socket)
+        .arg(format!("http://localhost{path}"))
+        .output()
+        .expect("these tests need curl: run `make deps`");
+    String::from_utf8_lossy(&out.stdout).into_owned()
+}
+
+/// Ends what a killed test run left of an engine in these directories, and nothing else.
+fn end_leftover(dir: &Path, data: &Path) {
+    let name = dir.to_str().unwrap();
+    for entry in fs::read_dir("/proc").unwrap().flatten() {
+        let Some(pid) = entry.file_name().to_str().and_then(|n| n.parse().ok()) else { continue };
+        let command = fs::read(entry.path().join("cmdline")).unwrap_or_default();
+        // The slash keeps directories apart that begin alike.
+        let command = String::from_utf8_lossy(&command).replace('\0', " ");
+        if command.contains(&format!("{name}/")) {
+            let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL);
+        }
+    }
+    for mount in fs::read_to_string("/proc/mounts").unwrap_or_default().lines().rev() {
+        let target = mount.split(' ').nth(1).unwrap_or_default();
+        if Path::new(target).starts_with(dir) || Path::new(target).starts_with(data) {
+            let _ = Command::new("umount").args(["-l", target]).status();
+        }
+    }
+    let _ = fs::remove_dir_all(dir);
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        let pid = nix::unistd::Pid::from_raw(i32::try_from(self.child.id()).unwrap());
+        let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM);
+        let _ = self.child.wait();
+        end_leftover(&self.dir, &self.data);
+        // Neither engine takes its chains along; in a namespace they go with it.
+        if let Some(rules) = &self.rules {
+            let added = iptables_save();
+            for table in added.lines().filter_map(|l| l.strip_prefix('*')).filter(|t| !rules.contains(&format!("*{t}")))
+            {
+                let _ = Command::new("iptables").args(["-w", "-t", table, "-F"]).status();
+                let _ = Command::new("iptables").args(["-w", "-t", table, "-X"]).status();
+            }
+            let mut restore = Command::new("iptables-restore").arg("-w").stdin(Stdio::piped()).spawn().unwrap();
+            let _ = std::io::Write::write_all(restore.stdin.as_mut().unwrap(), rules.as_bytes());
+            let _ = restore.wait();
+        }
+    }
+}
