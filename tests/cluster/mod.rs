@@ -548,3 +548,93 @@ fn a_node_that_does_not_come_up_is_named() {
     assert!(text.contains("server | ") && text.contains("no resources today"), "the journal's end: {text}");
     assert_same_state(&before, &host_state());
 }
+
+/// A working tree as large as a kernel's: mounting a copy takes no longer than a small one, and git works in it.
+#[test]
+fn a_large_tree_in_mode_cow() {
+    require_root();
+    let _alone = alone();
+    let workdir = ready("trixie");
+    workdir.ok(&["stop"]);
+    let before = host_state();
+    let tmp = tempfile::tempdir_in(crate::support::data_dir()).unwrap();
+    let tree = tmp.path().join("tree");
+    for i in 0..500 {
+        let dir = tree.join(format!("d{i}"));
+        fs::create_dir_all(&dir).unwrap();
+        for j in 0..100 {
+            fs::write(dir.join(format!("f{j}")), format!("{i} {j}\n")).unwrap();
+        }
+    }
+    let git = |args: &[&str]| {
+        let mut command = std::process::Command::new("git");
+        let out = command.args(["-c", "user.name=a", "-c", "user.email=a@b"]).args(args).current_dir(&tree).output();
+        let out = out.unwrap();
+        assert!(out.status.success(), "git {args:?}: {}", texts(&out).1);
+        texts(&out).0
+    };
+    git(&["init", "-q", "-b", "main"]);
+    git(&["add", "."]);
+    git(&["commit", "-q", "-m", "x"]);
+    let begun = Instant::now();
+    workdir.ok(&["start", "-n", "2"]);
+    let without = begun.elapsed();
+    let begun = Instant::now();
+    workdir.ok(&["start", "-n", "2", "-v", &format!("{}:/src:cow", tree.display())]);
+    let with = begun.elapsed();
+    println!("start without the tree {without:?}, with it {with:?}");
+    let git_inside = "git -c safe.directory=/src -C /src";
+    let changed = workdir.root_sh(
+        "node1",
+        &format!(
+            "rm -r /src/d7 && mv /src/d8 /src/moved && echo new > /src/d9/f1 && {git_inside} status --short | wc -l"
+        ),
+    );
+    assert_eq!(changed.trim(), "202", "100 files deleted, 100 moved away, one directory new, one file changed");
+    assert_eq!(
+        workdir.root_sh("node1", &format!("{git_inside} checkout -q . && cat /src/d8/f3 /src/d9/f1")),
+        "8 3\n9 1\n"
+    );
+    assert_eq!(workdir.root_sh("node2", &format!("{git_inside} status --short | wc -l")).trim(), "0");
+    workdir.ok(&["stop"]);
+    assert_eq!(git(&["status", "--short"]), "", "writes never reach the host");
+    assert_same_state(&before, &host_state());
+}
+
+/// -X with a real X server and a real X client.
+#[test]
+fn x11() {
+    require_root();
+    let _alone = alone();
+    let workdir = ready("trixie");
+    workdir.ok(&["stop"]);
+    let socket = std::path::Path::new("/tmp/.X11-unix/X77");
+    let mut server = std::process::Command::new("Xvfb")
+        .args([":77", "-ac", "-screen", "0", "640x480x24", "-nolisten", "tcp"])
+        .stdin(std::process::Stdio::null())
+        .stdout(std::process::Stdio::null())
+        .stderr(std::process::Stdio::null())
+        .spawn()
+        .expect("this test needs Xvfb: run `make deps`");
+    let outcome = std::panic::catch_unwind(|| {
+        eventually("the X server listens", 20, || socket.exists().then_some(()));
+        let out = workdir.command(&["start", "-n", "1", "-X"]).env("DISPLAY", ":77").output().unwrap();
+        assert!(out.status.success(), "{}", texts(&out).1);
+        assert!(socket.exists(), "a node that boots must not clear the host's sockets");
+        assert_eq!(workdir.root_sh("node1", "systemctl is-system-running").trim(), "running");
+        workdir
+            .root_sh("node1", "apt-get update -q >/dev/null && apt-get install -qy --no-install-recommends x11-utils");
+        let text = workdir.sh("node1", "xdpyinfo");
+        assert!(text.contains("name of display:    :77") && text.contains("640x480 pixels"), "{text}");
+        // A login by ssh, as jobs have it, knows the display as well.
+        assert_eq!(workdir.sh("frontend", "ssh node1 'echo $DISPLAY'"), ":77\n");
+        workdir.ok(&["stop"]);
+        let out = workdir.command(&["start", "-X"]).env_remove("DISPLAY").output().unwrap();
+        assert!(texts(&out).1.contains("-X needs the variable DISPLAY"), "{}", texts(&out).1);
+    });
+    server.kill().unwrap();
+    server.wait().unwrap();
+    let _ = fs::remove_file(socket);
+    let _ = fs::remove_file("/tmp/.X77-lock");
+    outcome.unwrap();
+}
