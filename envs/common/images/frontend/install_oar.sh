@@ -34,7 +34,8 @@ sed -i -e "s/^\(clustername = \).*/\1oardocker for OAR $VERSION/" -e 's/^\(hostn
     -e 's/^\(dbtype.*\)mysql.*/\1psql/' -e 's/^\(dbport.*\)3306.*/\15432/' /etc/oar/monika.conf
 chown www-data /etc/oar/monika.conf
 
-# Drawgantt
+# Drawgantt: one hour, in which jobs of a minute can be seen.
+sed -i -e "s/^\(\$CONF\['default_timespan'\] = \)[^;]*/\13600/" /etc/oar/drawgantt-config.inc.php
 sed -i -e "s/\(\['db_type'\]=\)\"[^\"]*\"/\1\"pg\"/" -e "s/\(\['db_server'\]=\)\"[^\"]*\"/\1\"server\"/" \
     -e "s/\(\['db_port'\]=\)\"[^\"]*\"/\1\"5432\"/" \
     -e "s/\"My OAR resources\"/\"oardocker resources for OAR $VERSION\"/" /etc/oar/drawgantt-config.inc.php

@@ -149,6 +149,7 @@ configure_common() {
     set_conf JOB_RESOURCE_MANAGER_PROPERTY_DB_FIELD cpuset
     set_conf WALLTIME_CHANGE_ENABLED yes
     set_conf WALLTIME_MAX_INCREASE -1
+    set_conf USERS_ALLOWED_HOLD_RESUME yes
     set_conf KILL_INNER_JOBS_WITH_CONTAINER yes
 }
 
