@@ -300,10 +300,10 @@ fn bullseye() {
 fn debian_packages() {
     require_root();
     let _alone = alone();
+    let mut masks = Vec::new();
     for (env, version) in [("bookworm", "2.5.9"), ("trixie", "2.6.1")] {
         let workdir = Workdir::named(env);
-        workdir.ok(&["init", "-f", "-e", env, "build", "-q", "stop"]);
-        let before = host_state();
+        workdir.ok(&["init", "-f", "-e", env, "build", "-q"]);
         let text = workdir.ok(&["install", "deb"]);
         assert!(text.contains("Installing OAR from Debian's packages"), "{text}");
         assert_eq!(text.matches(&format!("Saved: OAR {version} (deb)")).count(), 3, "{text}");
@@ -321,9 +321,26 @@ fn debian_packages() {
         // On a host with v2 alone only OAR 2.6 confines jobs.
         let choice = if version == "2.5.9" { "none" } else { "systemd" };
         assert_eq!(chosen_on_a_unified_host(&workdir), format!("jobs are confined by: {choice}\n"));
+        masks.push(cpu_masks(&workdir, "/usr/local/lib/oardocker/bin/hwloc-calc"));
+        if env == "trixie" {
+            masks.push(cpu_masks(&workdir, "/usr/bin/hwloc-calc"));
+        }
         workdir.ok(&["stop"]);
-        assert_same_state(&before, &host_state());
     }
+    assert!(masks[0].contains("ay 0x0002 0x80 0x01"), "{}", masks[0]);
+    assert!(masks.iter().all(|m| *m == masks[0]), "our hwloc-calc differs from trixie's: {masks:#?}");
+}
+
+/// What a `hwloc-calc` gives OAR 2.6's systemd job manager for some sets of processing units.
+fn cpu_masks(workdir: &Workdir, program: &str) -> String {
+    workdir.sh(
+        "node1",
+        &format!(
+            "for units in pu:0 'pu:0 pu:1' 'pu:7 pu:8' pu:15 pu:31 pu:32 'pu:63 pu:64' 'pu:1 pu:138'; do for o in cof nof; do\n\
+             {program} -i 'node:70 core:2 pu:1' --$o systemd-dbus-api --pi $units\n\
+             done; done"
+        ),
+    )
 }
 
 /// What `choose_job_manager.sh` says on a node that has no v1 controllers, only v2's cpuset.
@@ -336,6 +353,33 @@ fn chosen_on_a_unified_host(workdir: &Workdir) -> String {
              mount --bind /run/controllers /sys/fs/cgroup/cgroup.controllers\n\
              bash /var/lib/container/init-scripts/choose_job_manager.sh'",
     )
+}
+
+/// What users may edit is used: `custom_setup.sh` of every role at build, the init scripts at start.
+#[test]
+fn your_own_changes() {
+    require_root();
+    let _alone = alone();
+    let workdir = Workdir::named("custom");
+    workdir.ok(&["init", "-f", "-e", "trixie"]);
+    let dir = workdir.root.join(".oardocker");
+    for role in ["base", "rsyslog", "frontend", "node", "server"] {
+        let script = format!("#!/bin/bash\nset -e\necho {role} >> /custom\n");
+        fs::write(dir.join("images").join(role).join("custom_setup.sh"), script).unwrap();
+    }
+    workdir.ok(&["init", "-f", "-e", "trixie"]);
+    let queues = dir.join("init-scripts/create_queues.sh");
+    let original = fs::read_to_string(&queues).unwrap();
+    workdir.ok(&["build", "-q", "install", oar_tarball().to_str().unwrap()]);
+    fs::write(&queues, format!("{original}echo mine > /run/queues\n")).unwrap();
+    workdir.ok(&["start", "-n", "1"]);
+    for (host, role) in [("rsyslog", "rsyslog"), ("frontend", "frontend"), ("node1", "node"), ("server", "server")] {
+        assert_eq!(workdir.root_sh(host, "cat /custom"), format!("base\n{role}\n"), "{host}");
+    }
+    assert_eq!(workdir.root_sh("server", "cat /run/queues"), "mine\n");
+    let listed = workdir.sh("frontend", "oarsub -q Q1 -l core=1 true");
+    assert!(listed.contains("OAR_JOB_ID="), "the queue that the script made takes jobs: {listed}");
+    workdir.ok(&["destroy", "-f"]);
 }
 
 #[test]
