@@ -2,7 +2,7 @@
 
 PACKAGES = containerd runc nftables mmdebstrap protobuf-compiler docker-registry zsh fish iproute2 git make gcc \
            libc6-dev ca-certificates python3 util-linux hostname debian-archive-keyring apt-utils dpkg-dev \
-           docker.io podman netavark iptables curl xvfb
+           docker.io podman netavark iptables curl xvfb gpg gpgv gpg-agent
 OAR = target/oar.tar.gz
 BINARY = target/debug/oardocker
 

@@ -274,7 +274,7 @@ mod tests {
         assert_eq!(at("build --no-r"), ["--no-rm", "--no-rebuild"]);
         assert_eq!(at("--work"), ["--workdir"]);
         assert_eq!(at("--workdir "), [":directories"]);
-        assert_eq!(at("init -e b"), ["bookworm", "bullseye"]);
+        assert_eq!(at("init -e b"), ["bookworm", "bullseye", "buster"]);
         assert_eq!(at("init --env=tri"), ["--env=trixie"]);
         assert_eq!(at("start -v /a:/b:"), ["/a:/b:ro", "/a:/b:rw", "/a:/b:cow"]);
         assert_eq!(at("start -v /a"), [":files"]);

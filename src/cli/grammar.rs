@@ -267,12 +267,14 @@ pub const COMMANDS: &[Cmd] = &[
         name: "install",
         summary: "Install and configure OAR from src",
         about: "SRC is a tarball, a directory, a git working tree, the URL of a tarball, or git+URL of a repository with \
-                @ and a branch or tag if need be. It is never written to. A running cluster is stopped first.",
+                @ and a branch or tag if need be. It is never written to. The word deb stands for the Debian packages of \
+                the environment's own suite. A running cluster is stopped first.",
         options: &[],
         args: Args::One("src", None),
         examples: &[
             ("oardocker install oar-2.6.1.tar.gz", "from a tarball"),
             ("oardocker install . start", "from the working tree, then start"),
+            ("oardocker install deb", "from Debian's packages"),
             ("oardocker install git+https://github.com/oar-team/oar.git@2.5", "a branch of a repository"),
         ],
     },

@@ -6,7 +6,7 @@ use crate::engine::{Engine, ImageRecord, Mount, ProcessSpec, Purpose};
 use crate::error::{Context as _, Error, Result};
 use crate::image::build::{Builder, Definition, Network as BuildNetwork, Sandbox};
 use crate::net::{self, Network};
-use crate::source::Mountable;
+use crate::source::{Form, PACKAGES, Prepared};
 use crate::workdir::{Workdir, templates};
 use async_trait::async_trait;
 use std::collections::{BTreeMap, HashMap};
@@ -97,11 +97,7 @@ fn tagged(name: &str) -> String {
 }
 
 /// Runs each role's install script on its `:base` image and keeps the result as `:latest`. Returns names, ids, comments.
-pub async fn install(
-    builder: &Builder,
-    workdir: &Workdir,
-    source: &Mountable,
-) -> Result<Vec<(String, String, String)>> {
+pub async fn install(builder: &Builder, workdir: &Workdir, source: &Prepared) -> Result<Vec<(String, String, String)>> {
     let script = workdir
         .manifest
         .install_script
@@ -136,7 +132,7 @@ pub async fn install(
 async fn install_on(
     builder: &Builder,
     workdir: &Workdir,
-    source: &Mountable,
+    source: &Prepared,
     script: &str,
     role: &str,
 ) -> Result<(String, crate::engine::Image, String)> {
@@ -146,15 +142,19 @@ async fn install_on(
         .image(&name)
         .await?
         .ok_or_else(|| Error::new(format!("image {} is not there", workdir.image_name(role, "base"))))?;
-    let inside = if source.is_file { format!("{SOURCE_INSIDE}/oar.tar.gz") } else { format!("{SOURCE_INSIDE}/oar") };
+    let (argument, mounted) = match &source.form {
+        Form::File(path) => (format!("{SOURCE_INSIDE}/oar.tar.gz"), Some(path)),
+        Form::Directory(path) => (format!("{SOURCE_INSIDE}/oar"), Some(path)),
+        Form::Packages => (PACKAGES.to_owned(), None),
+    };
     let env = image.config.config().as_ref().and_then(|c| c.env().clone()).unwrap_or_default();
     let process = ProcessSpec {
-        args: vec![script.to_owned(), inside.clone()],
+        args: vec![script.to_owned(), argument.clone()],
         env: env.into_iter().chain(["HOME=/root".to_owned()]).collect(),
         cwd: "/root".into(),
         ..ProcessSpec::default()
     };
-    let mounts = vec![
+    let mut mounts = vec![
         Mount {
             target: "/tmp".into(),
             kind: "tmpfs".into(),
@@ -167,8 +167,8 @@ async fn install_on(
             source: "tmpfs".into(),
             options: ["nosuid", "nodev", "mode=755"].map(Into::into).to_vec(),
         },
-        Mount::bind(source.path.to_string_lossy(), inside, true),
     ];
+    mounts.extend(mounted.map(|path| Mount::bind(path.to_string_lossy(), argument, true)));
     let step = builder.engine.begin_step(image.chain_id().as_deref()).await?;
     let mut comment = String::new();
     let outcome = async {

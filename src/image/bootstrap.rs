@@ -3,21 +3,31 @@
 use super::layer;
 use crate::engine::Layer;
 use crate::error::{Context as _, Error, Result};
+use std::fs::Permissions;
+use std::io::Write as _;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::Stdio;
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::Command;
+
+/// Suites that nobody signs any more: their keys have expired, and are not among those that apt trusts.
+const ARCHIVED: [&str; 3] = ["jessie", "stretch", "buster"];
+
+/// Lets apt accept a good signature by a key that has expired since; the base images use it too.
+const GPGV: &str = include_str!("../../images/debian/gpgv_expired_keys");
+
+/// Debian's keys, those of suites out of support apart.
+const KEYRINGS: &str =
+    "/usr/share/keyrings/debian-archive-keyring.gpg,/usr/share/keyrings/debian-archive-removed-keys.gpg";
 
 /// Where the packages of a suite are.
 pub fn mirror(suite: &str) -> String {
     if let Some(mirror) = std::env::var("OARDOCKER_MIRROR").ok().filter(|m| !m.is_empty()) {
         return mirror;
     }
-    match suite {
-        // Out of support, so only the archive has them.
-        "jessie" | "stretch" | "buster" => "http://archive.debian.org/debian".into(),
-        _ => "http://deb.debian.org/debian".into(),
-    }
+    let host = if ARCHIVED.contains(&suite) { "archive.debian.org" } else { "deb.debian.org" };
+    format!("http://{host}/debian")
 }
 
 /// The suite in `debian:<suite>`, if the name is one.
@@ -27,12 +37,35 @@ pub fn suite(image: &str) -> Option<&str> {
     suite.chars().all(|c| c.is_ascii_lowercase()).then_some(suite)
 }
 
+/// What mmdebstrap is told about the packages' origin. `gpgv` is a file with [`GPGV`].
+fn origin(suite: &str, mirror: &str, gpgv: &Path) -> Vec<String> {
+    if !ARCHIVED.contains(&suite) {
+        return vec![suite.into(), "-".into(), mirror.into()];
+    }
+    vec![
+        "--aptopt=Acquire::Check-Valid-Until \"false\"".into(),
+        format!("--aptopt=Apt::Key::gpgvcommand \"{}\"", gpgv.display()),
+        suite.into(),
+        "-".into(),
+        format!("deb [signed-by={KEYRINGS}] {mirror} {suite} main"),
+    ]
+}
+
+/// A program in a file that apt's own user may run.
+fn program(text: &str) -> std::io::Result<tempfile::TempPath> {
+    let mut file =
+        tempfile::Builder::new().prefix("oardocker-gpgv-").permissions(Permissions::from_mode(0o755)).tempfile()?;
+    file.write_all(text.as_bytes())?;
+    Ok(file.into_temp_path())
+}
+
 /// Makes the layer of a minimal Debian.
 pub async fn bootstrap(suite: &str, to: &Path, line: &(dyn Fn(&str) + Sync)) -> Result<Layer> {
     let mirror = mirror(suite);
     let doing = || format!("cannot bootstrap debian:{suite} from {mirror}");
     line(&format!("Bootstrapping debian:{suite} from {mirror} with mmdebstrap"));
     let tar = tempfile::NamedTempFile::new_in(to.parent().unwrap_or(Path::new("/tmp"))).doing(doing)?;
+    let gpgv = program(GPGV).doing(doing)?;
     let mut child = Command::new("mmdebstrap")
         .args(["--variant=minbase", "--mode=root", "--format=tar", "--include=ca-certificates"])
         // Package files are written once and flushed with the layer; fsync for each costs most of the time.
@@ -40,7 +73,7 @@ pub async fn bootstrap(suite: &str, to: &Path, line: &(dyn Fn(&str) + Sync)) -> 
         .args(["--dpkgopt=path-exclude=/usr/share/locale/*", "--dpkgopt=path-include=/usr/share/locale/locale.alias"])
         // mmdebstrap copies these two from the host; in an image they are only mount points.
         .arg("--customize-hook=rm -f \"$1/etc/resolv.conf\" \"$1/etc/hostname\"; : > \"$1/etc/resolv.conf\"; : > \"$1/etc/hosts\"")
-        .args([suite, "-", &mirror])
+        .args(origin(suite, &mirror, &gpgv))
         .env("SOURCE_DATE_EPOCH", super::EPOCH.to_string())
         .stdin(Stdio::null())
         .stdout(tar.reopen().doing(doing)?)
@@ -89,5 +122,10 @@ mod tests {
         assert_eq!(suite("oardocker/debian12"), None);
         assert_eq!(mirror("stretch"), "http://archive.debian.org/debian");
         assert_eq!(mirror("trixie"), "http://deb.debian.org/debian");
+        let gpgv = Path::new("/x/gpgv");
+        assert_eq!(origin("trixie", "http://m", gpgv), ["trixie", "-", "http://m"]);
+        let archived = origin("buster", "http://m", gpgv);
+        assert!(archived.contains(&"--aptopt=Apt::Key::gpgvcommand \"/x/gpgv\"".to_owned()), "{archived:?}");
+        assert!(archived.last().unwrap().ends_with("removed-keys.gpg] http://m buster main"), "{archived:?}");
     }
 }

@@ -1,4 +1,4 @@
-//! Where OAR comes from: something on the host that an install container can read.
+//! Where OAR comes from: something on the host that an install container can read, or the suite's own packages.
 //!
 //! Knows tar files, directories, git and HTTP; knows no container. The user's files are never written to.
 
@@ -7,17 +7,20 @@ mod http;
 mod tarball;
 
 use crate::error::{Error, Result};
-use std::fs;
 use std::path::{Path, PathBuf};
+use std::{fmt, fs};
 
 /// The file by which an OAR source tree is known: OAR 2's version, or OAR 3's package.
 const MARKS: [&str; 2] = ["sources/core/common-libs/lib/OAR/Version.pm", "oar/__init__.py"];
 
+/// The word for Debian's packages. A file of that name is `./deb`.
+pub const PACKAGES: &str = "deb";
+
 /// What the user named, looked at and found to be OAR.
 #[derive(Debug)]
 pub struct Source {
-    /// File or directory on the host.
-    pub path: PathBuf,
+    /// File or directory on the host; of packages, their name.
+    path: PathBuf,
     kind: Kind,
 }
 
@@ -26,21 +29,35 @@ enum Kind {
     Tarball,
     Directory,
     Git,
+    Packages,
 }
 
-/// A source that can be mounted read-only.
+/// What the install script is given.
 #[derive(Debug)]
-pub struct Mountable {
-    /// File or directory on the host.
-    pub path: PathBuf,
-    /// True for a tarball.
-    pub is_file: bool,
+pub struct Prepared {
+    /// What to mount read-only.
+    pub form: Form,
     /// A temporary copy, removed with this value.
     _copy: Option<tempfile::TempDir>,
 }
 
-/// Opens what the user named: a path, the URL of a tarball, or `git+URL[@ref]`. What comes from afar is kept in `cache`.
+/// A source as the install container sees it.
+#[derive(Debug)]
+pub enum Form {
+    /// A tarball on the host.
+    File(PathBuf),
+    /// A directory on the host.
+    Directory(PathBuf),
+    /// Nothing to mount.
+    Packages,
+}
+
+/// Opens what the user named: a path, the URL of a tarball, `git+URL[@ref]` or `deb`. What comes from afar is kept in
+/// `cache`.
 pub async fn open(text: &str, cache: &Path, say: &(dyn Fn(&str) + Sync)) -> Result<Source> {
+    if text == PACKAGES {
+        return Ok(Source { path: PACKAGES.into(), kind: Kind::Packages });
+    }
     if let Some(repository) = text.strip_prefix("git+") {
         let (url, reference) = git::parse(repository);
         return local(&git::fetch(&url, reference.as_deref(), cache, say)?.to_string_lossy());
@@ -59,7 +76,7 @@ pub async fn open(text: &str, cache: &Path, say: &(dyn Fn(&str) + Sync)) -> Resu
 fn local(text: &str) -> Result<Source> {
     let path = fs::canonicalize(text).map_err(|e| {
         Error::new(format!("cannot open {text}: {e}"))
-            .hint("SRC is a tarball, a directory with OAR's sources, or a git working tree")
+            .hint("SRC is a tarball, a directory with OAR's sources, a git working tree, or the word deb")
     })?;
     if !path.is_dir() {
         tarball::check(&path)?;
@@ -74,14 +91,26 @@ fn local(text: &str) -> Result<Source> {
 
 impl Source {
     /// Makes it mountable. Of a git working tree only what git knows is copied, so that build products stay out.
-    pub fn prepare(&self, scratch: &Path) -> Result<Mountable> {
-        match self.kind {
-            Kind::Tarball => Ok(Mountable { path: self.path.clone(), is_file: true, _copy: None }),
-            Kind::Directory => Ok(Mountable { path: self.path.clone(), is_file: false, _copy: None }),
+    pub fn prepare(&self, scratch: &Path) -> Result<Prepared> {
+        let path = self.path.clone();
+        let (form, copy) = match self.kind {
+            Kind::Tarball => (Form::File(path), None),
+            Kind::Directory => (Form::Directory(path), None),
+            Kind::Packages => (Form::Packages, None),
             Kind::Git => {
-                let (path, copy) = git::copy_tree(&self.path, scratch)?;
-                Ok(Mountable { path, is_file: false, _copy: Some(copy) })
+                let (path, copy) = git::copy_tree(&path, scratch)?;
+                (Form::Directory(path), Some(copy))
             }
+        };
+        Ok(Prepared { form, _copy: copy })
+    }
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.kind {
+            Kind::Packages => write!(f, "Debian's packages"),
+            _ => write!(f, "{}", self.path.display()),
         }
     }
 }
@@ -116,8 +145,26 @@ mod tests {
         local(&text.to_string_lossy()).unwrap_err().to_string()
     }
 
-    fn mountable(path: &Path, scratch: &Path) -> Mountable {
+    fn prepared(path: &Path, scratch: &Path) -> Prepared {
         local(&path.to_string_lossy()).unwrap().prepare(scratch).unwrap()
+    }
+
+    fn directory(prepared: &Prepared) -> &Path {
+        match &prepared.form {
+            Form::Directory(path) => path,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[tokio::test]
+    async fn deb_is_a_word() {
+        let tmp = tempfile::tempdir().unwrap();
+        let source = open("deb", tmp.path(), &|_| ()).await.unwrap();
+        assert_eq!(source.to_string(), "Debian's packages");
+        assert!(matches!(source.prepare(tmp.path()).unwrap().form, Form::Packages));
+        for path in ["./deb", "Deb", "deb/"] {
+            assert!(open(path, tmp.path(), &|_| ()).await.unwrap_err().to_string().contains("No such file"), "{path}");
+        }
     }
 
     #[test]
@@ -130,7 +177,7 @@ mod tests {
         oar_tree(&dir.join("tree"));
         fs::write(dir.join("tree/big"), vec![7; 200_000]).unwrap();
         let path = tarball(dir, "oar-2.6.1");
-        assert!(mountable(&path, dir).is_file);
+        assert!(matches!(prepared(&path, dir).form, Form::File(_)));
         let bytes = fs::read(&path).unwrap();
         for cut in [0, 1, 10, bytes.len() / 2, bytes.len() - 4] {
             fs::write(&path, &bytes[..cut]).unwrap();
@@ -147,7 +194,7 @@ mod tests {
         let tree = tmp.path().join("oar");
         assert!(message(tmp.path()).contains("holds no OAR sources"));
         oar_tree(&tree);
-        assert_eq!(mountable(&tree, tmp.path()).path, tree.canonicalize().unwrap());
+        assert_eq!(directory(&prepared(&tree, tmp.path())), tree.canonicalize().unwrap());
         for args in [
             &["init", "-q"][..],
             &["add", "."],
@@ -158,12 +205,12 @@ mod tests {
         }
         fs::write(tree.join("product.o"), "").unwrap();
         fs::write(tree.join(MARKS[0]), "edited").unwrap();
-        let source = mountable(&tree, &tmp.path().join("scratch"));
-        assert!(!source.path.join("product.o").exists());
-        assert_eq!(fs::read_to_string(source.path.join(MARKS[0])).unwrap(), "edited");
-        assert_eq!(git::git(&source.path, &["describe", "--tags"]).unwrap().trim(), "2.6.1");
-        assert!(git::git(&source.path, &["fsck"]).is_ok());
-        let copy = source.path.clone();
+        let source = prepared(&tree, &tmp.path().join("scratch"));
+        let copy = directory(&source).to_owned();
+        assert!(!copy.join("product.o").exists());
+        assert_eq!(fs::read_to_string(copy.join(MARKS[0])).unwrap(), "edited");
+        assert_eq!(git::git(&copy, &["describe", "--tags"]).unwrap().trim(), "2.6.1");
+        assert!(git::git(&copy, &["fsck"]).is_ok());
         drop(source);
         assert!(!copy.exists());
         assert!(tree.join("product.o").exists());

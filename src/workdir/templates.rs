@@ -16,10 +16,12 @@ struct Envs;
 #[folder = "images"]
 struct Images;
 
-/// Names of the environments, sorted.
+/// Names of the environments, sorted. What has no parents is a part of others.
 pub fn environments() -> Vec<String> {
-    let mut names: Vec<String> =
-        Envs::iter().filter_map(|p| p.strip_suffix("/manifest.json").map(Into::into)).collect();
+    let mut names: Vec<String> = Envs::iter()
+        .filter_map(|p| p.strip_suffix("/manifest.json").map(Into::into))
+        .filter(|name: &String| own_manifest(name).is_some_and(|m| m.contains_key("parents")))
+        .collect();
     names.sort();
     names
 }
@@ -39,7 +41,7 @@ pub enum Outcome {
 
 /// Copies an environment to `env_dir`; tells of each file.
 pub fn copy(env: &str, env_dir: &Path, force: bool, mut tell: impl FnMut(Outcome, &Path)) -> Result<()> {
-    let manifest = manifest(env)?;
+    let (manifest, text) = manifest(env)?;
     if env_dir.join("env_id").exists() && !force {
         return Err(Error::new(format!("{} exists already", env_dir.display()))
             .hint("`oardocker init -f` overwrites its files, but never custom_setup.sh"));
@@ -53,6 +55,7 @@ pub fn copy(env: &str, env_dir: &Path, force: bool, mut tell: impl FnMut(Outcome
             files.insert(PathBuf::from(&path[prefix.len()..]), data);
         }
     }
+    files.insert("manifest.json".into(), text.into_bytes());
     for (name, data) in files {
         let path = env_dir.join(&name);
         super::refuse_links(env_dir, &path)?;
@@ -74,12 +77,24 @@ pub fn copy(env: &str, env_dir: &Path, force: bool, mut tell: impl FnMut(Outcome
     Ok(())
 }
 
-fn manifest(env: &str) -> Result<Manifest> {
-    let file = Envs::get(&format!("{env}/manifest.json")).ok_or_else(|| {
+/// An environment's manifest and its text: its own keys, laid over those of its parents.
+fn manifest(env: &str) -> Result<(Manifest, String)> {
+    let own = own_manifest(env).filter(|m| m.contains_key("parents")).ok_or_else(|| {
         Error::usage(format!("there is no environment {env:?}"))
             .hint(format!("choose from {}", environments().join(", ")))
     })?;
-    Manifest::parse(&String::from_utf8_lossy(&file.data))
+    let mut all = serde_json::Map::new();
+    for parent in own["parents"].as_array().into_iter().flatten().filter_map(|p| p.as_str()) {
+        all.extend(own_manifest(parent).unwrap_or_default());
+    }
+    all.extend(own);
+    let text = serde_json::to_string_pretty(&all).expect("JSON can be written") + "\n";
+    Ok((Manifest::parse(&text)?, text))
+}
+
+fn own_manifest(name: &str) -> Option<serde_json::Map<String, serde_json::Value>> {
+    let file = Envs::get(&format!("{name}/manifest.json"))?;
+    Some(serde_json::from_slice(&file.data).expect("it is a JSON object, tests read it"))
 }
 
 fn write(path: &Path, data: &[u8]) -> std::io::Result<()> {
@@ -154,13 +169,92 @@ mod tests {
     }
 
     #[test]
-    fn every_environment_has_what_it_needs() {
-        assert!(environments().contains(&"trixie".to_owned()));
+    fn an_environment_is_its_suite_s_data() {
+        assert_eq!(environments(), ["bookworm", "bullseye", "buster", "stretch", "trixie"]);
         for env in environments() {
-            let manifest = manifest(&env).unwrap();
-            manifest.ports().unwrap();
-            let base = &manifest.build_args["BASE"];
-            assert!(base_image(base).is_some(), "{env} starts from {base}");
+            let (manifest, _) = manifest(&env).unwrap();
+            assert_eq!(manifest.services().unwrap().len(), 5);
+            assert_eq!(manifest.build_args["ENV_NAME"], env);
+            let base = base_image(&manifest.build_args["BASE"]).unwrap();
+            assert_eq!(base.build_args["SUITE"], env, "{env} starts from a base of another suite");
         }
+    }
+
+    /// What the base image of a suite installs.
+    fn packages(suite: &str) -> Vec<String> {
+        let suites = environments();
+        let mut found = Vec::new();
+        for path in Images::iter().filter(|p| p.starts_with("debian/packages/")) {
+            let text = String::from_utf8(Images::get(&path).unwrap().data.into_owned()).unwrap();
+            for line in text.lines().filter(|l| !l.starts_with('#')) {
+                let mut words = line.split(' ');
+                let name = words.next().unwrap();
+                let valid = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "-+.".contains(c);
+                assert!(name.len() > 1 && name.chars().all(valid), "{path}: {line:?}");
+                let lacking: Vec<&str> = words.map(|w| w.strip_prefix('-').unwrap_or("no dash")).collect();
+                assert!(lacking.iter().all(|s| suites.iter().any(|known| known == s)), "{path}: {line:?}");
+                if !lacking.contains(&suite) {
+                    found.push(name.to_owned());
+                }
+            }
+        }
+        found
+    }
+
+    #[test]
+    fn package_lists() {
+        for suite in environments() {
+            let packages = packages(&suite);
+            for name in ["systemd", "openssh-server", "rsyslog", "taktuk", "hwloc-nox", "postgresql", "phppgadmin"] {
+                assert!(packages.iter().any(|p| p == name), "{suite} lacks {name}");
+            }
+            let of = |names: [&str; 2]| names.map(|n| packages.iter().any(|p| p == n));
+            let archived = ["stretch", "buster"].contains(&suite.as_str());
+            assert_eq!(of(["pkg-config", "pkgconf"]), [archived, !archived], "{suite}");
+            assert_eq!(of(["python", "python-is-python3"]), [archived, !archived], "{suite}");
+            assert_eq!(of(["libbpf-dev", "clang"]), [["bookworm", "trixie"].contains(&suite.as_str()); 2], "{suite}");
+        }
+    }
+
+    /// `sources.list` after the base image's script, in a root of its own that mmdebstrap left.
+    fn sources(suite: &str, left: &str) -> (String, PathBuf, tempfile::TempDir) {
+        let root = tempfile::tempdir().unwrap();
+        let apt = root.path().join("etc/apt");
+        for dir in ["apt.conf.d", "sources.list.d", "preferences.d"] {
+            fs::create_dir_all(apt.join(dir)).unwrap();
+        }
+        fs::write(apt.join("sources.list"), left).unwrap();
+        let script = root.path().join("script");
+        fs::write(&script, Images::get("debian/apt_sources.sh").unwrap().data).unwrap();
+        let done = std::process::Command::new("sh").arg(&script).arg(suite).env("ROOT", root.path()).status().unwrap();
+        assert!(done.success());
+        (fs::read_to_string(apt.join("sources.list")).unwrap(), apt, root)
+    }
+
+    #[test]
+    fn sources_of_a_suite() {
+        let signed = "deb [signed-by=/a.gpg,/b.gpg] http://archive.debian.org/debian stretch main\n";
+        let (text, apt, _root) = sources("stretch", signed);
+        assert_eq!(
+            text,
+            "deb http://archive.debian.org/debian stretch main\n\
+             deb http://archive.debian.org/debian-security stretch/updates main\n"
+        );
+        let conf = fs::read_to_string(apt.join("apt.conf.d/99archive")).unwrap();
+        assert!(conf.contains("Check-Valid-Until \"false\"") && conf.contains("gpgv_expired_keys"), "{conf}");
+        assert!(!apt.join("sources.list.d/borrowed.list").exists());
+
+        let (text, apt, _root) = sources("bookworm", "deb http://mirror/debian bookworm main\n");
+        assert_eq!(
+            text,
+            "deb http://mirror/debian bookworm main\ndeb http://mirror/debian bookworm-updates main\n\
+             deb http://mirror/debian-security bookworm-security main\n"
+        );
+        assert!(!apt.join("apt.conf.d/99archive").exists());
+        let borrowed = fs::read_to_string(apt.join("sources.list.d/borrowed.list")).unwrap();
+        assert_eq!(borrowed, "deb http://mirror/debian trixie main\n");
+        let (text, apt, _root) = sources("trixie", "");
+        assert!(text.starts_with("deb http://deb.debian.org/debian trixie main\n"), "{text}");
+        assert!(!apt.join("sources.list.d/borrowed.list").exists());
     }
 }

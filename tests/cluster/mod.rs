@@ -1,6 +1,8 @@
 //! The whole journey with a real OAR, for every environment that can be built here.
 
+mod archived;
 mod coexist;
+mod jobs;
 
 use crate::support::{
     Engine, Pty, Workdir, alone, assert_same_state, eventually, host_state, oar_tarball, require_root, state_on, texts,
@@ -36,7 +38,8 @@ pub fn submit(workdir: &Workdir, line: &str) -> String {
     id.unwrap_or_else(|| panic!("no job id in: {text}")).to_owned()
 }
 
-fn job_field(workdir: &Workdir, id: &str, field: &str) -> String {
+/// A line of `oarstat -fj`.
+pub fn job_field(workdir: &Workdir, id: &str, field: &str) -> String {
     let text = workdir.sh("frontend", &format!("oarstat -fj {id}"));
     let line = text.lines().find_map(|l| l.trim().strip_prefix(&format!("{field} = ")).map(ToOwned::to_owned));
     line.unwrap_or_default()
@@ -144,14 +147,17 @@ fn confinement(workdir: &Workdir) {
     let id = submit(
         workdir,
         "oarsub -l core=1,walltime=0:5 'grep Cpus_allowed_list /proc/self/status; cat /proc/self/cgroup; \
-         echo ready; bash -c \"exec -a sleeper sleep 997\" & setsid sleep 998 & sleep 999'",
+         nproc; echo ready; bash -c \"exec -a sleeper sleep 997\" & setsid sleep 998 & sleep 999'",
     );
     wait_state(workdir, &id, "Running");
     let out = eventually("the job has begun", 20, || {
         Some(workdir.sh("frontend", &format!("cat OAR.{id}.stdout"))).filter(|t| t.contains("ready"))
     });
     assert!(out.contains("Cpus_allowed_list:\t0\n") || out.contains("Cpus_allowed_list:\t1\n"), "one core only: {out}");
-    assert!(out.contains(&format!(":cpuset:/oar/docker_{id}\n")), "{out}");
+    assert!(out.contains("\n1\nready"), "its programs count one core: {out}");
+    for controller in ["cpuset", "memory", "freezer"] {
+        assert!(out.contains(&format!(":{controller}:/oar/docker_{id}\n")), "{controller}: {out}");
+    }
     let host = workdir
         .sh("frontend", &format!("oarstat -fj {id}"))
         .lines()
@@ -206,6 +212,9 @@ fn services(workdir: &Workdir) {
     assert!(status.contains("200") && page.contains("node3"), "{status} {page}");
     let (status, page) = get(40080, "/drawgantt-svg/", "");
     assert!(status.contains("200") && page.to_lowercase().contains("svg"), "{status} {page}");
+    let (status, page) = get(40080, "/phppgadmin/", "");
+    assert!(status.contains("200") && page.contains("phpPgAdmin"), "{status} {page}");
+    assert!(php_pg_admin(workdir).contains("node3"), "it shows the table of resources to whom it let in");
     let addresses = std::process::Command::new("hostname").arg("-I").output().unwrap();
     for address in texts(&addresses).0.split_whitespace().filter(|a| a.contains('.') && !a.starts_with("10.15")) {
         let address = format!("{address}:46668").parse().unwrap();
@@ -224,6 +233,18 @@ fn services(workdir: &Workdir) {
     let text = workdir.fails(2, &["start", "--port-bindings-offset", "60000"]);
     assert!(text.contains("beyond 65535"), "{text}");
     assert_eq!(taken, workdir.env_id());
+}
+
+/// Logs in to phpPgAdmin as a browser does; its page of OAR's resources.
+fn php_pg_admin(workdir: &Workdir) -> String {
+    workdir.sh(
+        "frontend",
+        "server=server%3A5432%3Aallow base=http://localhost/phppgadmin jar=$(mktemp)\n\
+         field=$(curl -sL -c $jar -b $jar \"$base/redirect.php?subject=server&server=$server\" | grep -o 'loginPassword_[0-9a-f]*' | head -n 1)\n\
+         curl -sL -c $jar -b $jar -d \"subject=server&server=$server&loginServer=$server&loginUsername=oar&$field=oar\" \
+             $base/redirect.php | grep -q 'logged in as user' || echo refused\n\
+         curl -sL -b $jar \"$base/display.php?server=$server&database=oar&schema=public&table=resources&subject=table\"",
+    )
 }
 
 /// What a process inside finds: user, variables, names, network, volumes.
@@ -293,6 +314,93 @@ fn bookworm() {
 #[test]
 fn bullseye() {
     journey(Engine::Containerd, "bullseye");
+}
+
+/// OAR from the suite's own packages, the one before 2.6 and the one since.
+#[test]
+fn debian_packages() {
+    require_root();
+    let _alone = alone();
+    let mut masks = Vec::new();
+    for (env, version) in [("bookworm", "2.5.9"), ("trixie", "2.6.1")] {
+        let workdir = Workdir::named(env);
+        workdir.ok(&["init", "-f", "-e", env, "build", "-q"]);
+        let text = workdir.ok(&["install", "deb"]);
+        assert!(text.contains("Installing OAR from Debian's packages"), "{text}");
+        assert_eq!(text.matches(&format!("Saved: OAR {version} (deb)")).count(), 3, "{text}");
+        workdir.ok(&["start", "-n", "2"]);
+        let id = submit(&workdir, "oarsub -l nodes=2/core=1,walltime=0:5 'oarsh node2 cat /proc/self/cpuset; nproc'");
+        wait_state(&workdir, &id, "Terminated");
+        assert_eq!(workdir.sh("frontend", &format!("cat OAR.{id}.stdout")), format!("/oar/docker_{id}\n1\n"));
+        let (status, body) = get(46668, "/oarapi/jobs/details.json?state=Terminated", "");
+        assert!(status.contains("200") && body.contains("oarsh node2"), "{status} {body}");
+        let (status, page) = get(40080, "/monika", "");
+        assert!(status.contains("200") && page.contains("node2"), "{status} {page}");
+        for host in ["frontend", "server", "node1"] {
+            assert_eq!(workdir.root_sh(host, "systemctl is-system-running || systemctl --failed").trim(), "running");
+        }
+        // On a host with v2 alone only OAR 2.6 confines jobs.
+        let choice = if version == "2.5.9" { "none" } else { "systemd" };
+        assert_eq!(chosen_on_a_unified_host(&workdir), format!("jobs are confined by: {choice}\n"));
+        masks.push(cpu_masks(&workdir, "/usr/local/lib/oardocker/bin/hwloc-calc"));
+        if env == "trixie" {
+            masks.push(cpu_masks(&workdir, "/usr/bin/hwloc-calc"));
+        }
+        workdir.ok(&["stop"]);
+    }
+    assert!(masks[0].contains("ay 0x0002 0x80 0x01"), "{}", masks[0]);
+    assert!(masks.iter().all(|m| *m == masks[0]), "our hwloc-calc differs from trixie's: {masks:#?}");
+}
+
+/// What a `hwloc-calc` gives OAR 2.6's systemd job manager for some sets of processing units.
+fn cpu_masks(workdir: &Workdir, program: &str) -> String {
+    workdir.sh(
+        "node1",
+        &format!(
+            "for units in pu:0 'pu:0 pu:1' 'pu:7 pu:8' pu:15 pu:31 pu:32 'pu:63 pu:64' 'pu:1 pu:138'; do for o in cof nof; do\n\
+             {program} -i 'node:70 core:2 pu:1' --$o systemd-dbus-api --pi $units\n\
+             done; done"
+        ),
+    )
+}
+
+/// What `choose_job_manager.sh` says on a node that has no v1 controllers, only v2's cpuset.
+fn chosen_on_a_unified_host(workdir: &Workdir) -> String {
+    workdir.root_sh(
+        "node1",
+        "unshare --mount sh -ec '\
+             mount -t tmpfs none /dev/oar_cgroups_links\n\
+             echo cpuset cpu > /run/controllers\n\
+             mount --bind /run/controllers /sys/fs/cgroup/cgroup.controllers\n\
+             bash /var/lib/container/init-scripts/choose_job_manager.sh'",
+    )
+}
+
+/// What users may edit is used: `custom_setup.sh` of every role at build, the init scripts at start.
+#[test]
+fn your_own_changes() {
+    require_root();
+    let _alone = alone();
+    let workdir = Workdir::named("custom");
+    workdir.ok(&["init", "-f", "-e", "trixie"]);
+    let dir = workdir.root.join(".oardocker");
+    for role in ["base", "rsyslog", "frontend", "node", "server"] {
+        let script = format!("#!/bin/bash\nset -e\necho {role} >> /custom\n");
+        fs::write(dir.join("images").join(role).join("custom_setup.sh"), script).unwrap();
+    }
+    workdir.ok(&["init", "-f", "-e", "trixie"]);
+    let queues = dir.join("init-scripts/create_queues.sh");
+    let original = fs::read_to_string(&queues).unwrap();
+    workdir.ok(&["build", "-q", "install", oar_tarball().to_str().unwrap()]);
+    fs::write(&queues, format!("{original}echo mine > /run/queues\n")).unwrap();
+    workdir.ok(&["start", "-n", "1"]);
+    for (host, role) in [("rsyslog", "rsyslog"), ("frontend", "frontend"), ("node1", "node"), ("server", "server")] {
+        assert_eq!(workdir.root_sh(host, "cat /custom"), format!("base\n{role}\n"), "{host}");
+    }
+    assert_eq!(workdir.root_sh("server", "cat /run/queues"), "mine\n");
+    let listed = workdir.sh("frontend", "oarsub -q Q1 -l core=1 true");
+    assert!(listed.contains("OAR_JOB_ID="), "the queue that the script made takes jobs: {listed}");
+    workdir.ok(&["destroy", "-f"]);
 }
 
 #[test]

@@ -20,7 +20,7 @@ fi
 
 if [ -d $LIB/oarsh.$choice ]; then
     install -m 755 $LIB/oarsh.$choice/oarsh $LIB/oarsh.$choice/oarsh_shell $LIB/
-    install -m 755 $LIB/oarsh.$choice/oarcp /usr/local/bin/
+    install -m 755 $LIB/oarsh.$choice/oarcp ${LIB%/lib/oar}/bin/
 fi
 
 set_conf() {

@@ -1,5 +1,6 @@
 #!/bin/bash
 # Creates one resource per core of every node, in one transaction: oarnodesetting would start Perl for each.
+# Jobs of every kind may have them, those of type deploy too.
 # They begin as Absent and become Alive when their node has booted (nodes_alive.sh).
 export PGHOST=localhost PGUSER=oar PGPASSWORD=oar PGDATABASE=oar
 cores=$(nproc --all)
@@ -18,8 +19,8 @@ mem=$(awk '/^MemTotal/ {print int($2 / 1024 / 1024) + 1}' /proc/meminfo)
     cat <<SQL
 DELETE FROM nodes WHERE name IN (SELECT network_address FROM resources);
 WITH created AS (
-    INSERT INTO resources (network_address, host, state, state_num, cpu, core, cpuset, mem)
-    SELECT name, name, 'Absent', 2, cpu, (cpu - 1) * $cores + i + 1, i, $mem
+    INSERT INTO resources (network_address, host, state, state_num, deploy, cpu, core, cpuset, mem)
+    SELECT name, name, 'Absent', 2, 'YES', cpu, (cpu - 1) * $cores + i + 1, i, $mem
     FROM nodes, generate_series(0, $cores - 1) AS i ORDER BY cpu, i
     RETURNING resource_id
 )

@@ -25,7 +25,7 @@ pub(super) async fn run(context: &mut Context, params: Params) -> Result<()> {
     let roles: Vec<&str> = workdir.manifest.install_on.iter().map(String::as_str).collect();
     images::require(engine.as_ref(), &workdir, &roles, "base").await?;
     stop::quietly(context, &workdir).await?;
-    context.ui.line(&format!("Installing {} from {}", workdir.manifest.install_software_name, source.path.display()));
+    context.ui.line(&format!("Installing {} from {source}", workdir.manifest.install_software_name));
     let builder = context.builder(&workdir, Options::default(), false).await?;
     let outcome = match source.prepare(&scratch(&workdir.env_id)) {
         Ok(source) => images::install(&builder, &workdir, &source).await,

@@ -4,15 +4,7 @@
 set -e
 . /usr/local/lib/oardocker/oar_source.sh
 
-# Some releases have a module of further tools, some have one that cannot be built.
-TOOLS=
-make -s -n -C "$SRCDIR" PREFIX=/usr/local tools-build >/dev/null 2>&1 && TOOLS=tools
-for action in build install setup; do
-    make -C "$SRCDIR" PREFIX=/usr/local user-$action ${TOOLS:+tools-$action} node-$action \
-        drawgantt-svg-$action monika-$action www-conf-$action api-$action
-done
-install_both_oarsh
-
+install_oar user node api web
 configure_common
 install_oar_keys
 install_unit oar-node.service
@@ -30,8 +22,8 @@ perl -i -pe '
 ' /etc/oar/apache2/oar-restful-api.conf
 grep -q '^Listen 6668' /etc/apache2/ports.conf || grep -q '^Listen 6668' /etc/oar/apache2/oar-restful-api.conf \
     || echo 'Listen 6668' >> /etc/apache2/ports.conf
-sed -i '1s@^/var/www.*@/usr/local/lib/cgi-bin@' /etc/apache2/suexec/www-data
-sed -i 's@/usr/lib/cgi-bin@/usr/local/lib/cgi-bin@' /etc/apache2/conf-available/serve-cgi-bin.conf
+sed -i "1s@^/var/www.*@$PREFIX/lib/cgi-bin@" /etc/apache2/suexec/www-data
+sed -i "s@/usr/lib/cgi-bin@$PREFIX/lib/cgi-bin@" /etc/apache2/conf-available/serve-cgi-bin.conf
 echo "ServerName frontend" > /etc/apache2/conf-available/oardocker.conf
 a2enmod -q suexec headers rewrite cgi fcgid
 a2enconf -q oardocker oar-restful-api oar-web-status
@@ -42,7 +34,8 @@ sed -i -e "s/^\(clustername = \).*/\1oardocker for OAR $VERSION/" -e 's/^\(hostn
     -e 's/^\(dbtype.*\)mysql.*/\1psql/' -e 's/^\(dbport.*\)3306.*/\15432/' /etc/oar/monika.conf
 chown www-data /etc/oar/monika.conf
 
-# Drawgantt
+# Drawgantt: one hour, in which jobs of a minute can be seen.
+sed -i -e "s/^\(\$CONF\['default_timespan'\] = \)[^;]*/\13600/" /etc/oar/drawgantt-config.inc.php
 sed -i -e "s/\(\['db_type'\]=\)\"[^\"]*\"/\1\"pg\"/" -e "s/\(\['db_server'\]=\)\"[^\"]*\"/\1\"server\"/" \
     -e "s/\(\['db_port'\]=\)\"[^\"]*\"/\1\"5432\"/" \
     -e "s/\"My OAR resources\"/\"oardocker resources for OAR $VERSION\"/" /etc/oar/drawgantt-config.inc.php
@@ -55,5 +48,4 @@ if [ -f /etc/phppgadmin/config.inc.php ]; then
     sed -i 's/Require local/Require all granted/' /etc/apache2/conf-available/phppgadmin.conf
 fi
 
-echo "$VERSION" > /oar_version
-echo "$COMMENT"
+finish

@@ -3,11 +3,7 @@
 set -e
 . /usr/local/lib/oardocker/oar_source.sh
 
-make -C "$SRCDIR" PREFIX=/usr/local server-build
-make -C "$SRCDIR" PREFIX=/usr/local server-install
-make -C "$SRCDIR" PREFIX=/usr/local server-setup
-install_both_oarsh
-
+install_oar server
 configure_common
 set_conf OAREXEC_DEBUG_MODE 1
 install_oar_keys
@@ -18,12 +14,11 @@ install -d -o postgres -g postgres -m 2775 /run/postgresql
 BIN=/usr/lib/postgresql/$PGVERSION/bin
 DATA=/var/lib/postgresql/$PGVERSION/main
 pg() {
-    (cd / && setpriv --reuid=postgres --regid=postgres --init-groups "$@")
+    (cd / && runuser -u postgres -- "$@")
 }
 pg "$BIN/pg_ctl" -s -w -D "$DATA" -o "-c config_file=/etc/postgresql/$PGVERSION/main/postgresql.conf" start
 pg psql -q -c "ALTER USER postgres PASSWORD 'postgres'"
-/usr/local/sbin/oar-database --create --db-host localhost --db-admin-user postgres --db-admin-pass postgres
+$PREFIX/sbin/oar-database --create --db-host localhost --db-admin-user postgres --db-admin-pass postgres
 pg "$BIN/pg_ctl" -s -w -m fast -D "$DATA" stop
 
-echo "$VERSION" > /oar_version
-echo "$COMMENT"
+finish
