@@ -5,7 +5,9 @@
 pub mod cow;
 pub mod files;
 pub mod images;
+pub mod legacy;
 pub mod notify;
+pub mod old_folder;
 pub mod plan;
 pub mod request;
 pub mod run;

@@ -5,7 +5,7 @@ use super::notify::Notify;
 use super::plan::{self, Host};
 use super::request::Request;
 use super::volume::Mode;
-use super::{container_id, containers, cow, session};
+use super::{container_id, containers, cow, old_folder, session};
 use crate::cgroup::Cgroups;
 use crate::engine::io::Stdio;
 use crate::engine::{Engine, RootFs, State};
@@ -74,7 +74,7 @@ impl Runner {
     }
 
     async fn try_start(&self, request: &Request, image: &(dyn Fn(&str) -> String + Sync), wait: bool) -> Result<()> {
-        let mut env = BTreeMap::new();
+        let (mut env, mut processes) = (BTreeMap::new(), BTreeMap::new());
         let mut chain = None;
         for role in ["server", "frontend", "rsyslog", "node"] {
             let found = self.engine.image(&image(role)).await?;
@@ -82,10 +82,13 @@ impl Runner {
             if role == "frontend" {
                 chain = found.chain_id();
             }
+            processes.insert(role.to_owned(), old_folder::first_process(&found));
             let config = found.config.config().as_ref();
             env.insert(role.to_owned(), config.and_then(|c| c.env().clone()).unwrap_or_default());
         }
         let mut hosts = plan::hosts(request, &self.cgroups, &env);
+        let old = old_folder::is_old(&request.init_scripts);
+        old_folder::adapt(&mut hosts, &processes, old, &self.cgroups, &request.env_id);
         let names: Vec<String> = hosts.iter().map(|h| h.name.clone()).collect();
 
         let network = Network::create(&request.env_id).await?;
@@ -96,6 +99,7 @@ impl Runner {
         let listed: Vec<(String, Ipv4Addr)> = names.iter().map(|n| (n.clone(), addresses[n])).collect();
         let files = Files::new(&request.env_id);
         files.create(request, &names, &net::hosts(&listed), &net::resolv_conf()?)?;
+        old_folder::console_is_log(&hosts, &files)?;
         let cow = request.volumes.iter().any(|v| v.mode == Mode::CopyOnWrite);
         for name in &names {
             self.cgroups.create(&request.env_id, name)?;
@@ -196,7 +200,7 @@ impl Runner {
     async fn wait_alive(&self, env_id: &str, names: &[String]) -> Result<()> {
         let nodes: Vec<&str> = names.iter().map(String::as_str).filter(|n| n.starts_with("node")).collect();
         let server = container_id(env_id, "server");
-        let mut args = vec!["/bin/bash", "/var/lib/container/init-scripts/nodes_alive.sh"];
+        let mut args = vec!["/bin/bash", "-c", old_folder::WAIT_ALIVE, "wait_alive.sh"];
         args.extend(&nodes);
         let (code, out, err) = session::capture(self.engine.as_ref(), &server, &args).await?;
         if code != 0 {

@@ -1,5 +1,7 @@
 //! The whole journey with a real OAR, for every environment that can be built here.
 
+mod old_folders;
+
 use crate::support::{
     Pty, Workdir, alone, assert_same_state, eventually, host_state, oar_tarball, require_root, texts,
 };
