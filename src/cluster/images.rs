@@ -40,7 +40,10 @@ pub async fn require(engine: &dyn Engine, workdir: &Workdir, roles: &[&str], tag
     let unbuilt = roles.iter().any(|r| !have.contains(&workdir.engine_name(r, workdir.build_tag(r))));
     let error = Error::new(format!("missing images: {}", names.join(", ")));
     Err(if unbuilt {
-        error.hint("run `oardocker build` first, then `oardocker install SRC`")
+        error.hint(match workdir.manifest.install_script {
+            Some(_) => "run `oardocker build` first, then `oardocker install SRC`",
+            None => "run `oardocker build` first",
+        })
     } else {
         error.hint("run `oardocker install SRC` first")
     })

@@ -3,6 +3,7 @@
 //! [`plan`] decides and changes nothing; [`run`] does. Names no engine, no netlink, no nft.
 
 pub mod cow;
+pub mod elsewhere;
 pub mod files;
 pub mod images;
 pub mod legacy;

@@ -4,9 +4,9 @@
 
 use super::files::Files;
 use super::plan::Host;
-use super::role;
+use super::{role, session};
 use crate::cgroup::Cgroups;
-use crate::engine::{Image, Mount};
+use crate::engine::{Engine, Image, Mount};
 use crate::error::{Context as _, Result};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -46,7 +46,17 @@ pub fn adapt(hosts: &mut [Host], processes: &BTreeMap<String, Vec<String>>, old:
         if let Some((_, path)) = cpuset.filter(|_| old && role(&host.name) != "rsyslog") {
             host.spec.mounts.push(Mount::bind(path.to_string_lossy(), "/dev/cpuset", false));
         }
+        // Their scripts change the owner of everything next to OAR's keys.
+        for mount in host.spec.mounts.iter_mut().filter(|m| old && m.target.starts_with("/var/lib/oar/.ssh/")) {
+            *mount = Mount::bind(&mount.source, &mount.target, false);
+        }
     }
+}
+
+/// Their script that installs OAR's keys spoils them when it runs again in the same filesystem, so it must find none.
+pub async fn before_restart(engine: &dyn Engine, id: &str) -> Result<()> {
+    let line = "[ -f /var/lib/container/init-scripts/nodes_alive.sh ] || rm -f /var/lib/oar/.ssh/authorized_keys";
+    session::capture(engine, id, &["/bin/sh", "-c", line]).await.map(|_| ())
 }
 
 /// A log host without systemd writes what it collects to its console, which so becomes the cluster's log.

@@ -283,6 +283,9 @@ impl Runner {
             .map(|name| {
                 let (files, container) = (&files, &known[name]);
                 async move {
+                    if container.state == State::Running {
+                        old_folder::before_restart(self.engine.as_ref(), &container.id).await?;
+                    }
                     let grace = (container.state == State::Running).then_some((SIGRTMIN_3, patience));
                     self.engine.end_task(&container.id, grace).await?;
                     self.engine.restart(&container.id, Stdio::Log(files.console(name))).await?;

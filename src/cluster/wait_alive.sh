@@ -26,7 +26,7 @@ grep -q ':1A0A [0-9A-F:]* 0A ' /proc/net/tcp || { echo "Almighty does not listen
 manager=$(value JOB_RESOURCE_MANAGER_FILE) choice=none
 if [ -n "$(value CPUSET_PATH)" ] && [ -n "$(value JOB_RESOURCE_MANAGER_PROPERTY_DB_FIELD)" ]; then
     if [ -r /dev/oar_cgroups_links/cpuset/tasks ]; then
-        grep -qs oar_cgroups_links "$manager" && choice=cgroups
+        grep -qs /cpuset/tasks "$manager" && choice=cgroups
     elif grep -qsw cpuset /sys/fs/cgroup/cgroup.controllers; then
         grep -qs AllowedCPUs "$manager" && choice=systemd
     fi

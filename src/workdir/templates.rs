@@ -159,8 +159,10 @@ mod tests {
         for env in environments() {
             let manifest = manifest(&env).unwrap();
             manifest.ports().unwrap();
-            let base = &manifest.build_args["BASE"];
-            assert!(base_image(base).is_some(), "{env} starts from {base}");
+            // The others build on an environment in another workdir.
+            if let Some(base) = manifest.build_args.get("BASE") {
+                assert!(base_image(base).is_some(), "{env} starts from {base}");
+            }
         }
     }
 }

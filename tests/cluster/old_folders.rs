@@ -63,6 +63,10 @@ fn edit(workdir: &Workdir, file: &str, from: &str, to: &str) {
 
 /// A folder of the Python tool with what a user may have changed.
 fn old_folder(env: &str) -> Workdir {
+    // A test that failed may have left its cluster, whose ports are the same.
+    for other in ["bookworm", "bullseye"] {
+        let _ = Workdir::named(&format!("old-{other}")).run(&["stop"]);
+    }
     let workdir = Workdir::named(&format!("old-{env}"));
     // -f keeps the id of an earlier run, and with it the images.
     let told = python_side(
