@@ -21,9 +21,15 @@ set_conf API_SECRET_ALGORITHM HS256
 set_conf API_ACCESS_TOKEN_EXPIRE_MINUTES 60
 # A table of queues in OAR 3, where OAR 2 has a number.
 sed -i '/^WALLTIME_MAX_INCREASE=/d' /etc/oar/oar.conf
+# kao of OAR 3.0.3.dev0 calls what serves changed walltimes without its arguments, and dies.
+set_conf WALLTIME_CHANGE_ENABLED no
 chmod 644 /etc/oar/oar.conf
 touch /var/log/oar.log
 chown oar:oar /var/log/oar.log
+
+# Byte code goes here: users cannot write next to the sources, and would compile them with every command.
+install -d -m 1777 /var/cache/oar3
+echo "import sys; sys.pycache_prefix = '/var/cache/oar3'" > $(echo /opt/oar3/lib/python3*/site-packages)/oardocker.pth
 
 # Almighty and what it starts: by today's names, and as oar3-almighty and so on.
 for name in almighty appendice-proxy bipbip-commander bipbip leon sarko finaud node-change-state greta; do
