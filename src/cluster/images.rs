@@ -176,7 +176,10 @@ async fn install_on(
         if code != 0 {
             return Err(Error::new(format!("{script} ended with exit code {code} on {role}")).detail(tail));
         }
-        comment = tail.iter().rev().find(|l| !l.trim().is_empty()).cloned().unwrap_or_default();
+        // The comment is the last line on stdout, but a late word of stderr can come behind it.
+        let name = format!("{} ", workdir.manifest.install_software_name);
+        let last = || tail.iter().rev().find(|l| !l.trim().is_empty());
+        comment = tail.iter().rev().find(|l| l.starts_with(&name)).or_else(last).cloned().unwrap_or_default();
         builder.store(&step).await
     }
     .await;

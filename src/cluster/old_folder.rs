@@ -36,7 +36,13 @@ fn is_init(process: &[String]) -> bool {
 }
 
 /// Gives each host the first process of its role's image, and those of an old folder what they look for.
-pub fn adapt(hosts: &mut [Host], processes: &BTreeMap<String, Vec<String>>, old: bool, cgroups: &Cgroups, env_id: &str) {
+pub fn adapt(
+    hosts: &mut [Host],
+    processes: &BTreeMap<String, Vec<String>>,
+    old: bool,
+    cgroups: &Cgroups,
+    env_id: &str,
+) {
     for host in hosts {
         if let Some(process) = processes.get(&host.role) {
             host.spec.process.args.clone_from(process);

@@ -1,5 +1,6 @@
 //! The whole journey with a real OAR, for every environment that can be built here.
 
+mod oar3;
 mod old_folders;
 
 use crate::support::{

@@ -82,7 +82,12 @@ fn old_folder(env: &str) -> Workdir {
     )
     .unwrap();
     edit(&workdir, "images/server/Dockerfile", "ENV COLOR red\n", "ENV COLOR red\nRUN echo edited > /etc/edited\n");
-    edit(&workdir, "manifest.json", "[\"Monika\"", "[\"Netcat\", \" (tcp test)\", \"5000\", \"TCP: \"],\n        [\"Monika\"");
+    edit(
+        &workdir,
+        "manifest.json",
+        "[\"Monika\"",
+        "[\"Netcat\", \" (tcp test)\", \"5000\", \"TCP: \"],\n        [\"Monika\"",
+    );
     // OAR 2.6.1 has no tools module that can be built.
     for action in ["BUILD", "INSTALL", "SETUP"] {
         let value = action.to_lowercase();
