@@ -4,7 +4,7 @@
 
 use super::files::Files;
 use super::plan::Host;
-use super::{role, session};
+use super::{container_id, role, session};
 use crate::cgroup::Cgroups;
 use crate::engine::{Engine, Image, Mount};
 use crate::error::{Context as _, Result};
@@ -57,6 +57,17 @@ pub fn adapt(
             *mount = Mount::bind(&mount.source, &mount.target, false);
         }
     }
+}
+
+/// Where no job manager fits the host's cgroups, OAR must not use one: its jobs would fail. Our own init-scripts see to
+/// that at boot.
+pub async fn unconfine(engine: &dyn Engine, env_id: &str, names: &[String]) -> Result<()> {
+    let line = "[ ! -f /etc/oar/oar.conf ] || \
+                sed -i 's/^JOB_RESOURCE_MANAGER_PROPERTY_DB_FIELD=/#&/; s/^CPUSET_PATH=/#&/' /etc/oar/oar.conf";
+    let work = names.iter().map(|name| async move {
+        session::capture(engine, &container_id(env_id, name), &["/bin/sh", "-c", line]).await.map(|_| ())
+    });
+    futures::future::join_all(work).await.into_iter().collect()
 }
 
 /// Their script that installs OAR's keys spoils them when it runs again in the same filesystem, so it must find none.

@@ -215,6 +215,7 @@ impl Runner {
         let (_, manager, _) =
             session::capture(self.engine.as_ref(), &server, &["/bin/cat", "/run/oardocker-job-manager"]).await?;
         if manager.trim() == "none" {
+            old_folder::unconfine(self.engine.as_ref(), env_id, names).await?;
             (self.listener)(Event::Note(
                 "OAR has no job manager for this host's cgroups: jobs run, but are not confined to their cores".into(),
             ));

@@ -99,11 +99,11 @@ fn old_folder(env: &str) -> Workdir {
 
 /// OAR 2.6 is built for v1 cgroups when it is told so; 2.6.1 then looks for two files under names that do not exist.
 fn build_for_v1(workdir: &Workdir) {
-    let unpacked = "SRCDIR=$SRCDIR/oar-${VERSION}\n";
+    let unpacked = "MAJOR_VERSION=$(echo $VERSION";
     let edited = format!(
-        "{unpacked}export OAR_CGV1=1\n\
+        "export OAR_CGV1=1\n\
          cp -n $SRCDIR/sources/core/tools/{{oarsh,oarsh-legacy}}/pam_oar_adopt.conf\n\
-         sed -i 's/CGV1_OR_SYSTEMD=cgroup$/CGV1_OR_SYSTEMD=cgroups/' $SRCDIR/setup/server.sh.in\n"
+         sed -i 's/CGV1_OR_SYSTEMD=cgroup$/CGV1_OR_SYSTEMD=cgroups/' $SRCDIR/setup/server.sh.in\n{unpacked}"
     );
     for role in ["frontend", "node", "server"] {
         edit(workdir, &format!("images/{role}/install_oar.sh"), unpacked, &edited);
@@ -184,6 +184,9 @@ fn old_bookworm() {
     build_and_install(&workdir, "bookworm");
     let (_, notes) = start(&workdir, "1");
     assert!(notes.contains(UNCONFINED), "OAR was built for v2, and this host has its controllers in v1: {notes}");
+    let id = submit(&workdir, "oarsub -l core=1,walltime=0:5 'grep Cpus_allowed_list /proc/self/status'");
+    wait_state(&workdir, &id, "Terminated");
+    assert!(!workdir.sh("frontend", &format!("cat OAR.{id}.stdout")).is_empty());
     build_for_v1(&workdir);
     build_and_install(&workdir, "bookworm");
     journey("bookworm", &workdir);
@@ -197,4 +200,17 @@ fn old_bullseye() {
     build_for_v1(&workdir);
     build_and_install(&workdir, "bullseye");
     journey("bullseye", &workdir);
+}
+
+#[test]
+fn old_hosts_refuse_a_systemd_that_cannot_boot_there() {
+    require_root();
+    let _alone = alone();
+    let workdir = super::ready("trixie");
+    let v1_only = tempfile::tempdir().unwrap();
+    fs::create_dir(v1_only.path().join("cpuset")).unwrap();
+    fs::write(v1_only.path().join("cpuset/tasks"), "").unwrap();
+    let text = workdir.fails(1, &["--cgroup-path", v1_only.path().to_str().unwrap(), "start"]);
+    assert!(text.contains("image oardocker/trixie-frontend:latest has systemd 257"), "{text}");
+    assert!(text.contains("it has v1 cgroups only") && text.contains("init -f -e bookworm"), "{text}");
 }
