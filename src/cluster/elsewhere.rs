@@ -19,7 +19,7 @@ pub async fn find(engine: &dyn Engine, definitions: &[Definition]) -> Result<(BT
         let text = std::fs::read_to_string(&file).doing(|| format!("cannot read {}", file.display()))?;
         let from = build::from(&file, &text, &definition.args)?;
         let defined = definitions.iter().any(|d| d.known_as.iter().any(|name| tagged(name) == tagged(&from)));
-        if defined || names.contains_key(&from) || !from.starts_with("oardocker/") {
+        if defined || names.contains_key(&from) || environment(&from).is_none() {
             continue;
         }
         if engine.image(&from).await?.is_some() {
@@ -33,6 +33,12 @@ pub async fn find(engine: &dyn Engine, definitions: &[Definition]) -> Result<(BT
         names.insert(from, found.name.clone());
     }
     Ok((names, lines))
+}
+
+/// The environment in `oardocker/trixie-server:latest`. Others, such as `oardocker/debian10`, are a registry's.
+fn environment(name: &str) -> Option<&str> {
+    let (env, _role) = name.strip_prefix("oardocker/")?.split(':').next()?.rsplit_once('-')?;
+    Some(env)
 }
 
 fn tagged(name: &str) -> String {
@@ -56,8 +62,7 @@ fn whose(image: &ImageRecord) -> String {
 }
 
 fn missing(name: &str) -> Error {
-    let short = name.trim_start_matches("oardocker/").split(':').next().unwrap_or_default();
-    let env = short.rsplit_once('-').map_or(short, |(env, _)| env);
+    let env = environment(name).unwrap_or_default();
     Error::new(format!("no workdir on this machine has the image {}", tagged(name))).hint(format!(
         "make it in another folder first: oardocker init -e {env} build install SRC, where SRC is a tree or tarball of OAR"
     ))
@@ -71,6 +76,15 @@ mod tests {
     fn image(name: &str, age: u64) -> ImageRecord {
         let created = UNIX_EPOCH + Duration::from_secs(age);
         ImageRecord { name: name.into(), id: String::new(), created, labels: BTreeMap::new() }
+    }
+
+    #[test]
+    fn names_of_environments() {
+        assert_eq!(environment("oardocker/trixie-server:latest"), Some("trixie"));
+        assert_eq!(environment("oardocker/oar3-dev-node"), Some("oar3-dev"));
+        for other in ["oardocker/debian10", "oardocker/base:latest", "debian:trixie-slim", "scratch"] {
+            assert_eq!(environment(other), None, "{other}");
+        }
     }
 
     #[test]
