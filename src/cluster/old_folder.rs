@@ -76,6 +76,13 @@ pub async fn before_restart(engine: &dyn Engine, id: &str) -> Result<()> {
     session::capture(engine, id, &["/bin/sh", "-c", line]).await.map(|_| ())
 }
 
+/// The signal that asks a first process to end: systemd has its own.
+pub fn end_signal(pid: u32) -> i32 {
+    const SIGRTMIN_3: i32 = 37;
+    let name = std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+    if matches!(name.trim(), "systemd" | "init") { SIGRTMIN_3 } else { nix::libc::SIGTERM }
+}
+
 /// A log host without systemd writes what it collects to its console, which so becomes the cluster's log.
 pub fn console_is_log(hosts: &[Host], files: &Files) -> Result<()> {
     for host in hosts.iter().filter(|h| role(&h.name) == "rsyslog" && !is_init(&h.spec.process.args)) {

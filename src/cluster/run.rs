@@ -20,9 +20,6 @@ use std::time::Duration;
 /// A host that has not booted after this time does not boot.
 const BOOT: Duration = Duration::from_secs(120);
 
-/// systemd's signal for "power off".
-const SIGRTMIN_3: i32 = 37;
-
 /// What happens on the way, for the terminal.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
@@ -287,7 +284,8 @@ impl Runner {
                     if container.state == State::Running {
                         old_folder::before_restart(self.engine.as_ref(), &container.id).await?;
                     }
-                    let grace = (container.state == State::Running).then_some((SIGRTMIN_3, patience));
+                    let grace =
+                        (container.state == State::Running).then(|| (old_folder::end_signal(container.pid), patience));
                     self.engine.end_task(&container.id, grace).await?;
                     self.engine.restart(&container.id, Stdio::Log(files.console(name))).await?;
                     (self.listener)(Event::Restarted(name.clone()));
