@@ -1,7 +1,7 @@
 # `make demo` shows what this is; `make test` runs all tests. Both want root on a Debian 12 (or later) with Rust's cargo.
 
 PACKAGES = containerd runc nftables mmdebstrap protobuf-compiler docker-registry zsh fish iproute2 git make gcc \
-           libc6-dev ca-certificates python3 util-linux hostname debian-archive-keyring apt-utils dpkg-dev \
+           libc6-dev ca-certificates python3 python3-venv util-linux hostname debian-archive-keyring apt-utils dpkg-dev \
            docker.io podman netavark iptables curl xvfb gpg gpgv gpg-agent
 OAR = target/oar.tar.gz
 BINARY = target/debug/oardocker

@@ -40,7 +40,10 @@ pub async fn require(engine: &dyn Engine, workdir: &Workdir, roles: &[&str], tag
     let unbuilt = roles.iter().any(|r| !have.contains(&workdir.engine_name(r, workdir.build_tag(r))));
     let error = Error::new(format!("missing images: {}", names.join(", ")));
     Err(if unbuilt {
-        error.hint("run `oardocker build` first, then `oardocker install SRC`")
+        error.hint(match workdir.manifest.install_script {
+            Some(_) => "run `oardocker build` first, then `oardocker install SRC`",
+            None => "run `oardocker build` first",
+        })
     } else {
         error.hint("run `oardocker install SRC` first")
     })
@@ -177,7 +180,10 @@ async fn install_on(
         if code != 0 {
             return Err(Error::new(format!("{script} ended with exit code {code} on {role}")).detail(tail));
         }
-        comment = tail.iter().rev().find(|l| !l.trim().is_empty()).cloned().unwrap_or_default();
+        // The comment is the last line on stdout, but a late word of stderr can come behind it.
+        let name = format!("{} ", workdir.manifest.install_software_name);
+        let last = || tail.iter().rev().find(|l| !l.trim().is_empty());
+        comment = tail.iter().rev().find(|l| l.starts_with(&name)).or_else(last).cloned().unwrap_or_default();
         builder.store(&step).await
     }
     .await;

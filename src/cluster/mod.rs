@@ -3,9 +3,12 @@
 //! [`plan`] decides and changes nothing; [`run`] does. Names no engine, no netlink, no nft.
 
 pub mod cow;
+pub mod elsewhere;
 pub mod files;
 pub mod images;
+pub mod legacy;
 pub mod notify;
+pub mod old_folder;
 pub mod plan;
 pub mod request;
 pub mod run;

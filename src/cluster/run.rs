@@ -5,7 +5,7 @@ use super::notify::Notify;
 use super::plan::{self, Host};
 use super::request::Request;
 use super::volume::Mode;
-use super::{container_id, containers, cow, session};
+use super::{container_id, containers, cow, old_folder, session};
 use crate::cgroup::Cgroups;
 use crate::engine::{Engine, State};
 use crate::error::{Error, Result};
@@ -18,9 +18,6 @@ use std::time::Duration;
 
 /// A host that has not booted after this time does not boot.
 const BOOT: Duration = Duration::from_secs(120);
-
-/// systemd's signal for "power off".
-const SIGRTMIN_3: i32 = 37;
 
 /// What happens on the way, for the terminal.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -73,7 +70,7 @@ impl Runner {
     }
 
     async fn try_start(&self, request: &Request, image: &(dyn Fn(&str) -> String + Sync), wait: bool) -> Result<()> {
-        let mut env = BTreeMap::new();
+        let (mut env, mut processes) = (BTreeMap::new(), BTreeMap::new());
         let mut chain = None;
         for role in ["server", "frontend", "rsyslog", "node"] {
             let found = self.engine.image(&image(role)).await?;
@@ -81,17 +78,21 @@ impl Runner {
             if role == "frontend" {
                 chain = found.chain_id();
             }
+            processes.insert(role.to_owned(), old_folder::first_process(&found));
             let config = found.config.config().as_ref();
             env.insert(role.to_owned(), config.and_then(|c| c.env().clone()).unwrap_or_default());
         }
         let subnet = self.engine.create_network(&request.env_id).await?;
-        let hosts = plan::hosts(request, &self.cgroups, subnet, &env);
+        let mut hosts = plan::hosts(request, &self.cgroups, subnet, &env);
+        let old = old_folder::is_old(&request.init_scripts);
+        old_folder::adapt(&mut hosts, &processes, old, &self.cgroups, &request.env_id);
         let names: Vec<String> = hosts.iter().map(|h| h.name.clone()).collect();
         let addresses: Vec<(String, Ipv4Addr)> = plan::numbered(request.nodes)
             .map(|(name, index)| Ok((name, subnet.host(index)?)))
             .collect::<Result<_>>()?;
         let files = Files::new(&request.env_id);
         files.create(request, &names, &net::hosts(&addresses), &net::resolv_conf()?)?;
+        old_folder::console_is_log(&hosts, &files)?;
         let cow = request.volumes.iter().any(|v| v.mode == Mode::CopyOnWrite);
         for name in &names {
             self.cgroups.create(&request.env_id, name)?;
@@ -170,7 +171,7 @@ impl Runner {
     async fn wait_alive(&self, env_id: &str, names: &[String]) -> Result<()> {
         let nodes: Vec<&str> = names.iter().map(String::as_str).filter(|n| n.starts_with("node")).collect();
         let server = container_id(env_id, "server");
-        let mut args = vec!["/bin/bash", "/var/lib/container/init-scripts/nodes_alive.sh"];
+        let mut args = vec!["/bin/bash", "-c", old_folder::WAIT_ALIVE, "wait_alive.sh"];
         args.extend(&nodes);
         let (code, out, err) = session::capture(self.engine.as_ref(), &server, &args).await?;
         if code != 0 {
@@ -185,6 +186,7 @@ impl Runner {
         let (_, manager, _) =
             session::capture(self.engine.as_ref(), &server, &["/bin/cat", "/run/oardocker-job-manager"]).await?;
         if manager.trim() == "none" {
+            old_folder::unconfine(self.engine.as_ref(), env_id, names).await?;
             (self.listener)(Event::Note(
                 "OAR has no job manager for this host's cgroups: jobs run, but are not confined to their cores".into(),
             ));
@@ -247,7 +249,11 @@ impl Runner {
             .map(|name| {
                 let (files, container) = (&files, &known[name]);
                 async move {
-                    let grace = (container.state == State::Running).then_some((SIGRTMIN_3, patience));
+                    if container.state == State::Running {
+                        old_folder::before_restart(self.engine.as_ref(), &container.id).await?;
+                    }
+                    let grace =
+                        (container.state == State::Running).then(|| (old_folder::end_signal(container.pid), patience));
                     self.engine.end_task(&container.id, grace).await?;
                     // Not before: what a systemd that shuts down says is not about the next one.
                     let socket = Notify::bind(&files.notify_dir(name))?;

@@ -57,6 +57,8 @@ pub struct Options {
     pub keep: bool,
     /// Values for `ARG`s.
     pub args: BTreeMap<String, String>,
+    /// Names in FROM lines that mean an image with another name in the engine.
+    pub elsewhere: BTreeMap<String, String>,
 }
 
 /// Gives build steps a network of their own: what they listen on must not meet the host or another build.
@@ -194,6 +196,10 @@ impl Builder {
             return Ok(Image { config: new_config(), layers: Vec::new() });
         }
         let say = |line: &str| (self.listener)(&definition.title, line);
+        if let Some(elsewhere) = self.options.elsewhere.get(name) {
+            let image = self.engine.image(elsewhere).await?;
+            return image.ok_or_else(|| Error::new(format!("image {elsewhere} has just been removed")));
+        }
         if !self.options.pull
             && let Some(image) = self.engine.image(name).await?
         {

@@ -80,6 +80,13 @@ pub async fn claim(root: &Path, env_id: &str, waiting: impl FnOnce()) -> Result<
     Ok(lock)
 }
 
+/// The folder that an environment's id belongs to, while that is so.
+pub fn owner(env_id: &str) -> Option<PathBuf> {
+    let root = PathBuf::from(fs::read_to_string(claims().join(env_id)).ok()?);
+    let id = fs::read_to_string(env_dir(&root).join("env_id")).ok()?;
+    id.trim().eq_ignore_ascii_case(env_id).then_some(root)
+}
+
 /// Whether an oardocker works in another environment right now.
 pub fn others_at_work(env_id: &str) -> bool {
     fs::read_dir(claims())

@@ -354,7 +354,10 @@ fn usage_errors_teach() {
         (&["start", "-v", "/a:/b:rx"], "has the mode \"rx\"; it is ro, rw or cow"),
         (&["install"], "Missing argument 'SRC'."),
         (&["--verbose"], "Missing command."),
-        (&["init", "-e", "wheezy"], "'wheezy' is not one of 'bookworm', 'bullseye', 'buster', 'stretch', 'trixie'."),
+        (
+            &["init", "-e", "wheezy"],
+            "'wheezy' is not one of 'bookworm', 'bullseye', 'buster', 'oar3-dev', 'stretch', 'trixie'.",
+        ),
     ] {
         let text = refusal(args);
         assert!(text.contains(expected), "{args:?}: {text}");

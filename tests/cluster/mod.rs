@@ -3,6 +3,8 @@
 mod archived;
 mod coexist;
 mod jobs;
+mod oar3;
+mod old_folders;
 
 use crate::support::{
     Engine, Pty, Workdir, alone, assert_same_state, eventually, host_state, oar_tarball, require_root, state_on, texts,

@@ -2,7 +2,7 @@
 
 use super::{Context, stop};
 use crate::cli::ui;
-use crate::cluster::images;
+use crate::cluster::{elsewhere, images};
 use crate::error::Result;
 use crate::image::build::{Options, short};
 use serde::Deserialize;
@@ -25,11 +25,19 @@ pub(super) async fn run(context: &mut Context, params: Params) -> Result<()> {
         pull: params.pull,
         keep: !params.rebuild,
         args: BTreeMap::from([("OARDOCKER_ENV_ID".to_owned(), workdir.env_id.clone())]),
+        elsewhere: BTreeMap::new(),
     };
-    let builder = context.builder(&workdir, options, params.quiet).await?;
+    let mut builder = context.builder(&workdir, options, params.quiet).await?;
     // Whatever fails from here on, the files that the builder has made go again.
     let outcome = match images::definitions(&workdir, &builder.scratch) {
-        Ok(definitions) => builder.build(&definitions).await.map(|built| (definitions, built)),
+        Ok(definitions) => match elsewhere::find(builder.engine.as_ref(), &definitions).await {
+            Ok((names, lines)) => {
+                lines.iter().for_each(|line| context.ui.line(line));
+                builder.options.elsewhere = names;
+                builder.build(&definitions).await.map(|built| (definitions, built))
+            }
+            Err(e) => Err(e),
+        },
         Err(e) => Err(e),
     };
     context.ui.progress_end();

@@ -3,7 +3,7 @@
 use super::{Context, stop};
 use crate::cluster::request::Request;
 use crate::cluster::volume::{self, Mode, Volume};
-use crate::cluster::{images, plan, role};
+use crate::cluster::{images, legacy, plan, role};
 use crate::error::{Error, Result};
 use crate::net;
 use crate::workdir::manifest::Service;
@@ -67,6 +67,9 @@ pub(super) async fn run(context: &mut Context, params: Params) -> Result<()> {
     }
     let engine = context.engine().await?;
     images::require(engine.as_ref(), &workdir, &["frontend", "server", "node", "rsyslog"], "latest").await?;
+    let booting = ["frontend", "server", "node", "rsyslog"];
+    let booting = booting.map(|role| (workdir.image_name(role, "latest"), workdir.engine_name(role, "latest")));
+    legacy::check(engine.as_ref(), &context.runner().await?.cgroups, &booting).await?;
     stop::quietly(context, &workdir).await?;
     let request = Request {
         env_id: workdir.env_id.clone(),

@@ -1,0 +1,1 @@
+../server/configure_oar3.sh

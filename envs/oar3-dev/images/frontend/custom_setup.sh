@@ -1,0 +1,2 @@
+#!/bin/bash
+# Runs at the end of the build of the frontend image, as root. Yours to edit: `oardocker init -f` never overwrites it.

@@ -1,0 +1,1 @@
+../server/install_python.sh

@@ -1,0 +1,1 @@
+../../common/init-scripts/choose_job_manager.sh

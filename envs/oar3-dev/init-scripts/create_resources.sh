@@ -1,0 +1,1 @@
+../../common/init-scripts/create_resources.sh

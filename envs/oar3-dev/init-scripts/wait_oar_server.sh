@@ -1,0 +1,1 @@
+../../common/init-scripts/wait_oar_server.sh

@@ -1,0 +1,89 @@
+//! Hosts with v1 cgroups only: systemd refuses to run there after version 255, so its image must not be started.
+
+use crate::cgroup::{Cgroups, Layout};
+use crate::engine::Engine;
+use crate::error::{Error, Result};
+use std::fs;
+use std::path::Path;
+
+/// The last version of systemd that boots without v2.
+const LAST: u32 = 255;
+
+/// Refuses the first of these images (title and engine name) that cannot boot on this host.
+pub async fn check(engine: &dyn Engine, cgroups: &Cgroups, images: &[(String, String)]) -> Result<()> {
+    if cgroups.layout != Layout::Legacy {
+        return Ok(());
+    }
+    for (title, name) in images {
+        let Some(image) = engine.image(name).await? else { continue };
+        let step = engine.begin_step(image.chain_id().as_deref()).await?;
+        let version = systemd_version(&step.root);
+        engine.abort_step(step).await?;
+        if let Some(version) = version.filter(|v| *v > LAST) {
+            return Err(refusal(title, version));
+        }
+    }
+    Ok(())
+}
+
+fn refusal(title: &str, version: u32) -> Error {
+    Error::new(format!(
+        "image {title} has systemd {version}, which cannot boot on this host: it has v1 cgroups only, and systemd refuses them after {LAST}"
+    ))
+    .hint("boot the host with unified cgroups: systemd.unified_cgroup_hierarchy=1 on the kernel's command line")
+    .hint("or use an older Debian: oardocker init -f -e bookworm")
+}
+
+/// The version of the systemd in an image's tree: from the package database, else from the name of its library.
+fn systemd_version(root: &Path) -> Option<u32> {
+    let status = crate::rooted::Root::open(root).ok()?.read("/var/lib/dpkg/status").unwrap_or_default();
+    from_dpkg(&status).or_else(|| from_library(root))
+}
+
+fn from_dpkg(status: &str) -> Option<u32> {
+    let package = status.split("\n\n").find(|p| p.lines().any(|l| l == "Package: systemd"))?;
+    let installed = package.lines().any(|l| l.starts_with("Status: ") && l.ends_with(" installed"));
+    let version = package.lines().find_map(|l| l.strip_prefix("Version: ")).filter(|_| installed)?;
+    leading_number(version)
+}
+
+/// `libsystemd-shared-257.so`, in Debian `libsystemd-shared-257.9-1.so`.
+fn from_library(root: &Path) -> Option<u32> {
+    let multiarch = fs::read_dir(root.join("usr/lib")).into_iter().flatten().flatten().map(|e| e.path());
+    let dirs = multiarch.filter(|p| !p.is_symlink()).map(|p| p.join("systemd"));
+    dirs.chain([root.join("usr/lib/systemd")])
+        .flat_map(|dir| fs::read_dir(dir).into_iter().flatten().flatten())
+        .find_map(|e| leading_number(e.file_name().to_str()?.strip_prefix("libsystemd-shared-")?))
+}
+
+fn leading_number(text: &str) -> Option<u32> {
+    text.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_version_is_found_in_either_place() {
+        let tree = tempfile::tempdir().unwrap();
+        assert_eq!(systemd_version(tree.path()), None);
+        let library = tree.path().join("usr/lib/x86_64-linux-gnu/systemd");
+        fs::create_dir_all(&library).unwrap();
+        fs::write(library.join("libsystemd-core-9.so"), "").unwrap();
+        fs::write(library.join("libsystemd-shared-257.so"), "").unwrap();
+        assert_eq!(systemd_version(tree.path()), Some(257));
+        fs::create_dir_all(tree.path().join("var/lib/dpkg")).unwrap();
+        let status = "Package: libsystemd0\nStatus: install ok installed\nVersion: 1\n\n\
+                      Package: systemd\nStatus: install ok installed\nArchitecture: amd64\nVersion: 252.39-1~deb12u1\n";
+        fs::write(tree.path().join("var/lib/dpkg/status"), status).unwrap();
+        assert_eq!(systemd_version(tree.path()), Some(252));
+        assert_eq!(from_dpkg(&status.replace("install ok installed", "deinstall ok config-files")), None);
+    }
+
+    #[test]
+    fn the_refusal_names_what_and_why() {
+        let text = refusal("oardocker/trixie-node:latest", 257).to_string();
+        assert!(text.contains("oardocker/trixie-node:latest has systemd 257"), "{text}");
+    }
+}

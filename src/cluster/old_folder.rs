@@ -1,0 +1,120 @@
+//! What differs for env dirs made by the Python tool: their images choose the first process, and bring no scripts of ours.
+//!
+//! The rest of what they need is in their base image (`images/debian/setup_old_folders.sh`).
+
+use super::files::Files;
+use super::plan::Host;
+use super::{container_id, role, session};
+use crate::cgroup::{Cgroups, Controller};
+use crate::engine::{Engine, Image, Mount};
+use crate::error::{Context as _, Result};
+use std::collections::BTreeMap;
+use std::path::Path;
+
+/// Waits on the server until OAR's database says that all nodes are Alive. Where the env dir has its own `nodes_alive.sh`
+/// that one runs instead.
+pub const WAIT_ALIVE: &str = include_str!("wait_alive.sh");
+
+/// Whether the init-scripts of an env dir are the Python tool's.
+pub fn is_old(init_scripts: &Path) -> bool {
+    !init_scripts.join("nodes_alive.sh").exists()
+}
+
+/// The image's first process.
+pub fn first_process(image: &Image) -> Vec<String> {
+    let config = image.config.config().as_ref();
+    let entry = config.and_then(|c| c.entrypoint().clone()).unwrap_or_default();
+    let args = config.and_then(|c| c.cmd().clone()).unwrap_or_default();
+    let all: Vec<String> = entry.into_iter().chain(args).collect();
+    if all.is_empty() { vec!["/sbin/init".into()] } else { all }
+}
+
+/// Whether a first process is a systemd, or becomes one.
+fn is_init(process: &[String]) -> bool {
+    let name = process.first().map(|p| p.rsplit('/').next().unwrap_or(p));
+    matches!(name, Some("init" | "systemd" | "container-init"))
+}
+
+/// Gives each host the first process of its role's image, and those of an old folder what they look for.
+pub fn adapt(
+    hosts: &mut [Host],
+    processes: &BTreeMap<String, Vec<String>>,
+    old: bool,
+    cgroups: &Cgroups,
+    env_id: &str,
+) {
+    for host in hosts {
+        if let Some(process) = processes.get(&host.role) {
+            host.spec.process.args.clone_from(process);
+        }
+        // OAR's v1 oarsh moves into cpusets below this path, which our own init-scripts make a link.
+        let cpuset = cgroups.for_jobs(env_id, &host.name).into_iter().find(|(name, _)| name == "cpuset");
+        if let (Some((_, path)), Some(view)) =
+            (cpuset.filter(|_| old && role(&host.name) != "rsyslog"), &mut host.spec.cgroup_view)
+        {
+            view.controllers.push(Controller { name: "cpuset".into(), host: path, target: "/dev/cpuset".into() });
+        }
+        // Their scripts change the owner of everything next to OAR's keys.
+        for mount in host.spec.mounts.iter_mut().filter(|m| old && m.target.starts_with("/var/lib/oar/.ssh/")) {
+            *mount = Mount::bind(&mount.source, &mount.target, false);
+        }
+    }
+}
+
+/// Where no job manager fits the host's cgroups, OAR must not use one: its jobs would fail. Our own init-scripts see to
+/// that at boot.
+pub async fn unconfine(engine: &dyn Engine, env_id: &str, names: &[String]) -> Result<()> {
+    let line = "[ ! -f /etc/oar/oar.conf ] || \
+                sed -i 's/^JOB_RESOURCE_MANAGER_PROPERTY_DB_FIELD=/#&/; s/^CPUSET_PATH=/#&/' /etc/oar/oar.conf";
+    let work = names.iter().map(|name| async move {
+        session::capture(engine, &container_id(env_id, name), &["/bin/sh", "-c", line]).await.map(|_| ())
+    });
+    futures::future::join_all(work).await.into_iter().collect()
+}
+
+/// Their script that installs OAR's keys spoils them when it runs again in the same filesystem, so it must find none.
+pub async fn before_restart(engine: &dyn Engine, id: &str) -> Result<()> {
+    let line = "[ -f /var/lib/container/init-scripts/nodes_alive.sh ] || rm -f /var/lib/oar/.ssh/authorized_keys";
+    session::capture(engine, id, &["/bin/sh", "-c", line]).await.map(|_| ())
+}
+
+/// The signal that asks a first process to end: systemd has its own.
+pub fn end_signal(pid: u32) -> i32 {
+    const SIGRTMIN_3: i32 = 37;
+    let name = std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+    if matches!(name.trim(), "systemd" | "init") { SIGRTMIN_3 } else { nix::libc::SIGTERM }
+}
+
+/// A log host without systemd writes what it collects to its console, which so becomes the cluster's log.
+pub fn console_is_log(hosts: &[Host], files: &Files) -> Result<()> {
+    for host in hosts.iter().filter(|h| role(&h.name) == "rsyslog" && !is_init(&h.spec.process.args)) {
+        let doing = || format!("cannot create {}", files.log().display());
+        std::fs::OpenOptions::new().append(true).create(true).open(files.log()).doing(doing)?;
+        std::os::unix::fs::symlink(files.log(), files.console(&host.name)).doing(doing)?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use oci_spec::image::{ConfigBuilder, ImageConfigurationBuilder};
+
+    fn image(entry: &[&str], cmd: &[&str]) -> Image {
+        let own = |words: &[&str]| words.iter().map(|w| (*w).to_owned()).collect::<Vec<_>>();
+        let config = ConfigBuilder::default().entrypoint(own(entry)).cmd(own(cmd)).build().unwrap();
+        let mut image = ImageConfigurationBuilder::default();
+        image = image.architecture("amd64").os("linux").config(config);
+        let rootfs = oci_spec::image::RootFsBuilder::default().typ("layers").diff_ids(Vec::<String>::new());
+        Image { config: image.rootfs(rootfs.build().unwrap()).build().unwrap(), layers: Vec::new() }
+    }
+
+    #[test]
+    fn the_first_process_is_the_image_s() {
+        assert_eq!(first_process(&image(&[], &[])), ["/sbin/init"]);
+        assert_eq!(first_process(&image(&[], &["rsyslogd", "-n"])), ["rsyslogd", "-n"]);
+        assert_eq!(first_process(&image(&["/a"], &["b"])), ["/a", "b"]);
+        assert!(is_init(&["/usr/local/sbin/container-init".into()]) && is_init(&["/sbin/init".into()]));
+        assert!(!is_init(&["rsyslogd".into(), "-n".into()]));
+    }
+}

@@ -1,0 +1,35 @@
+# wait_alive.sh NODE...: waits until OAR's server answers and its database says that the nodes are Alive.
+# Prints the nodes that are not Alive when patience ends, and leaves word of how jobs are confined.
+own=/var/lib/container/init-scripts/nodes_alive.sh
+[ -f $own ] && exec /bin/bash $own "$@"
+
+value() {
+    sed -n "s/^$1=\"\{0,1\}\([^\"]*\)\"\{0,1\} *$/\1/p" /etc/oar/oar.conf | tail -n 1
+}
+export PGHOST=localhost PGUSER=$(value DB_BASE_LOGIN) PGPASSWORD=$(value DB_BASE_PASSWD) PGDATABASE=$(value DB_NAME)
+missing() {
+    psql -qAt -v ON_ERROR_STOP=1 -c "SELECT name FROM unnest(ARRAY[${list%,}]) AS name WHERE NOT EXISTS
+        (SELECT 1 FROM resources WHERE network_address = name AND state = 'Alive')"
+}
+
+list=$(printf "'%s'," "$@")
+for _ in $(seq 450); do
+    # Almighty's port, 6666, without connecting: it would take that for a client.
+    if grep -q ':1A0A [0-9A-F:]* 0A ' /proc/net/tcp && left=$(missing 2>/dev/null) && [ -z "$left" ]; then
+        break
+    fi
+    sleep 0.2
+done
+left=$(missing) || exit 1
+grep -q ':1A0A [0-9A-F:]* 0A ' /proc/net/tcp || { echo "Almighty does not listen on port 6666" >&2; exit 1; }
+
+manager=$(value JOB_RESOURCE_MANAGER_FILE) choice=none
+if [ -n "$(value CPUSET_PATH)" ] && [ -n "$(value JOB_RESOURCE_MANAGER_PROPERTY_DB_FIELD)" ]; then
+    if [ -r /dev/oar_cgroups_links/cpuset/tasks ]; then
+        grep -qs /cpuset/tasks "$manager" && choice=cgroups
+    elif grep -qsw cpuset /sys/fs/cgroup/cgroup.controllers; then
+        grep -qs AllowedCPUs "$manager" && choice=systemd
+    fi
+fi
+echo $choice > /run/oardocker-job-manager
+[ -z "$left" ] || echo "$left"
