@@ -38,7 +38,7 @@ install_oar() {
 }
 
 install_packages() {
-    local part packages=
+    local part packages=''
     for part in "$@"; do packages+=" ${PACKAGES[$part]}"; done
     # Nothing is started in an image.
     printf '#!/bin/sh\nexit 101\n' > /usr/sbin/policy-rc.d
@@ -89,14 +89,14 @@ unpack_tarball() {
 }
 
 make_modules() {
-    local part modules= action
+    local part action modules=''
     for part in "$@"; do modules+=" ${MODULES[$part]}"; done
     # Some releases have a module of further tools for users, some have one that cannot be built.
     if [[ " $* " = *" user "* ]] && make -s -n -C "$SRCDIR" PREFIX=$PREFIX tools-build >/dev/null 2>&1; then
         modules+=" tools"
     fi
     for action in build install setup; do
-        # shellcheck disable=SC2086
+        # shellcheck disable=SC2046,SC2086
         make -C "$SRCDIR" PREFIX=$PREFIX $(printf "%s-$action " $modules)
     done
 }
@@ -117,7 +117,7 @@ keep_both_oarsh() {
 fetch_source_package() {
     sed -n 's/^deb /deb-src /p' /etc/apt/sources.list > /etc/apt/sources.list.d/oar-source.list
     apt-get -q update
-    (cd "$WORK" && apt-get -q source --download-only --tar-only oar=$(dpkg-query -W -f '${source:Version}' oar-common))
+    (cd "$WORK" && apt-get -q source --download-only --tar-only "oar=$(dpkg-query -W -f '${source:Version}' oar-common)")
     rm /etc/apt/sources.list.d/oar-source.list
     unpack_tarball "$WORK"/oar_*.orig.tar.*
 }
