@@ -139,7 +139,7 @@ mod tests {
 
     #[test]
     fn pages_fit_their_width() {
-        for width in [60, 80, 120] {
+        for width in [64, 80, 120] {
             for command in grammar::COMMANDS.iter().map(Some).chain([None]) {
                 let page = page(command, Style { width, color: false });
                 let text = page.split("Examples:").next().unwrap();
