@@ -201,7 +201,7 @@ impl Tree {
             return set_time(dir, name, meta);
         }
         if kind.is_symlink() {
-            let target = entry.link_name_bytes().map(|t| t.into_owned()).unwrap_or_default();
+            let target = entry.link_name_bytes().map(std::borrow::Cow::into_owned).unwrap_or_default();
             symlinkat(OsStr::from_bytes(&target), dir, name)?;
         } else {
             let file_type = match kind {
