@@ -1,8 +1,13 @@
-//! A container in the words of the OCI runtime spec.
+//! A container in the words of the OCI runtime spec, and the media types of the image spec.
 
 use super::{ContainerSpec, ProcessSpec};
 use serde_json::{Value, json};
 use std::path::Path;
+
+/// Media types of what we write.
+pub(super) const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
+pub(super) const CONFIG: &str = "application/vnd.oci.image.config.v1+json";
+pub(super) const LAYER: &str = "application/vnd.oci.image.layer.v1.tar+gzip";
 
 /// What Docker gives a container by default.
 pub(super) const CAPABILITIES: [&str; 14] = [

@@ -1,8 +1,9 @@
 //! Images: manifests and configurations in the content store, names in the image store.
 
+use super::SNAPSHOTTER;
 use super::client::Client;
 use super::content;
-use super::{LAYER, SNAPSHOTTER};
+use crate::engine::oci::{CONFIG, LAYER, MANIFEST};
 use crate::engine::{Image, ImageRecord, Layer};
 use crate::error::{Context as _, Error, Result};
 use containerd_client::services::v1::{
@@ -14,9 +15,6 @@ use serde_json::json;
 use std::collections::{BTreeMap, HashMap};
 use std::time::{SystemTime, UNIX_EPOCH};
 use tonic::Code;
-
-const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
-const CONFIG: &str = "application/vnd.oci.image.config.v1+json";
 
 pub(super) async fn list(client: &Client) -> Result<Vec<ImageRecord>> {
     let answer = client

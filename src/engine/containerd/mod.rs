@@ -31,9 +31,6 @@ pub const NAMESPACE: &str = "oardocker";
 /// Layers are read back in overlay form, so it must be this one.
 const SNAPSHOTTER: &str = "overlayfs";
 
-/// Media type of the layers that we write.
-const LAYER: &str = "application/vnd.oci.image.layer.v1.tar+gzip";
-
 /// One connection to one containerd.
 #[derive(Debug)]
 pub struct Containerd {

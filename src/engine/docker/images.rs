@@ -1,9 +1,10 @@
-//! Images enter the engine in the form of `docker save`: a tar with the configuration, the layers and a table of contents.
+//! Images enter the engine by its load API, in a tar that is an OCI image layout (which Podman reads) and has the table of
+//! contents of `docker save` beside it (which Docker reads). Layers that the engine has are left out of it.
 
 use super::Docker;
 use super::containers::is;
-use crate::engine::store;
-use crate::engine::{Image, chain_id};
+use crate::engine::oci::{CONFIG, LAYER, MANIFEST};
+use crate::engine::{Image, chain_id, sha256, store};
 use crate::error::{Context as _, Error, Result};
 use bollard::body_try_stream;
 use bollard::query_parameters::{ImportImageOptions, ListImagesOptionsBuilder, RemoveImageOptionsBuilder};
@@ -39,8 +40,13 @@ impl Docker {
         let mut whole = serde_json::to_value(&labelled.config).doing(doing)?;
         whole["config"]["Labels"][ID] = json!(id);
         labelled.config = serde_json::from_value(whole).doing(doing)?;
-        let known = if self.knows_layers { self.known_chains().await.doing(doing)? } else { BTreeSet::new() };
-        self.load(name, &labelled, &known).await.doing(doing)
+        let known = self.known_chains().await.doing(doing)?;
+        let outcome = self.load(name, &labelled, &known).await;
+        // How an engine finds a layer again is its own business: one that does not gets them all.
+        if outcome.is_err() && !known.is_empty() {
+            return self.load(name, &labelled, &BTreeSet::new()).await.doing(doing);
+        }
+        outcome.doing(doing)
     }
 
     /// Chain ids of the layers that the engine has.
@@ -59,27 +65,44 @@ impl Docker {
 
     async fn load(&self, name: &str, image: &Image, known: &BTreeSet<String>) -> Result<()> {
         let (id, config) = store::configuration(image)?;
-        let config_name = format!("{}.json", id.trim_start_matches("sha256:"));
+        let blob = |digest: &str| format!("blobs/sha256/{}", digest.trim_start_matches("sha256:"));
+        let layers: Vec<String> = image.layers.iter().map(|l| blob(&l.digest)).collect();
+        let manifest = json!({
+            "schemaVersion": 2,
+            "mediaType": MANIFEST,
+            "config": {"mediaType": CONFIG, "digest": id, "size": config.len()},
+            "layers": image.layers.iter()
+                .map(|l| json!({"mediaType": LAYER, "digest": l.digest, "size": l.size})).collect::<Vec<_>>(),
+        })
+        .to_string();
+        let digest = sha256(manifest.as_bytes());
+        let index = json!({"schemaVersion": 2, "manifests": [{
+            "mediaType": MANIFEST, "digest": digest, "size": manifest.len(),
+            "annotations": {"io.containerd.image.name": name, "org.opencontainers.image.ref.name": name},
+        }]});
+        let contents = json!([{"Config": blob(&id), "RepoTags": [name], "Layers": layers}]);
+        let texts = [
+            ("oci-layout".to_owned(), br#"{"imageLayoutVersion":"1.0.0"}"#.to_vec()),
+            ("index.json".into(), index.to_string().into_bytes()),
+            ("manifest.json".into(), contents.to_string().into_bytes()),
+            (blob(&digest), manifest.into_bytes()),
+            (blob(&id), config),
+        ];
         let mut files: Vec<(String, PathBuf)> = Vec::new();
-        let mut layers = Vec::new();
-        for (i, layer) in image.layers.iter().enumerate() {
-            let path = format!("{}.tar.gz", layer.digest.trim_start_matches("sha256:"));
-            // The engine looks for the layer's chain before it opens the file.
+        for (i, (layer, path)) in image.layers.iter().zip(&layers).enumerate() {
             let there = chain_id(image.layers[..=i].iter().map(|l| &l.diff_id)).is_some_and(|c| known.contains(&c));
-            if !there && !layers.contains(&path) {
+            if !there && files.iter().all(|(name, _)| name != path) {
                 files.push((path.clone(), self.store.blob(layer)));
             }
-            layers.push(path);
         }
-        let manifest = json!([{"Config": config_name, "RepoTags": [name], "Layers": layers}]).to_string();
         let (writer, reader) = tokio::io::duplex(PIPE);
         let packing = tokio::task::spawn_blocking(move || -> std::io::Result<()> {
             let mut tar = tar::Builder::new(SyncIoBridge::new(writer));
-            for (path, bytes) in [(config_name.as_str(), config.as_slice()), ("manifest.json", manifest.as_bytes())] {
+            for (path, bytes) in &texts {
                 let mut header = tar::Header::new_gnu();
                 header.set_size(bytes.len() as u64);
                 header.set_mode(0o644);
-                tar.append_data(&mut header, path, bytes)?;
+                tar.append_data(&mut header, path, bytes.as_slice())?;
             }
             for (path, blob) in files {
                 tar.append_file(&path, &mut File::open(&blob)?)?;

@@ -46,8 +46,6 @@ pub struct Docker {
     podman: bool,
     /// Containers can be put below a cgroup of ours by its path.
     cgroupfs: bool,
-    /// Layers that the engine has need not be sent again.
-    knows_layers: bool,
 }
 
 fn numbers(version: &str) -> (u32, u32) {
@@ -82,13 +80,10 @@ impl Docker {
                 .hint("use the system's engine: unix:///run/docker.sock, unix:///run/podman/podman.sock, or managed"))
             .doing(doing);
         }
-        let snapshots =
-            about.driver_status.iter().flatten().any(|row| row.iter().any(|t| t.contains("containerd.snapshotter")));
         Ok(Self {
             info: EngineInfo { name: name.into(), version: number, address: format!("unix://{at}") },
             store: Store::open(),
             cgroupfs: about.cgroup_driver.is_some_and(|d| d.to_string() == "cgroupfs"),
-            knows_layers: podman.is_none() && !snapshots,
             podman: podman.is_some(),
             api,
         })
