@@ -126,7 +126,7 @@ pub async fn install(builder: &Builder, workdir: &Workdir, source: &Prepared) ->
             (COMMENT_LABEL.to_owned(), comment.clone()),
         ]);
         let name = workdir.engine_name(&role, "latest");
-        let id = builder.engine.put_image(&name, &image, &labels, Purpose::Run).await?;
+        let id = builder.put(&role, &name, &image, &labels, Purpose::Run).await?;
         named.push((workdir.image_name(&role, "latest"), id, comment));
     }
     Ok(named)

@@ -33,6 +33,8 @@ pub struct EngineInfo {
     pub version: String,
     /// The socket.
     pub address: String,
+    /// Whether images that are to run are copied into it, which takes seconds.
+    pub copies_images: bool,
 }
 
 /// What an image is put under its name for.

@@ -318,10 +318,26 @@ impl Builder {
         {
             return Err(None);
         }
-        let put = self.engine.put_image(&definition.tag, &state.image, &definition.labels, definition.purpose);
+        let put = self.put(&definition.title, &definition.tag, &state.image, &definition.labels, definition.purpose);
         let id = put.await.map_err(Some)?;
         say(&format!("Successfully built {}", short(&id)));
         Ok(state.image)
+    }
+
+    /// Puts a finished image under its name; says so where that takes its time.
+    pub async fn put(
+        &self,
+        title: &str,
+        name: &str,
+        image: &Image,
+        labels: &BTreeMap<String, String>,
+        purpose: Purpose,
+    ) -> Result<String> {
+        let info = self.engine.info();
+        if purpose == Purpose::Run && info.copies_images {
+            (self.listener)(title, &format!("Copying the image into {}", info.name));
+        }
+        self.engine.put_image(name, image, labels, purpose).await
     }
 
     /// Makes one layer.

@@ -49,6 +49,7 @@ impl Containerd {
             name: if managed { "managed containerd" } else { "containerd" }.into(),
             version,
             address: format!("containerd://{}", socket.display()),
+            copies_images: false,
         };
         Ok(Self { client, info, managed })
     }

@@ -81,7 +81,12 @@ impl Docker {
             .doing(doing);
         }
         Ok(Self {
-            info: EngineInfo { name: name.into(), version: number, address: format!("unix://{at}") },
+            info: EngineInfo {
+                name: name.into(),
+                version: number,
+                address: format!("unix://{at}"),
+                copies_images: true,
+            },
             store: Store::open(),
             cgroupfs: about.cgroup_driver.is_some_and(|d| d.to_string() == "cgroupfs"),
             podman: podman.is_some(),
