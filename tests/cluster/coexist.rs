@@ -1,7 +1,7 @@
 //! A cluster on containerd on a host where Docker runs: its bridge, its dropping of what is forwarded for others, its rules.
 
 use super::{ready, submit, wait_state};
-use crate::support::{Daemon, Workdir, alone, assert_same_state, host_state, require_root, texts};
+use crate::support::{Daemon, Workdir, alone, assert_same_state, eventually, host_state, require_root, texts};
 use std::process::{Command, Output};
 
 /// A host of its own, as a network namespace, with one neighbour that stands for the world.
@@ -84,7 +84,12 @@ fn beside_docker() {
     {
         let host = Host::new();
         let _docker = Daemon::docker_in(NAME);
-        let rules = host.rules();
+        // Docker may still be arranging them when it first answers.
+        let rules = eventually("Docker's rules stay the same for a second", 20, || {
+            let first = host.rules();
+            std::thread::sleep(std::time::Duration::from_secs(1));
+            Some(host.rules()).filter(|second| *second == first)
+        });
         assert!(rules.contains("-P FORWARD DROP") && rules.contains("-N DOCKER-USER"), "that is Docker: {rules}");
         host.ok("sysctl", &["-q", "-w", "net.bridge.bridge-nf-call-iptables=1"]);
 

@@ -1,16 +1,31 @@
 //! `exec` and `connect` as people use them: terminals, pipes, signals, exit codes.
 
-use crate::cluster::ready;
-use crate::support::{Pty, alone, require_root, texts};
+use crate::cluster::ready_on;
+use crate::support::{Engine, Pty, alone, require_root, texts};
 use std::io::Write as _;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 #[test]
 fn sessions() {
+    on(Engine::Containerd);
+}
+
+#[test]
+fn sessions_on_docker() {
+    on(Engine::Docker);
+}
+
+#[test]
+fn sessions_on_podman() {
+    on(Engine::Podman);
+}
+
+fn on(engine: Engine) {
     require_root();
     let _alone = alone();
-    let workdir = ready("trixie");
+    let _daemon = engine.daemon();
+    let workdir = ready_on(engine, "trixie");
     workdir.ok(&["start", "-n", "1"]);
 
     // Exit codes, and words against lines.
@@ -48,9 +63,7 @@ fn sessions() {
     let through = std::process::Command::new("sh")
         .args(["-c", &format!("{} exec node1 cat /var/tmp/big | tee /dev/stderr | sha256sum", crate::support::BINARY)])
         .current_dir(&workdir.root)
-        .env("OARDOCKER_DATA_DIR", crate::support::data_dir())
-        .env("OARDOCKER_RUNTIME_DIR", crate::support::runtime_dir())
-        .env("OARDOCKER_DOCKER_HOST", "managed")
+        .envs(workdir.command(&[]).get_envs().filter_map(|(key, value)| Some((key, value?))))
         .output()
         .unwrap();
     assert_eq!(texts(&through).0, sum);
