@@ -105,7 +105,11 @@ fn execute(ui: &Arc<Ui>, line: &Line) -> u8 {
                 () = interrupted(invocation.command) => {
                     ui.progress_end();
                     ui.talk(&format!("\nInterrupted: {}", aftermath(invocation.command)));
-                    context.undo(invocation.command).await;
+                    // A second one ends us whatever an engine that hangs does.
+                    tokio::select! {
+                        () = context.undo(invocation.command) => {}
+                        () = interrupted("undo") => ui.talk("Left as it is: run `oardocker stop`"),
+                    }
                     return INTERRUPTED;
                 }
             };

@@ -1,7 +1,8 @@
 //! The files of one cluster on the host, made at start and gone after stop.
 //!
 //! ```text
-//! <data dir>/clusters/<env id>/hosts resolv.conf nodes cow_volumes system.conf profile.sh environment ssh_environment env.json
+//! <data dir>/clusters/<env id>/engine         --docker-host of the engine that it runs on
+//!                             /hosts resolv.conf nodes cow_volumes system.conf profile.sh environment ssh_environment env.json
 //!                             /home            shared by frontend and nodes
 //!                             /log/cluster.log what the log host collected
 //!                             /notify/<host>/s the socket on which a host's systemd says that it has booted
@@ -75,9 +76,22 @@ impl Files {
         self.path("notify").join(host)
     }
 
+    /// Which engine the cluster runs on, as `--docker-host` takes it.
+    pub fn engine(&self) -> Option<String> {
+        fs::read_to_string(self.path("engine")).ok()
+    }
+
     /// Output of a host's first process.
     pub fn console(&self, host: &str) -> PathBuf {
         self.path("console").join(host)
+    }
+
+    /// Notes the engine, before anything of the cluster is made there.
+    pub fn claim(&self, docker_host: &str) -> Result<()> {
+        let path = self.path("engine");
+        let doing = || format!("cannot write {}", path.display());
+        fs::create_dir_all(&self.dir).doing(doing)?;
+        fs::write(&path, docker_host).doing(doing)
     }
 
     /// Makes all but /home and the mounts.

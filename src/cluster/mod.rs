@@ -16,7 +16,7 @@ pub mod session;
 pub mod volume;
 
 use crate::engine::{ContainerInfo, Engine};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use std::collections::BTreeMap;
 
 /// Label with the environment's id.
@@ -34,6 +34,18 @@ pub fn container_id(env_id: &str, host: &str) -> String {
 /// The role of a host: node7 is a node.
 pub fn role(host: &str) -> &str {
     host.trim_end_matches(|c: char| c.is_ascii_digit())
+}
+
+/// Fails when the cluster runs on another engine than this one, which would neither find nor remove it.
+pub fn require_its_engine(engine: &dyn Engine, env_id: &str) -> Result<()> {
+    let host = &engine.info().docker_host;
+    match files::Files::new(env_id).engine() {
+        Some(other) if other != *host => {
+            Err(Error::new(format!("the cluster of this environment runs on another engine: {other}, not {host}"))
+                .hint(format!("stop it there first: oardocker --docker-host {other} stop")))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// The containers of an environment, by host name.

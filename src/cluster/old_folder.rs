@@ -6,10 +6,15 @@ use super::files::Files;
 use super::plan::Host;
 use super::{container_id, role, session};
 use crate::cgroup::{Cgroups, Controller};
-use crate::engine::{Engine, Image, Mount};
+use crate::engine::{ContainerInfo, Engine, Image, Mount};
 use crate::error::{Context as _, Result};
+use crate::rooted::Root;
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::time::Duration;
+
+/// How long a host that is about to be restarted may take for a last favour.
+const ANSWER: Duration = Duration::from_secs(5);
 
 /// Waits on the server until OAR's database says that all nodes are Alive. Where the env dir has its own `nodes_alive.sh`
 /// that one runs instead.
@@ -72,10 +77,15 @@ pub async fn unconfine(engine: &dyn Engine, env_id: &str, names: &[String]) -> R
     futures::future::join_all(work).await.into_iter().collect()
 }
 
-/// Their script that installs OAR's keys spoils them when it runs again in the same filesystem, so it must find none.
-pub async fn before_restart(engine: &dyn Engine, id: &str) -> Result<()> {
-    let line = "[ -f /var/lib/container/init-scripts/nodes_alive.sh ] || rm -f /var/lib/oar/.ssh/authorized_keys";
-    session::capture(engine, id, &["/bin/sh", "-c", line]).await.map(|_| ())
+/// Their script that installs OAR's keys spoils them when it runs again in the same filesystem, so it must find none. A host
+/// that cannot do it any more is restarted all the same.
+pub async fn before_restart(engine: &dyn Engine, host: &ContainerInfo) {
+    let root = Root::open(Path::new(&format!("/proc/{}/root", host.pid)));
+    let ours = Path::new("/var/lib/container/init-scripts/nodes_alive.sh");
+    if root.is_ok_and(|root| root.mode(ours).is_none()) {
+        let args = ["/bin/rm", "-f", "/var/lib/oar/.ssh/authorized_keys"];
+        let _ = tokio::time::timeout(ANSWER, session::capture(engine, &host.id, &args)).await;
+    }
 }
 
 /// The signal that asks a first process to end: systemd has its own.

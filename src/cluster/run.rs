@@ -5,10 +5,10 @@ use super::notify::Notify;
 use super::plan::{self, Host};
 use super::request::Request;
 use super::volume::Mode;
-use super::{container_id, containers, cow, old_folder, session};
+use super::{container_id, containers, cow, old_folder, require_its_engine, session};
 use crate::cgroup::Cgroups;
 use crate::engine::{Engine, State};
-use crate::error::{Error, Result};
+use crate::error::{Context as _, Error, Result};
 use crate::net;
 use futures::stream::{FuturesUnordered, StreamExt as _};
 use std::collections::BTreeMap;
@@ -82,6 +82,8 @@ impl Runner {
             let config = found.config.config().as_ref();
             env.insert(role.to_owned(), config.and_then(|c| c.env().clone()).unwrap_or_default());
         }
+        let files = Files::new(&request.env_id);
+        files.claim(&self.engine.info().docker_host)?;
         let subnet = self.engine.create_network(&request.env_id).await?;
         let mut hosts = plan::hosts(request, &self.cgroups, subnet, &env);
         let old = old_folder::is_old(&request.init_scripts);
@@ -90,7 +92,6 @@ impl Runner {
         let addresses: Vec<(String, Ipv4Addr)> = plan::numbered(request.nodes)
             .map(|(name, index)| Ok((name, subnet.host(index)?)))
             .collect::<Result<_>>()?;
-        let files = Files::new(&request.env_id);
         files.create(request, &names, &net::hosts(&addresses), &net::resolv_conf()?)?;
         old_folder::console_is_log(&hosts, &files)?;
         let cow = request.volumes.iter().any(|v| v.mode == Mode::CopyOnWrite);
@@ -208,6 +209,7 @@ impl Runner {
 
     /// Removes everything of a cluster, whoever left it in whatever state. Nothing there is fine.
     pub async fn stop(&self, env_id: &str) -> Result<()> {
+        require_its_engine(self.engine.as_ref(), env_id)?;
         let mut errors = Vec::new();
         // A container that was being created when its oardocker was killed may have left only its filesystem.
         let mut ids: BTreeMap<String, String> = BTreeMap::new();
@@ -233,7 +235,10 @@ impl Runner {
         }
         errors.extend(cow::unmount_all(env_id).err());
         errors.extend(self.engine.remove_network(env_id).await.err());
-        errors.extend(self.cgroups.remove(env_id).err());
+        // Patient with dying processes, so not on the thread that hears Ctrl-C.
+        let (cgroups, id) = (self.cgroups.clone(), env_id.to_owned());
+        let removed = tokio::task::spawn_blocking(move || cgroups.remove(&id)).await;
+        errors.extend(removed.doing(|| "cannot remove cgroups".into()).and_then(|removed| removed).err());
         if errors.is_empty() {
             errors.extend(files.remove().err());
         }
@@ -250,7 +255,7 @@ impl Runner {
                 let (files, container) = (&files, &known[name]);
                 async move {
                     if container.state == State::Running {
-                        old_folder::before_restart(self.engine.as_ref(), &container.id).await?;
+                        old_folder::before_restart(self.engine.as_ref(), container).await;
                     }
                     let grace =
                         (container.state == State::Running).then(|| (old_folder::end_signal(container.pid), patience));

@@ -31,6 +31,7 @@ pub struct Wish {
 pub async fn host(engine: &dyn Engine, env_id: &str, name: &str) -> Result<ContainerInfo> {
     let mut known = containers(engine, env_id).await?;
     if known.is_empty() {
+        super::require_its_engine(engine, env_id)?;
         return Err(Error::new("the cluster is not running").hint("run `oardocker start` first"));
     }
     let names = known.keys().cloned().collect::<Vec<_>>().join(", ");

@@ -31,8 +31,8 @@ pub struct EngineInfo {
     pub name: String,
     /// As the engine says it.
     pub version: String,
-    /// The socket.
-    pub address: String,
+    /// The value of `--docker-host` that means it.
+    pub docker_host: String,
     /// Whether images that are to run are copied into it, which takes seconds.
     pub copies_images: bool,
 }

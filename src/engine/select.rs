@@ -84,7 +84,7 @@ async fn auto() -> Result<(Arc<dyn Engine>, Option<String>)> {
 /// The engine that `auto` took, with the line that says so.
 fn taken(engine: impl Engine + 'static, why: &str) -> Result<(Arc<dyn Engine>, Option<String>)> {
     let info = engine.info();
-    let line = format!("Using {} {} at {}{why}", info.name, info.version, info.address);
+    let line = format!("Using {} {} at {}{why}", info.name, info.version, info.docker_host);
     Ok((Arc::new(engine), Some(line)))
 }
 

@@ -17,9 +17,25 @@ use std::sync::Mutex;
 /// Locks of the steps of this process, by key.
 static HELD: Mutex<Vec<(String, Flock<File>)>> = Mutex::new(Vec::new());
 
-/// A name for a step that no other has.
-pub(super) fn new_key() -> String {
-    format!("oardocker-step-{}-{:08x}", std::process::id(), rand::random::<u32>())
+/// Who makes a step, which is who can throw it away: each has parts of it elsewhere.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Maker {
+    Containerd,
+    Store,
+}
+
+impl Maker {
+    fn prefix(self) -> &'static str {
+        match self {
+            Self::Containerd => "oardocker-step-",
+            Self::Store => "oardocker-store-",
+        }
+    }
+
+    /// A name for a step that no other has.
+    pub(super) fn new_key(self) -> String {
+        format!("{}{}-{:08x}", self.prefix(), std::process::id(), rand::random::<u32>())
+    }
 }
 
 /// The step's own directory.
@@ -34,13 +50,16 @@ pub(super) fn root(key: &str) -> PathBuf {
 
 /// Makes the step's directory and keeps its lock until [`forget`].
 pub(super) fn hold(key: &str) -> Result<()> {
-    let root = root(key);
+    let (root, steps) = (root(key), runtime_dir().join("steps"));
+    // What images hold, set-uid programs among it, is for root alone.
+    super::host::private_dir(&steps)?;
     fs::create_dir_all(&root).doing(|| format!("cannot create {}", root.display()))?;
-    let path = dir(key).join("lock");
-    let file = File::create(&path).doing(|| format!("cannot create {}", path.display()))?;
-    let lock = Flock::lock(file, FlockArg::LockExclusiveNonblock)
-        .map_err(|(_, e)| e)
-        .doing(|| format!("cannot lock {}", path.display()))?;
+    // Locked before it gets its name: whoever finds it free finds it abandoned.
+    let (early, path) = (steps.join(format!(".{key}")), dir(key).join("lock"));
+    let doing = || format!("cannot lock {}", path.display());
+    let file = File::create(&early).doing(doing)?;
+    let lock = Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, e)| e).doing(doing)?;
+    fs::rename(&early, &path).doing(doing)?;
     HELD.lock().expect("no panics under this lock").push((key.to_owned(), lock));
     Ok(())
 }
@@ -54,22 +73,27 @@ pub(super) fn forget(key: &str) -> Result<()> {
         }
         _ => {}
     }
+    let _ = fs::remove_file(runtime_dir().join("steps").join(format!(".{key}")));
     HELD.lock().expect("no panics under this lock").retain(|(k, _)| k != key);
     Ok(())
 }
 
-/// The steps whose oardocker is gone; with `own`, those of this process count as well.
-pub(super) fn abandoned(own: bool) -> Vec<String> {
+/// The steps of a maker whose oardocker is gone; with `own`, those of this process count as well.
+pub(super) fn abandoned(maker: Maker, own: bool) -> Vec<String> {
     if own {
         HELD.lock().expect("no panics under this lock").clear();
     }
     let entries = fs::read_dir(runtime_dir().join("steps")).into_iter().flatten().flatten();
     entries
-        .filter(|entry| {
-            let lock = File::open(entry.path().join("lock"));
-            lock.is_ok_and(|file| Flock::lock(file, FlockArg::LockExclusiveNonblock).is_ok())
-        })
         .map(|entry| entry.file_name().to_string_lossy().into_owned())
+        .filter(|key| {
+            let Some(rest) = key.strip_prefix(maker.prefix()) else { return false };
+            match File::open(dir(key).join("lock")) {
+                Ok(file) => Flock::lock(file, FlockArg::LockExclusiveNonblock).is_ok(),
+                // Killed before it had a lock.
+                Err(_) => !Path::new("/proc").join(rest.split('-').next().unwrap_or_default()).exists(),
+            }
+        })
         .collect()
 }
 

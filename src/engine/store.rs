@@ -10,8 +10,9 @@
 //! ```
 //! Steps are run by the host's OCI runtime itself. Everything enters its place by rename, so what is there is whole.
 
-use super::host::{data_dir, runtime_dir};
-use super::{ContainerSpec, Image, ImageRecord, Layer, Network, StepRoot, oci, sha256, step};
+use super::host::{data_dir, private_dir, runtime_dir};
+use super::step::{self, Maker};
+use super::{ContainerSpec, Image, ImageRecord, Layer, Network, StepRoot, oci, sha256};
 use crate::error::{Context as _, Error, Result};
 use nix::fcntl::{Flock, FlockArg};
 use oci_spec::image::ImageConfiguration;
@@ -91,7 +92,8 @@ impl Store {
     }
 
     fn lock(&self, how: FlockArg) -> Result<Option<Flock<File>>> {
-        self.make("")?;
+        // What images hold, set-uid programs among it, is for root alone.
+        private_dir(&self.dir)?;
         let path = self.dir.join("lock");
         let doing = || format!("cannot lock {}", path.display());
         let file = fs::OpenOptions::new().append(true).create(true).open(&path).doing(doing)?;
@@ -103,7 +105,7 @@ impl Store {
     }
 
     /// Keeps what is half done from being removed as unused.
-    fn hold(&self) -> Result<()> {
+    pub(super) fn hold(&self) -> Result<()> {
         let mut held = self.held.lock().expect("no panics under this lock");
         if held.is_none() {
             *held = self.lock(FlockArg::LockShared)?;
@@ -156,6 +158,8 @@ impl Store {
         };
         let mut file = tempfile::Builder::new().prefix(".").tempfile_in(self.dir.join("images")).doing(doing)?;
         serde_json::to_writer(&mut file, &stored).doing(doing)?;
+        // A power cut may leave a name without content otherwise.
+        file.as_file().sync_all().doing(doing)?;
         file.persist(self.image_file(name)).map_err(|e| e.error).doing(doing)?;
         Ok(id)
     }
@@ -206,7 +210,7 @@ impl Store {
         self.make("blobs")?;
         let doing = || format!("cannot store layer {}", layer.digest);
         let to = self.blob(layer);
-        if to.exists() {
+        if fs::metadata(&to).is_ok_and(|m| m.len() == layer.size) {
             return Ok(());
         }
         let mut part = tempfile::Builder::new().prefix(".").tempfile_in(self.dir.join("blobs")).doing(doing)?;
@@ -246,7 +250,7 @@ impl Store {
 
     pub(super) fn begin_step(&self, parent: Option<&str>) -> Result<StepRoot> {
         self.hold()?;
-        let key = step::new_key();
+        let key = Maker::Store.new_key();
         step::hold(&key)?;
         let begun = self.mount_step(&key, parent);
         if begun.is_err() {
@@ -340,7 +344,7 @@ impl Store {
 
     /// Throws away the steps of oardockers that were killed; with `own`, also those of this process.
     pub(super) async fn recover(&self, own: bool) -> Result<()> {
-        for key in step::abandoned(own) {
+        for key in step::abandoned(Maker::Store, own) {
             delete_container(&key).await?;
             self.abort_step(&key)?;
         }
@@ -395,7 +399,8 @@ async fn forward(stream: Option<impl AsyncRead + Unpin>, to: mpsc::Sender<Vec<u8
 fn read(path: &Path) -> Result<Option<Stored>> {
     let doing = || format!("cannot read {}", path.display());
     match fs::read(path) {
-        Ok(bytes) => serde_json::from_slice(&bytes).doing(doing).map(Some),
+        // A file that a power cut has emptied is no image any more: the next build makes it again.
+        Ok(bytes) => Ok(serde_json::from_slice(&bytes).ok()),
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
         Err(e) => Err(e).doing(doing),
     }
@@ -424,7 +429,8 @@ mod tests {
     use super::*;
 
     fn layer(text: &str) -> Layer {
-        Layer { diff_id: sha256(format!("diff {text}").as_bytes()), digest: sha256(text.as_bytes()), size: 1 }
+        let size = text.len() as u64;
+        Layer { diff_id: sha256(format!("diff {text}").as_bytes()), digest: sha256(text.as_bytes()), size }
     }
 
     #[test]

@@ -43,15 +43,20 @@ pub async fn unpack(engine: &dyn Engine, layer: &Layer, blob: &Path, parent: Opt
     }
 }
 
-/// Hashes what is read.
+/// Hashes and counts what is read.
 struct Hashing<R> {
     inner: R,
     hash: Sha256,
+    bytes: u64,
 }
 
 impl<R: Read> Read for Hashing<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let n = self.inner.read(buffer)?;
+        self.bytes += n as u64;
+        if self.bytes > LIMIT {
+            return Err(io::Error::other("it unpacks to more than 64 GiB"));
+        }
         self.hash.update(&buffer[..n]);
         Ok(n)
     }
@@ -61,8 +66,8 @@ fn apply(blob: &Path, diff_id: &str, root: &Path) -> Result<()> {
     let doing = || format!("cannot unpack layer {diff_id}");
     let root = Root::open(root)?;
     let file = BufReader::with_capacity(1 << 20, File::open(blob).doing(doing)?);
-    let mut archive = Archive::new(Hashing { inner: MultiGzDecoder::new(file), hash: Sha256::new() });
-    let mut tree = Tree { root, placed: HashSet::new(), directories: Vec::new(), total: 0 };
+    let mut archive = Archive::new(Hashing { inner: MultiGzDecoder::new(file), hash: Sha256::new(), bytes: 0 });
+    let mut tree = Tree { root, placed: HashSet::new(), directories: Vec::new() };
     for entry in archive.entries().doing(doing)? {
         let mut entry = entry.doing(doing)?;
         let name = PathBuf::from(OsStr::from_bytes(&entry.path_bytes()));
@@ -84,7 +89,6 @@ struct Tree {
     placed: HashSet<PathBuf>,
     /// Their modes and times are set at the end, because a directory may be closed to what comes after it.
     directories: Vec<(PathBuf, Meta)>,
-    total: u64,
 }
 
 #[derive(Debug, Clone, Default)]
@@ -123,10 +127,6 @@ impl Tree {
         if path.components().any(|c| !matches!(c, Component::Normal(_))) {
             return Err(Error::new("it leads out of the image"));
         }
-        self.total += entry.size();
-        if self.total > LIMIT {
-            return Err(Error::new("with it the layer is larger than 64 GiB"));
-        }
         let kind = entry.header().entry_type();
         if kind == EntryType::XGlobalHeader {
             return Ok(());
@@ -142,6 +142,9 @@ impl Tree {
             return self.empty(&dir, path.parent().unwrap_or(Path::new(""))).doing(|| "cannot empty it".into());
         }
         if let Some(gone) = file_name.as_bytes().strip_prefix(b".wh.") {
+            if matches!(gone, b"" | b"." | b"..") {
+                return Err(Error::new("it is no deletion of anything"));
+            }
             return remove_tree(&dir, OsStr::from_bytes(gone)).doing(|| "cannot remove it".into());
         }
         for part in path.ancestors() {
@@ -326,6 +329,9 @@ mod tests {
         let dir = tree();
         assert!(layer(dir.path(), &[("../evil", "x")]).unwrap_err().to_string().contains("leads out of the image"));
         assert!(layer(dir.path(), &[("/evil", "x")]).is_err());
+        for name in [".wh...", ".wh..", ".wh.", "d/.wh..."] {
+            assert!(layer(dir.path(), &[("d/", ""), (name, "")]).is_err(), "{name}");
+        }
         let outside = dir.path().join("outside");
         fs::create_dir(&outside).unwrap();
         fs::write(outside.join("secret"), "1").unwrap();

@@ -53,7 +53,7 @@ pub(super) async fn create_bridge(name: &str, address: Ipv4Addr, prefix: u8) -> 
 }
 
 /// The MTU of the way out: a bridge that is wider loses large packets on hosts whose uplink is a tunnel.
-fn mtu() -> u32 {
+pub fn mtu() -> u32 {
     let table = std::fs::read_to_string("/proc/net/route").unwrap_or_default();
     table
         .lines()

@@ -16,6 +16,7 @@ mod names;
 mod subnet;
 
 pub use firewall::Port;
+pub use links::mtu;
 pub use names::{hosts, resolv_conf};
 pub use subnet::Subnet;
 

@@ -119,3 +119,24 @@ fn an_engine_that_dies_is_told_and_the_next_command_recovers() {
     workdir.ok(&["start", "-n", "1"]);
     workdir.ok(&["stop"]);
 }
+
+#[test]
+fn a_cluster_is_left_to_the_engine_that_runs_it() {
+    require_root();
+    let _alone = alone();
+    let docker = Daemon::start(Engine::Docker);
+    let workdir = ready_on(Engine::Containerd, "trixie");
+    workdir.ok(&["start", "-n", "1"]);
+    let there = format!("unix://{}", docker.socket().display());
+    for args in [&["stop"][..], &["start"], &["build"], &["exec", "node1", "true"], &["destroy", "-f"]] {
+        let out = workdir.command(args).env("OARDOCKER_DOCKER_HOST", &there).output().unwrap();
+        let text = texts(&out).1;
+        assert_eq!(out.status.code(), Some(1), "{args:?}: {text}");
+        assert!(
+            text.contains("runs on another engine: managed, not unix://") || args[0] == "start",
+            "{args:?}: {text}"
+        );
+    }
+    assert_eq!(workdir.sh("node1", "hostname"), "node1\n", "it runs as before");
+    workdir.ok(&["stop"]);
+}

@@ -90,6 +90,9 @@ fn on(engine: Engine) {
     // A terminal: size, its changes, Ctrl-C for the program inside, our terminal as it was.
     let mut pty = Pty::spawn(workdir.command(&["connect", "-l", "root", "node1"]), 91, 33);
     pty.expect("root@node1", 10);
+    // Bytes that look like the frames of an engine's stream are a program's own.
+    pty.send("printf '\\001\\000\\000\\000\\000\\000\\000\\177'; echo not-a-frame\n");
+    pty.expect("not-a-frame\r\n", 5);
     pty.send("stty size; echo $TERM\n");
     pty.expect("33 91", 5);
     pty.expect("xterm-256color", 5);
@@ -128,7 +131,8 @@ fn on(engine: Engine) {
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();
-    std::thread::sleep(Duration::from_millis(600));
+    let mut up = [0; 3];
+    std::io::Read::read_exact(child.stdout.as_mut().unwrap(), &mut up).unwrap();
     nix::sys::signal::kill(nix::unistd::Pid::from_raw(child.id() as i32), nix::sys::signal::Signal::SIGINT).unwrap();
     assert_eq!(child.wait().unwrap().code(), Some(9));
 

@@ -31,8 +31,9 @@ pub(super) async fn run(context: &mut Context) -> Result<()> {
             unused.push(record.name.clone());
         }
     }
+    // Also with no names: what older installs have left without any goes then.
+    engine.remove_images(&unused).await?;
     if !unused.is_empty() {
-        engine.remove_images(&unused).await?;
         context.ui.line(&format!("Removed {} cached build steps", unused.len()));
     }
     Ok(())

@@ -17,6 +17,7 @@ mod stop;
 use super::parse::Invocation;
 use super::ui::{self, Ui};
 use crate::cgroup::Cgroups;
+use crate::cluster;
 use crate::cluster::images::{StepNetwork, remove_steps, steps_cgroup};
 use crate::cluster::run::{Event, Runner};
 use crate::engine::host::data_dir;
@@ -167,7 +168,7 @@ impl Context {
                 },
                 _ => Ok(()),
             };
-            if outcome.is_ok() {
+            if outcome.is_ok() && !self.left_over(&workdir).await {
                 break;
             }
         }
@@ -175,6 +176,13 @@ impl Context {
             self.ui.error(&e.hint("run `oardocker stop`"));
         }
         self.close().await;
+    }
+
+    /// Whether a container has appeared that was asked for before the interrupt.
+    async fn left_over(&self, workdir: &Workdir) -> bool {
+        let Some(engine) = &self.engine else { return false };
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        cluster::containers(engine.as_ref(), &workdir.env_id).await.is_ok_and(|found| !found.is_empty())
     }
 
     /// Gives up what the engine protects for us.

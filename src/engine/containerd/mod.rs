@@ -48,7 +48,7 @@ impl Containerd {
         let info = EngineInfo {
             name: if managed { "managed containerd" } else { "containerd" }.into(),
             version,
-            address: format!("containerd://{}", socket.display()),
+            docker_host: if managed { "managed".into() } else { format!("containerd://{}", socket.display()) },
             copies_images: false,
         };
         Ok(Self { client, info, managed })

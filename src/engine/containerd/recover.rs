@@ -2,7 +2,7 @@
 
 use super::client::Client;
 use super::{snapshots, streams, tasks};
-use crate::engine::step;
+use crate::engine::step::{self, Maker};
 use crate::error::Result;
 
 /// Build steps, FIFOs and leases; with `own`, also the steps of this process.
@@ -14,7 +14,7 @@ pub(super) async fn run(client: &Client, own: bool) -> Result<()> {
 
 /// Build steps only.
 pub(super) async fn steps(client: &Client, own: bool) -> Result<()> {
-    for key in step::abandoned(own) {
+    for key in step::abandoned(Maker::Containerd, own) {
         tasks::remove(client, &key).await?;
         snapshots::abort_step(client, &key).await?;
     }

@@ -2,7 +2,8 @@
 
 use super::SNAPSHOTTER;
 use super::client::Client;
-use crate::engine::{Layer, StepRoot, step};
+use crate::engine::step::{self, Maker};
+use crate::engine::{Layer, StepRoot};
 use crate::error::{Context as _, Error, Result};
 use containerd_client::services::v1::snapshots::{
     CommitSnapshotRequest, PrepareSnapshotRequest, RemoveSnapshotRequest, StatSnapshotRequest,
@@ -58,7 +59,7 @@ async fn commit(client: &Client, key: &str, name: &str) -> Result<()> {
 
 pub(super) async fn begin_step(client: &Client, parent: Option<&str>) -> Result<StepRoot> {
     client.hold_lease().await?;
-    let key = step::new_key();
+    let key = Maker::Containerd.new_key();
     step::hold(&key)?;
     let begun = async {
         let mounts = prepare(client, &key, parent).await?;

@@ -8,13 +8,21 @@ use crate::error::{Context as _, Error, Result};
 use bollard::container::LogOutput;
 use bollard::exec::{ResizeExecOptions, StartExecOptions, StartExecResults};
 use bollard::models::{ExecConfig, ExecInspectResponse};
-use futures::StreamExt as _;
+use futures::{Stream, StreamExt as _, TryStreamExt as _};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::pin::Pin;
 use std::time::Duration;
-use tokio::io::{AsyncWrite, AsyncWriteExt as _};
+use tokio::io::{AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::net::UnixStream;
 use tokio::sync::{mpsc, watch};
+use tokio_util::io::ReaderStream;
+
+type Output = Pin<Box<dyn Stream<Item = Result<LogOutput, bollard::errors::Error>> + Send>>;
+type Input = Pin<Box<dyn AsyncWrite + Send>>;
+
+/// No engine says more before its stream begins, in bytes.
+const MAX_HEAD: usize = 16 << 10;
 
 /// Exit code of what SIGKILL ended, perhaps with its whole container.
 const KILLED: i64 = 137;
@@ -43,11 +51,16 @@ impl Docker {
             ..ExecConfig::default()
         };
         let exec = self.api.create_exec(id, config).await.doing(doing)?.id;
-        let options = StartExecOptions { detach: false, tty: process.tty, output_capacity: Some(64 << 10) };
-        let StartExecResults::Attached { mut output, input } =
-            self.api.start_exec(&exec, Some(options)).await.doing(doing)?
-        else {
-            return Err(Error::new("the engine gave no streams")).doing(doing);
+        let (mut output, input) = if process.tty {
+            self.start_terminal(&exec).await.doing(doing)?
+        } else {
+            let options = StartExecOptions { detach: false, tty: false, output_capacity: Some(64 << 10) };
+            let StartExecResults::Attached { output, input } =
+                self.api.start_exec(&exec, Some(options)).await.doing(doing)?
+            else {
+                return Err(Error::new("the engine gave no streams")).doing(doing);
+            };
+            (output, input)
         };
         let helpers = [
             tokio::spawn(feed_stdin(input, session.stdin)),
@@ -82,6 +95,38 @@ impl Docker {
         Ok(u32::try_from(code).unwrap_or(1))
     }
 
+    /// Starts a session with a terminal. Its stream is what the terminal says and nothing else, but bollard looks for frames in
+    /// it, and takes some of what programs write for such.
+    async fn start_terminal(&self, exec: &str) -> Result<(Output, Input)> {
+        let doing = || format!("{} did not start the session", self.info.name);
+        let mut stream = UnixStream::connect(&self.socket).await.doing(doing)?;
+        let body = r#"{"Detach":false,"Tty":true}"#;
+        let request = format!(
+            "POST /v{}.{}/exec/{exec}/start HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n\
+             Content-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+            super::OLDEST_API.0,
+            super::OLDEST_API.1,
+            body.len()
+        );
+        stream.write_all(request.as_bytes()).await.doing(doing)?;
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            if head.len() > MAX_HEAD {
+                return Err(Error::new("it answered with something else")).doing(doing);
+            }
+            head.push(stream.read_u8().await.doing(doing)?);
+        }
+        let head = String::from_utf8_lossy(&head);
+        if !matches!(head.split(' ').nth(1), Some("101" | "200")) {
+            return Err(Error::new(head.lines().next().unwrap_or_default().to_owned())).doing(doing);
+        }
+        let (output, input) = stream.into_split();
+        let output = ReaderStream::with_capacity(output, 64 << 10)
+            .map_ok(|message| LogOutput::Console { message })
+            .map_err(bollard::errors::Error::from);
+        Ok((Box::pin(output), Box::pin(input)))
+    }
+
     /// The exit code of a session whose streams are closed; none when the engine does not know the session any more.
     async fn last_words(&self, exec: &str) -> Result<Option<i64>> {
         let deadline = tokio::time::Instant::now() + LAST_WORDS;
@@ -97,7 +142,7 @@ impl Docker {
     }
 }
 
-async fn feed_stdin(mut to: Pin<Box<dyn AsyncWrite + Send>>, stdin: Option<mpsc::Receiver<Vec<u8>>>) {
+async fn feed_stdin(mut to: Input, stdin: Option<mpsc::Receiver<Vec<u8>>>) {
     let Some(mut stdin) = stdin else { return };
     while let Some(bytes) = stdin.recv().await {
         if to.write_all(&bytes).await.is_err() || to.flush().await.is_err() {
@@ -122,8 +167,15 @@ async fn follow_size(api: bollard::Docker, exec: String, size: Option<watch::Rec
 async fn pass_signals(api: bollard::Docker, exec: String, signals: Option<mpsc::Receiver<i32>>) {
     let Some(mut signals) = signals else { return };
     while let Some(number) = signals.recv().await {
-        let pid = api.inspect_exec(&exec).await.ok().and_then(|e| e.pid).and_then(|p| i32::try_from(p).ok());
-        if let (Some(pid @ 1..), Ok(signal)) = (pid, Signal::try_from(number)) {
+        // A session that was asked for a moment ago has no process yet.
+        let pid = loop {
+            match api.inspect_exec(&exec).await.map(|e| e.pid.and_then(|p| i32::try_from(p).ok())) {
+                Ok(Some(pid @ 1..)) => break pid,
+                Ok(_) => tokio::time::sleep(LOOK_AGAIN).await,
+                Err(_) => return,
+            }
+        };
+        if let Ok(signal) = Signal::try_from(number) {
             let _ = kill(Pid::from_raw(pid), signal);
         }
     }

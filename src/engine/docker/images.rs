@@ -7,7 +7,9 @@ use crate::engine::oci::{CONFIG, LAYER, MANIFEST};
 use crate::engine::{Image, chain_id, sha256, store};
 use crate::error::{Context as _, Error, Result};
 use bollard::body_try_stream;
-use bollard::query_parameters::{ImportImageOptions, ListImagesOptionsBuilder, RemoveImageOptionsBuilder};
+use bollard::query_parameters::{
+    ImportImageOptions, ListImagesOptionsBuilder, RemoveImageOptions, RemoveImageOptionsBuilder,
+};
 use futures::TryStreamExt as _;
 use serde_json::json;
 use std::collections::BTreeSet;
@@ -26,12 +28,16 @@ impl Docker {
     pub(super) async fn ensure_loaded(&self, name: &str, image: &Image) -> Result<()> {
         let doing = || format!("cannot load image {name} into {}", self.info.name);
         let (id, _) = store::configuration(image)?;
+        // Many containers of one image are created at the same time; one of them loads it.
+        let _one = self.loading.lock().await;
+        let mut old = None;
         match self.api.inspect_image(name).await {
             Ok(found) => {
                 let labels = found.config.and_then(|c| c.labels).unwrap_or_default();
                 if labels.get(ID) == Some(&id) {
                     return Ok(());
                 }
+                old = found.id;
             }
             Err(e) if is(&e, 404) => {}
             Err(e) => return Err(e).doing(doing),
@@ -41,12 +47,17 @@ impl Docker {
         whole["config"]["Labels"][ID] = json!(id);
         labelled.config = serde_json::from_value(whole).doing(doing)?;
         let known = self.known_chains().await.doing(doing)?;
-        let outcome = self.load(name, &labelled, &known).await;
+        let mut outcome = self.load(name, &labelled, &known).await;
         // How an engine finds a layer again is its own business: one that does not gets them all.
         if outcome.is_err() && !known.is_empty() {
-            return self.load(name, &labelled, &BTreeSet::new()).await.doing(doing);
+            outcome = self.load(name, &labelled, &BTreeSet::new()).await;
         }
-        outcome.doing(doing)
+        outcome.doing(doing)?;
+        // The one that had the name before would stay without any; not while the user's own containers need it.
+        if let Some(old) = old {
+            let _ = self.api.remove_image(&old, None::<RemoveImageOptions>, None).await;
+        }
+        Ok(())
     }
 
     /// Chain ids of the layers that the engine has.
@@ -111,27 +122,33 @@ impl Docker {
         });
         let body = body_try_stream(ReaderStream::with_capacity(reader, PIPE));
         let options = ImportImageOptions { quiet: true, ..ImportImageOptions::default() };
-        let said: Vec<_> = self.api.import_image(options, body, None).try_collect().await.doing(|| "refused".into())?;
-        packing.await.doing(|| "cannot pack it".into())?.doing(|| "cannot pack it".into())?;
-        match said.into_iter().find_map(|line| line.error_detail?.message) {
-            Some(error) => Err(Error::new(error)),
-            None => Ok(()),
+        let loaded: Result<Vec<_>, _> = self.api.import_image(options, body, None).try_collect().await;
+        let packed = packing.await.doing(|| "cannot pack it".into())?;
+        // Of a tar that was cut short the engine would only tell that.
+        match packed {
+            Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => Err(e).doing(|| "cannot pack it".into()),
+            _ => loaded.map(drop).doing(|| "refused".into()),
         }
     }
 
-    /// Removes images from the engine; those that never entered it are none.
-    pub(super) async fn unload(&self, names: &[String]) -> Result<()> {
-        let mut errors = Vec::new();
-        for name in names.iter().filter(|n| n.contains(".env/")) {
+    /// Removes images from the engine; those that never entered it are none. Returns the names that are gone, and why others
+    /// are not.
+    pub(super) async fn unload(&self, names: &[String]) -> (Vec<String>, Result<()>) {
+        let (mut gone, mut errors) = (Vec::new(), Vec::new());
+        for name in names {
+            if !name.contains(".env/") {
+                gone.push(name.clone());
+                continue;
+            }
             let force = RemoveImageOptionsBuilder::default().force(true).build();
             match self.api.remove_image(name, Some(force), None).await {
                 Err(e) if !is(&e, 404) => {
                     let what = || format!("cannot remove image {name} from {}", self.info.name);
                     errors.extend(Err::<(), _>(e).doing(what).err());
                 }
-                _ => {}
+                _ => gone.push(name.clone()),
             }
         }
-        Error::all(errors)
+        (gone, Error::all(errors))
     }
 }

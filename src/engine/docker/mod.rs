@@ -21,7 +21,7 @@ use std::collections::BTreeMap;
 use std::io::ErrorKind;
 use std::os::unix::fs::FileTypeExt as _;
 use std::os::unix::net::UnixStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tokio::sync::mpsc;
 
@@ -42,7 +42,10 @@ const PATIENCE: u64 = 86_400;
 pub struct Docker {
     api: Api,
     info: EngineInfo,
+    socket: PathBuf,
     store: Store,
+    /// Held while an image is loaded.
+    loading: tokio::sync::Mutex<()>,
     podman: bool,
     /// Containers can be put below a cgroup of ours by its path.
     cgroupfs: bool,
@@ -73,8 +76,12 @@ impl Docker {
             version.min_api_version.as_deref().unwrap_or_default(),
         )
         .doing(doing)?;
-        let api = api.negotiate_version().await.doing(doing)?;
-        let about = api.info().await.doing(doing)?;
+        let rest = async {
+            let api = api.negotiate_version().await?;
+            api.info().await.map(|about| (api, about))
+        };
+        let (api, about) =
+            tokio::time::timeout(SILENCE, rest).await.map_err(|_| silent()).doing(doing)?.doing(doing)?;
         if about.security_options.iter().flatten().any(|o| o.contains("rootless")) {
             return Err(Error::new("it is rootless, and nodes need cgroups and mounts that only root can give them")
                 .hint("use the system's engine: unix:///run/docker.sock, unix:///run/podman/podman.sock, or managed"))
@@ -84,10 +91,12 @@ impl Docker {
             info: EngineInfo {
                 name: name.into(),
                 version: number,
-                address: format!("unix://{at}"),
+                docker_host: format!("unix://{at}"),
                 copies_images: true,
             },
             store: Store::open(),
+            loading: tokio::sync::Mutex::default(),
+            socket: socket.into(),
             cgroupfs: about.cgroup_driver.is_some_and(|d| d.to_string() == "cgroupfs"),
             podman: podman.is_some(),
             api,
@@ -165,17 +174,20 @@ impl Engine for Docker {
     ) -> Result<String> {
         // Loaded first: a name in the store promises that it can be started.
         if purpose == Purpose::Run {
+            self.store.hold()?;
             self.ensure_loaded(name, image).await?;
         }
         self.store.put_image(name, image, labels)
     }
 
     async fn remove_images(&self, names: &[String]) -> Result<()> {
-        let unloaded = self.unload(names).await;
-        self.store.remove_images(names).and(unloaded)
+        let (gone, unloaded) = self.unload(names).await;
+        self.store.remove_images(&gone).and(unloaded)
     }
 
     async fn has_chain(&self, chain_id: &str) -> Result<bool> {
+        // Whoever asks goes on to use it.
+        self.store.hold()?;
         Ok(self.store.has_chain(chain_id))
     }
 
@@ -241,6 +253,8 @@ impl Engine for Docker {
     }
 
     async fn exec(&self, id: &str, process: &ProcessSpec, session: Session) -> Result<u32> {
+        // A shell may stay open for hours, and has nothing half done.
+        self.store.release();
         self.run_session(id, process, session).await
     }
 

@@ -32,7 +32,10 @@ impl Docker {
                 }]),
                 ..Ipam::default()
             }),
-            options: Some(HashMap::from([("com.docker.network.bridge.name".to_owned(), name(id))])),
+            options: Some(HashMap::from([
+                ("com.docker.network.bridge.name".to_owned(), name(id)),
+                ("com.docker.network.driver.mtu".to_owned(), net::mtu().to_string()),
+            ])),
             labels: Some(HashMap::from([(super::containers::MARK.to_owned(), "true".to_owned())])),
             ..NetworkCreateRequest::default()
         };
