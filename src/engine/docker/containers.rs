@@ -1,21 +1,22 @@
 //! Containers: from our spec to the engine's, and their life.
 
+use super::raw::Container;
 use super::{Docker, networks};
 use crate::cgroup::View;
 use crate::engine::{ContainerInfo, ContainerSpec, Mount, Network, Plug, State, oci};
 use crate::error::{Context as _, Error, Result};
 use bollard::errors::Error as ApiError;
 use bollard::models::{
-    ContainerCreateBody, ContainerStateStatusEnum, EndpointIpamConfig, EndpointSettings, HostConfig,
-    HostConfigCgroupnsModeEnum, HostConfigLogConfig, Mount as ApiMount, MountBindOptions,
-    MountBindOptionsPropagationEnum, MountType, NetworkingConfig, PortBinding,
+    ContainerCreateBody, EndpointIpamConfig, EndpointSettings, HostConfig, HostConfigCgroupnsModeEnum,
+    HostConfigLogConfig, Mount as ApiMount, MountBindOptions, MountBindOptionsPropagationEnum, MountType,
+    NetworkingConfig, PortBinding,
 };
 use bollard::query_parameters::{
-    CreateContainerOptionsBuilder, KillContainerOptionsBuilder, ListContainersOptionsBuilder,
-    RemoveContainerOptionsBuilder, StartContainerOptions, WaitContainerOptions,
+    CreateContainerOptionsBuilder, KillContainerOptionsBuilder, RemoveContainerOptionsBuilder, StartContainerOptions,
+    WaitContainerOptions,
 };
 use futures::StreamExt as _;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::path::Path;
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -170,8 +171,7 @@ impl Docker {
 
     /// Whether its first process runs, as far as the engine says.
     async fn runs(&self, id: &str) -> bool {
-        let found = self.api.inspect_container(id, None).await;
-        found.is_ok_and(|c| c.state.and_then(|s| s.running).unwrap_or(false))
+        self.inspect(id).await.is_ok_and(|found| found.is_some_and(|c| c.state.running))
     }
 
     pub(super) async fn end(&self, id: &str, grace: Option<(i32, Duration)>) -> Result<()> {
@@ -206,39 +206,25 @@ impl Docker {
     }
 
     pub(super) async fn list(&self) -> Result<Vec<ContainerInfo>> {
-        let filters = HashMap::from([("label".to_owned(), vec![MARK.to_owned()])]);
-        let options = ListContainersOptionsBuilder::default().all(true).filters(&filters).build();
-        let doing = || format!("cannot list the containers of {}", self.info.name);
-        let listed = self.api.list_containers(Some(options)).await.doing(doing)?;
-        let ids: Vec<String> = listed.into_iter().filter_map(|c| c.id).collect();
-        let found = futures::future::join_all(ids.iter().map(|id| self.api.inspect_container(id, None))).await;
-        let mut all = Vec::new();
-        for container in found {
-            match container {
-                Ok(container) => all.push(info(container)),
-                // Removed since it was listed.
-                Err(e) if is(&e, 404) => {}
-                Err(e) => return Err(e).doing(doing),
-            }
-        }
-        Ok(all)
+        let ids = self.ids(MARK).await?;
+        let found = futures::future::join_all(ids.iter().map(|id| self.inspect(id))).await;
+        // One may have been removed since it was listed.
+        found.into_iter().filter_map(|container| container.map(|c| c.map(info)).transpose()).collect()
     }
 }
 
-fn info(container: bollard::models::ContainerInspectResponse) -> ContainerInfo {
-    let state = container.state.unwrap_or_default();
-    let config = container.config.unwrap_or_default();
-    let seconds = container.created.and_then(|t| humantime::parse_rfc3339_weak(&t[..19.min(t.len())]).ok());
+fn info(container: Container) -> ContainerInfo {
+    let Container { name, created, state, config } = container;
     ContainerInfo {
-        id: container.name.unwrap_or_default().trim_start_matches('/').to_owned(),
-        labels: config.labels.unwrap_or_default().into_iter().collect::<BTreeMap<_, _>>(),
-        image: config.image.unwrap_or_default(),
-        created: seconds.unwrap_or(UNIX_EPOCH),
-        pid: state.pid.and_then(|p| u32::try_from(p).ok()).unwrap_or(0),
-        state: match state.status {
-            _ if state.running == Some(true) => State::Running,
-            Some(ContainerStateStatusEnum::CREATED) => State::Created,
-            _ => State::Exited(state.exit_code.and_then(|c| u32::try_from(c).ok()).unwrap_or(1)),
+        id: name.trim_start_matches('/').to_owned(),
+        labels: config.labels.unwrap_or_default(),
+        image: config.image,
+        created: humantime::parse_rfc3339_weak(&created[..19.min(created.len())]).unwrap_or(UNIX_EPOCH),
+        pid: u32::try_from(state.pid).unwrap_or(0),
+        state: match state.status.as_str() {
+            _ if state.running => State::Running,
+            "created" | "initialized" | "configured" => State::Created,
+            _ => State::Exited(u32::try_from(state.exit_code).unwrap_or(1)),
         },
     }
 }

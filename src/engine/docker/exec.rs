@@ -13,16 +13,12 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::pin::Pin;
 use std::time::Duration;
-use tokio::io::{AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
-use tokio::net::UnixStream;
+use tokio::io::{AsyncWrite, AsyncWriteExt as _};
 use tokio::sync::{mpsc, watch};
 use tokio_util::io::ReaderStream;
 
 type Output = Pin<Box<dyn Stream<Item = Result<LogOutput, bollard::errors::Error>> + Send>>;
 type Input = Pin<Box<dyn AsyncWrite + Send>>;
-
-/// No engine says more before its stream begins, in bytes.
-const MAX_HEAD: usize = 16 << 10;
 
 /// Exit code of what SIGKILL ended, perhaps with its whole container.
 const KILLED: i64 = 137;
@@ -30,6 +26,9 @@ const KILLED: i64 = 137;
 /// The engine closes the streams a moment before it knows the exit code, and has no event for that.
 const LOOK_AGAIN: Duration = Duration::from_millis(5);
 const LAST_WORDS: Duration = Duration::from_secs(5);
+
+/// How long after a killed process the end of its container is told, at most.
+const END_OF_ALL: Duration = Duration::from_millis(500);
 
 impl Docker {
     pub(super) async fn run_session(&self, id: &str, process: &ProcessSpec, session: Session) -> Result<u32> {
@@ -52,7 +51,11 @@ impl Docker {
         };
         let exec = self.api.create_exec(id, config).await.doing(doing)?.id;
         let (mut output, input) = if process.tty {
-            self.start_terminal(&exec).await.doing(doing)?
+            let (output, input) = self.start_terminal(&exec).await.doing(doing)?.into_split();
+            let output = ReaderStream::with_capacity(output, 64 << 10)
+                .map_ok(|message| LogOutput::Console { message })
+                .map_err(bollard::errors::Error::from);
+            (Box::pin(output) as Output, Box::pin(input) as Input)
         } else {
             let options = StartExecOptions { detach: false, tty: false, output_capacity: Some(64 << 10) };
             let StartExecResults::Attached { output, input } =
@@ -89,42 +92,11 @@ impl Docker {
             (Ok(None), None) => return Err(Error::new(ended())),
             (Err(e), None) => return Err(e),
         };
-        if code == KILLED && !self.list().await?.iter().any(|c| c.id == id && c.pid > 0) {
+        // The kernel kills every process of a container whose first one ends; which of the two ends is told first is open.
+        if code == KILLED && tokio::time::timeout(END_OF_ALL, self.wait_for(id)).await.is_ok() {
             return Err(Error::new(ended()));
         }
         Ok(u32::try_from(code).unwrap_or(1))
-    }
-
-    /// Starts a session with a terminal. Its stream is what the terminal says and nothing else, but bollard looks for frames in
-    /// it, and takes some of what programs write for such.
-    async fn start_terminal(&self, exec: &str) -> Result<(Output, Input)> {
-        let doing = || format!("{} did not start the session", self.info.name);
-        let mut stream = UnixStream::connect(&self.socket).await.doing(doing)?;
-        let body = r#"{"Detach":false,"Tty":true}"#;
-        let request = format!(
-            "POST /v{}.{}/exec/{exec}/start HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n\
-             Content-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
-            super::OLDEST_API.0,
-            super::OLDEST_API.1,
-            body.len()
-        );
-        stream.write_all(request.as_bytes()).await.doing(doing)?;
-        let mut head = Vec::new();
-        while !head.ends_with(b"\r\n\r\n") {
-            if head.len() > MAX_HEAD {
-                return Err(Error::new("it answered with something else")).doing(doing);
-            }
-            head.push(stream.read_u8().await.doing(doing)?);
-        }
-        let head = String::from_utf8_lossy(&head);
-        if !matches!(head.split(' ').nth(1), Some("101" | "200")) {
-            return Err(Error::new(head.lines().next().unwrap_or_default().to_owned())).doing(doing);
-        }
-        let (output, input) = stream.into_split();
-        let output = ReaderStream::with_capacity(output, 64 << 10)
-            .map_ok(|message| LogOutput::Console { message })
-            .map_err(bollard::errors::Error::from);
-        Ok((Box::pin(output), Box::pin(input)))
     }
 
     /// The exit code of a session whose streams are closed; none when the engine does not know the session any more.

@@ -7,6 +7,7 @@ mod containers;
 mod exec;
 mod images;
 mod networks;
+mod raw;
 
 use super::io::Session;
 use super::store::Store;
