@@ -11,6 +11,7 @@ use bollard::models::{ExecConfig, ExecInspectResponse};
 use futures::{Stream, StreamExt as _, TryStreamExt as _};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use std::os::fd::AsFd as _;
 use std::pin::Pin;
 use std::time::Duration;
 use tokio::io::{AsyncWrite, AsyncWriteExt as _};
@@ -27,8 +28,8 @@ const KILLED: i64 = 137;
 const LOOK_AGAIN: Duration = Duration::from_millis(5);
 const LAST_WORDS: Duration = Duration::from_secs(5);
 
-/// How long after a killed process the end of its container is told, at most.
-const END_OF_ALL: Duration = Duration::from_millis(500);
+/// How long after a killed process of a container its first one ends, at most, in milliseconds.
+const END_OF_ALL: u16 = 500;
 
 impl Docker {
     pub(super) async fn run_session(&self, id: &str, process: &ProcessSpec, session: Session) -> Result<u32> {
@@ -93,10 +94,25 @@ impl Docker {
             (Err(e), None) => return Err(e),
         };
         // The kernel kills every process of a container whose first one ends; which of the two ends is told first is open.
-        if code == KILLED && tokio::time::timeout(END_OF_ALL, self.wait_for(id)).await.is_ok() {
+        if code == KILLED && self.has_ended(id).await {
             return Err(Error::new(ended()));
         }
         Ok(u32::try_from(code).unwrap_or(1))
+    }
+
+    /// Whether a container's first process ends now. The kernel tells, which knows before the engine does.
+    async fn has_ended(&self, id: &str) -> bool {
+        let pid = match self.inspect(id).await {
+            Ok(Some(container)) if container.state.running => i32::try_from(container.state.pid).ok(),
+            _ => None,
+        };
+        let Some(pid) = pid.and_then(rustix::process::Pid::from_raw) else { return true };
+        let ends = tokio::task::spawn_blocking(move || {
+            let Ok(fd) = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()) else { return true };
+            let mut fds = [nix::poll::PollFd::new(fd.as_fd(), nix::poll::PollFlags::POLLIN)];
+            nix::poll::poll(&mut fds, END_OF_ALL).is_ok_and(|n| n > 0)
+        });
+        ends.await.unwrap_or(false)
     }
 
     /// The exit code of a session whose streams are closed; none when the engine does not know the session any more.
