@@ -35,7 +35,7 @@ pub fn first_process(image: &Image) -> Vec<String> {
 }
 
 /// Whether a first process is a systemd, or becomes one.
-fn is_init(process: &[String]) -> bool {
+pub fn is_init(process: &[String]) -> bool {
     let name = process.first().map(|p| p.rsplit('/').next().unwrap_or(p));
     matches!(name, Some("init" | "systemd" | "container-init"))
 }

@@ -138,7 +138,7 @@ fn mounts(request: &Request, host: &str) -> Vec<Mount> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
     fn request() -> Request {
@@ -166,7 +166,7 @@ mod tests {
         Cgroups::detect(&dir.keep()).unwrap()
     }
 
-    fn planned(files: &[&str]) -> Vec<Host> {
+    pub(in crate::cluster) fn planned(files: &[&str]) -> Vec<Host> {
         hosts(&request(), &cgroups(files), Subnet::first(), &BTreeMap::new())
     }
 

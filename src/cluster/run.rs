@@ -5,7 +5,7 @@ use super::notify::Notify;
 use super::plan::{self, Host};
 use super::request::Request;
 use super::volume::Mode;
-use super::{container_id, containers, cow, old_folder, require_its_engine, session};
+use super::{container_id, containers, cow, legacy, old_folder, require_its_engine, session};
 use crate::cgroup::Cgroups;
 use crate::engine::{Engine, State};
 use crate::error::{Context as _, Error, Result};
@@ -88,6 +88,7 @@ impl Runner {
         let mut hosts = plan::hosts(request, &self.cgroups, subnet, &env);
         let old = old_folder::is_old(&request.init_scripts);
         old_folder::adapt(&mut hosts, &processes, old, &self.cgroups, &request.env_id);
+        legacy::keep_to_v1(&mut hosts, &self.cgroups);
         let names: Vec<String> = hosts.iter().map(|h| h.name.clone()).collect();
         let addresses: Vec<(String, Ipv4Addr)> = plan::numbered(request.nodes)
             .map(|(name, index)| Ok((name, subnet.host(index)?)))

@@ -174,6 +174,11 @@ impl Docker {
         self.inspect(id).await.is_ok_and(|found| found.is_some_and(|c| c.state.running))
     }
 
+    /// Whether the engine knows nothing of it.
+    async fn is_gone(&self, id: &str) -> bool {
+        self.api.inspect_container(id, None).await.is_err_and(|e| is(&e, 404))
+    }
+
     pub(super) async fn end(&self, id: &str, grace: Option<(i32, Duration)>) -> Result<()> {
         if !self.runs(id).await {
             return Ok(());
@@ -200,6 +205,9 @@ impl Docker {
         }
         let options = RemoveContainerOptionsBuilder::default().force(true).v(true).build();
         match self.api.remove_container(id, Some(options)).await {
+            // Without aardvark-dns, which Debian only suggests, Podman removes it, and then says that it could not take its
+            // name out of the DNS that it never gave it.
+            Err(_) if self.podman && self.is_gone(id).await => Ok(()),
             Err(e) if !is(&e, 404) => Err(e).doing(|| format!("cannot remove container {id}")),
             _ => Ok(()),
         }
