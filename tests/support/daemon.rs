@@ -12,6 +12,8 @@ pub struct Daemon {
     command: Command,
     dir: PathBuf,
     data: PathBuf,
+    /// The host's interfaces before it came.
+    links: Vec<String>,
     /// The host's iptables before it came.
     rules: Option<String>,
 }
@@ -81,8 +83,9 @@ impl Daemon {
     fn run(mut command: Command, dir: PathBuf, data: PathBuf, rules: Option<String>) -> Self {
         let log = fs::File::create(dir.join("log")).unwrap();
         command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log).process_group(0);
+        let links = links();
         let child = spawn(&mut command);
-        let mut daemon = Self { child, command, dir, data, rules };
+        let mut daemon = Self { child, command, dir, data, links, rules };
         daemon.answers();
         daemon
     }
@@ -115,6 +118,11 @@ impl Daemon {
         self.child = spawn(&mut self.command);
         self.answers();
     }
+}
+
+fn links() -> Vec<String> {
+    let entries = fs::read_dir("/sys/class/net").unwrap().flatten();
+    entries.filter_map(|e| e.file_name().into_string().ok()).collect()
 }
 
 fn spawn(command: &mut Command) -> Child {
@@ -173,6 +181,12 @@ impl Drop for Daemon {
         let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM);
         let _ = self.child.wait();
         end_leftover(&self.dir, &self.data);
+        // An engine that was killed forgets cables that nothing is plugged into any more.
+        let unplugged =
+            |name: &str| fs::read_to_string(format!("/sys/class/net/{name}/operstate")).is_ok_and(|s| s.trim() != "up");
+        for link in links().iter().filter(|l| l.starts_with("veth") && !self.links.contains(l) && unplugged(l)) {
+            let _ = Command::new("ip").args(["link", "del", link]).stderr(Stdio::null()).status();
+        }
         // Neither engine takes its chains along; in a namespace they go with it.
         if let Some(rules) = &self.rules {
             let added = iptables_save();

@@ -176,7 +176,7 @@ impl Docker {
 
     /// Whether the engine knows nothing of it.
     async fn is_gone(&self, id: &str) -> bool {
-        self.api.inspect_container(id, None).await.is_err_and(|e| is(&e, 404))
+        self.inspect(id).await.is_ok_and(|found| found.is_none())
     }
 
     pub(super) async fn end(&self, id: &str, grace: Option<(i32, Duration)>) -> Result<()> {
