@@ -117,6 +117,14 @@ impl Network {
         errors.extend(forward::close(id).err());
         errors.extend(firewall::remove(id).err());
         errors.extend(links::remove_group(&bridge(id), links::group(id)).await.err());
+        // Cables that a killed oardocker had not plugged in yet: the kernel takes them along with their namespaces, but later.
+        let prefix = format!("v{id}.");
+        for entry in fs::read_dir("/sys/class/net").into_iter().flatten().flatten() {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            if name.starts_with(&prefix) {
+                errors.extend(links::remove(&name).await.err());
+            }
+        }
         let dir = netns_dir(id);
         for entry in fs::read_dir(&dir).into_iter().flatten().flatten() {
             errors.extend(unmount(&entry.path()).err());

@@ -289,6 +289,16 @@ pub fn assert_same_state(before: &BTreeSet<String>, after: &BTreeSet<String>) {
     assert!(new.is_empty() && gone.is_empty(), "left behind: {new:#?}\nmissing: {gone:#?}");
 }
 
+/// The same, some seconds later at most: what a killed oardocker had asked of an engine, the engine itself gives up.
+#[track_caller]
+pub fn assert_soon_same_state(before: &BTreeSet<String>, after: impl Fn() -> BTreeSet<String>) {
+    let deadline = Instant::now() + Duration::from_secs(5);
+    while after() != *before && Instant::now() < deadline {
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    assert_same_state(before, &after());
+}
+
 /// Waits until something holds; for what only becomes true with time, such as a job's state.
 #[track_caller]
 pub fn eventually<T>(what: &str, seconds: u64, mut check: impl FnMut() -> Option<T>) -> T {

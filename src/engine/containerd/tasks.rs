@@ -17,8 +17,9 @@ use containerd_client::types::Mount;
 use containerd_client::types::v1::Status as TaskStatus;
 use prost_types::Any;
 use std::collections::HashMap;
+use std::io::{Read as _, Seek as _};
 use std::path::Path;
-use std::time::{Duration, UNIX_EPOCH};
+use std::time::{Duration, Instant, UNIX_EPOCH};
 use streams::Fifos;
 use tokio::sync::mpsc;
 use tonic::Code;
@@ -28,6 +29,9 @@ const SIGKILL: i32 = 9;
 
 /// Exit code of a process that SIGKILL ended.
 const KILLED: u32 = 128 + 9;
+
+/// How long containerd may take to give up a task that nobody waits for, at most.
+const GIVEN_UP: Duration = Duration::from_secs(5);
 
 /// How long after a killed process the end of its container is told, at most.
 const LAST_WORDS: Duration = Duration::from_millis(300);
@@ -200,7 +204,30 @@ pub(super) async fn remove(client: &Client, id: &str) -> Result<()> {
         }
         _ => {}
     }
-    if snapshot { snapshots::remove(client, id).await } else { Ok(()) }
+    if snapshot {
+        snapshots::remove(client, id).await?;
+    }
+    let id = id.to_owned();
+    tokio::task::spawn_blocking(move || unmounted(&id)).await.doing(|| "cannot watch the mounts".into())
+}
+
+/// Waits until nothing of a container is mounted: a task whose creator was killed in the middle is given up by containerd
+/// some moments after we have removed all that it knows of it.
+fn unmounted(id: &str) {
+    use std::os::fd::AsFd as _;
+    let deadline = Instant::now() + GIVEN_UP;
+    let Ok(mut mounts) = std::fs::File::open("/proc/self/mounts") else { return };
+    loop {
+        let mut text = String::new();
+        let read = mounts.rewind().and_then(|()| mounts.read_to_string(&mut text));
+        let left = deadline.saturating_duration_since(Instant::now());
+        if read.is_err() || left.is_zero() || !text.contains(&format!("/{id}/rootfs ")) {
+            return;
+        }
+        // The kernel wakes us when any mount changes.
+        let mut fds = [nix::poll::PollFd::new(mounts.as_fd(), nix::poll::PollFlags::POLLPRI)];
+        let _ = nix::poll::poll(&mut fds, nix::poll::PollTimeout::from(left.as_millis().min(1000) as u16));
+    }
 }
 
 async fn has_task(client: &Client, id: &str) -> bool {
