@@ -194,6 +194,7 @@ pub(super) async fn remove(client: &Client, id: &str) -> Result<()> {
         Err(status) if status.code() == Code::NotFound => return snapshots::remove(client, id).await,
         Err(status) => return Err(status).doing(|| format!("cannot look up container {id}")),
     };
+    let task = has_task(client, id).await;
     match end(client, id, None).await {
         Err(e) if has_task(client, id).await => return Err(e),
         _ => {}
@@ -208,7 +209,27 @@ pub(super) async fn remove(client: &Client, id: &str) -> Result<()> {
         snapshots::remove(client, id).await?;
     }
     let id = id.to_owned();
-    tokio::task::spawn_blocking(move || unmounted(&id)).await.doing(|| "cannot watch the mounts".into())
+    let settle = move || {
+        unmounted(&id);
+        if !task {
+            end_shim(&id);
+        }
+    };
+    tokio::task::spawn_blocking(settle).await.doing(|| "cannot watch the mounts".into())
+}
+
+/// Ends the shim of a container without a task: containerd forgets one whose creator was killed in the middle.
+fn end_shim(id: &str) {
+    for entry in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
+        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
+        let command = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
+        let words: Vec<&[u8]> = command.split(|b| *b == 0).collect();
+        let shim = words.first().is_some_and(|program| program.ends_with(b"containerd-shim-runc-v2"));
+        let has = |name: &str, value: &str| words.windows(2).any(|w| w == [name.as_bytes(), value.as_bytes()]);
+        if shim && has("-namespace", super::NAMESPACE) && has("-id", id) {
+            let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL);
+        }
+    }
 }
 
 /// Waits until nothing of a container is mounted: a task whose creator was killed in the middle is given up by containerd
