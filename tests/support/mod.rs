@@ -184,14 +184,8 @@ pub fn host_state() -> BTreeSet<String> {
 pub fn state_on(engine: Engine) -> BTreeSet<String> {
     let mut state = BTreeSet::new();
     let foreign = foreign();
-    // netavark keeps the chains of networks that are gone, and Docker what leads to its own; the common parent of all
-    // clusters may be another one's.
-    let is_foreign = |text: &str| {
-        foreign.iter().any(|id| text.contains(id))
-            || text.to_uppercase().contains("NETAVARK")
-            || text.ends_with("jump DOCKER")
-            || text.ends_with("/oardocker")
-    };
+    // The common parent of all clusters may be another one's.
+    let is_foreign = |text: &str| foreign.iter().any(|id| text.contains(id)) || text.ends_with("/oardocker");
     let mut add = |kind: &str, text: &str| {
         let lines = text.lines().filter(|l| !l.trim().is_empty() && !is_foreign(l));
         state.extend(lines.map(|l| format!("{kind}: {l}")));
@@ -209,7 +203,8 @@ pub fn state_on(engine: Engine) -> BTreeSet<String> {
     add("mount", &fs::read_to_string("/proc/mounts").unwrap());
     for table in output("nft", &["-s", "list", "ruleset"]).split("\ntable ") {
         if !is_foreign(table.lines().next().unwrap_or_default()) {
-            add("nft", table.trim_start_matches("table "));
+            let of_a_cluster = table.trim_start_matches("table ").lines().filter(|l| of_a_cluster(l));
+            add("nft", &of_a_cluster.collect::<Vec<_>>().join("\n"));
         }
     }
     add("cgroup", &output("find", &["/sys/fs/cgroup", "-type", "d", "-path", "*/oardocker*"]));
@@ -253,6 +248,18 @@ pub fn state_on(engine: Engine) -> BTreeSet<String> {
         add("file", &output("find", &[dir.to_str().unwrap(), "-mindepth", "1", "-maxdepth", "1"]));
     }
     state
+}
+
+/// Whether a line of nft may be a cluster's: those name an interface, an address or an id. The engines have hooks, chains
+/// and marks of their own besides, which come with the first network that a host ever sees and stay; netavark keeps the
+/// chains of networks that are gone as well.
+fn of_a_cluster(rule: &str) -> bool {
+    let names_an_address = || {
+        rule.split(|c: char| !c.is_ascii_digit() && c != '.')
+            .any(|word| word.split('.').filter(|n| !n.is_empty()).count() == 4)
+    };
+    let of_an_engine = rule.to_uppercase().contains("NETAVARK") || rule.ends_with("jump DOCKER");
+    !of_an_engine && (rule.contains('"') || rule.contains("oardocker") || names_an_address())
 }
 
 /// Ids and directories of other checkouts and users that are at work on this machine: not ours to judge.
