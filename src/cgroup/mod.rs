@@ -54,6 +54,8 @@ pub struct Cgroups {
     root: PathBuf,
     /// What was found there.
     pub layout: Layout,
+    /// Whether the engine makes the containers' cgroups, so that there are none of ours.
+    foreign: bool,
 }
 
 /// The path of a node below any controller.
@@ -74,11 +76,28 @@ impl Cgroups {
             return Err(Error::new(format!("there is no cgroup filesystem at {}", root.display()))
                 .hint("give its path with --cgroup-path; it is /sys/fs/cgroup on every current system"));
         };
-        Ok(Self { root: root.into(), layout })
+        Ok(Self { root: root.into(), layout, foreign: false })
     }
 
-    /// Directories that hold a hierarchy each; symbolic links are second names for the same.
+    /// The same where the engine makes the containers' cgroups: nothing is made or removed.
+    pub fn of_the_engine(self) -> Self {
+        Self { foreign: true, ..self }
+    }
+
+    /// Fails where a container's systemd could not have cgroups of its own: v1 has no safe way to leave some to a user.
+    pub fn require_delegation(&self) -> Result<()> {
+        if !self.foreign || self.layout == Layout::Unified {
+            return Ok(());
+        }
+        Err(Error::new("without root a cluster needs a host with unified (v2) cgroups, and this one has v1")
+            .hint("boot the host with systemd.unified_cgroup_hierarchy=1 on the kernel's command line, or run oardocker as root"))
+    }
+
+    /// Directories of ours that hold a hierarchy each; symbolic links are second names for the same.
     fn hierarchies(&self) -> Vec<PathBuf> {
+        if self.foreign {
+            return Vec::new();
+        }
         if self.layout == Layout::Unified {
             return vec![self.root.clone()];
         }
@@ -96,7 +115,7 @@ impl Cgroups {
 
     /// The v1 controllers that a node's jobs are confined with: name, and the node's own directory on the host.
     pub fn for_jobs(&self, env_id: &str, node: &str) -> Vec<(String, PathBuf)> {
-        if self.layout == Layout::Unified {
+        if self.layout == Layout::Unified || self.foreign {
             return Vec::new();
         }
         FOR_JOBS

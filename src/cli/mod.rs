@@ -10,6 +10,7 @@ pub mod python;
 pub mod table;
 pub mod ui;
 
+use crate::engine::rootless;
 use crate::error::Error;
 use commands::Context;
 use parse::{Env, Line, Parsed, Refusal};
@@ -82,6 +83,14 @@ fn refuse(ui: &Ui, refusal: &Refusal, env: &Env) -> u8 {
 
 /// Runs the chain; the first command that fails ends it.
 fn execute(ui: &Arc<Ui>, line: &Line) -> u8 {
+    // Before there are threads.
+    let host = line.global.get("docker_host").and_then(|host| host.as_str()).unwrap_or_default();
+    if line.chain.iter().any(|i| commands::needs_engine(i.command))
+        && let Err(e) = rootless::enter(host)
+    {
+        ui.error(&e);
+        return e.exit_code();
+    }
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(e) => {

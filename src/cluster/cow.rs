@@ -2,6 +2,7 @@
 
 use super::files::Files;
 use super::volume::{Mode, Volume};
+use crate::engine::host::is_rootless;
 use crate::error::{Context as _, Error, Result};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use std::fs;
@@ -30,9 +31,10 @@ pub fn mount_all(env_id: &str, host: &str, volumes: &[Volume]) -> Result<()> {
         use std::os::unix::fs::MetadataExt as _;
         std::os::unix::fs::chown(dir.join("upper"), Some(meta.uid()), Some(meta.gid())).doing(doing)?;
         let escape = |path: &str| path.replace('\\', "\\\\").replace(',', "\\,").replace(':', "\\:");
-        // Without redirect_dir a directory from below cannot be renamed.
+        // Without redirect_dir a directory from below is renamed by copying it, which not every program does. It is root's.
+        let renames = if is_rootless() { "userxattr" } else { "redirect_dir=on" };
         let options = format!(
-            "lowerdir={},upperdir={},workdir={},redirect_dir=on",
+            "lowerdir={},upperdir={},workdir={},{renames}",
             escape(&volume.host),
             escape(&dir.join("upper").to_string_lossy()),
             escape(&dir.join("work").to_string_lossy())

@@ -2,10 +2,11 @@
 
 use super::{COMMENT_LABEL, ENV_LABEL};
 use crate::cgroup::Cgroups;
+use crate::engine::host::is_rootless;
 use crate::engine::{Engine, ImageRecord, Mount, ProcessSpec, Purpose};
 use crate::error::{Context as _, Error, Result};
 use crate::image::build::{Builder, Definition, Network as BuildNetwork, Sandbox};
-use crate::net::{self, Network};
+use crate::net::{self, Network, Outlet};
 use crate::source::{Form, PACKAGES, Prepared};
 use crate::workdir::{Workdir, templates};
 use async_trait::async_trait;
@@ -192,14 +193,21 @@ async fn install_on(
     Ok((role.to_owned(), image, comment))
 }
 
-/// The network of build steps: its own bridge, made when the first step needs it.
+/// The network of build steps.
 #[derive(Debug)]
 pub struct StepNetwork {
     id: String,
     files: Vec<(PathBuf, String)>,
-    network: OnceCell<Network>,
-    next: AtomicU32,
-    indices: Mutex<HashMap<String, u32>>,
+    way: Way,
+}
+
+/// How build steps reach the world.
+#[derive(Debug)]
+enum Way {
+    /// A bridge of their own, made when the first step needs it.
+    Bridge { network: OnceCell<Network>, next: AtomicU32, indices: Mutex<HashMap<String, u32>> },
+    /// Without root.
+    Outlet(Outlet),
 }
 
 impl StepNetwork {
@@ -215,13 +223,13 @@ impl StepNetwork {
             std::fs::write(&path, text).doing(|| format!("cannot write {}", path.display()))?;
             files.push((path, format!("/etc/{name}")));
         }
-        Ok(Self {
-            id: steps_id(env_id),
-            files,
-            network: OnceCell::new(),
-            next: AtomicU32::new(1),
-            indices: Mutex::default(),
-        })
+        let id = steps_id(env_id);
+        let way = if is_rootless() {
+            Way::Outlet(Outlet::new(&id))
+        } else {
+            Way::Bridge { network: OnceCell::new(), next: AtomicU32::new(1), indices: Mutex::default() }
+        };
+        Ok(Self { id, files, way })
     }
 }
 
@@ -245,7 +253,10 @@ pub async fn remove_steps(engine: &dyn Engine, cgroups: &Cgroups, env_id: &str) 
         errors.extend(Network::remove(&id).await.err());
     }
     if cgroups.exists(&id) {
-        errors.extend(cgroups.remove(&id).err());
+        // Patient with dying processes, so not on the thread that hears Ctrl-C.
+        let cgroups = cgroups.clone();
+        let removed = tokio::task::spawn_blocking(move || cgroups.remove(&id)).await;
+        errors.extend(removed.doing(|| "cannot remove cgroups".into()).and_then(|removed| removed).err());
     }
     Error::all(errors)
 }
@@ -253,16 +264,24 @@ pub async fn remove_steps(engine: &dyn Engine, cgroups: &Cgroups, env_id: &str) 
 #[async_trait]
 impl BuildNetwork for StepNetwork {
     async fn attach(&self, name: &str) -> Result<PathBuf> {
-        let network = self.network.get_or_try_init(|| Network::create(&self.id)).await?;
+        let (network, next, indices) = match &self.way {
+            Way::Outlet(outlet) => return outlet.attach(name).await,
+            Way::Bridge { network, next, indices } => (network, next, indices),
+        };
+        let network = network.get_or_try_init(|| Network::create(&self.id)).await?;
         // Addresses are used once per build; a build has a few hundred steps at most.
-        let index = self.next.fetch_add(1, Ordering::Relaxed);
-        self.indices.lock().await.insert(name.into(), index);
+        let index = next.fetch_add(1, Ordering::Relaxed);
+        indices.lock().await.insert(name.into(), index);
         network.attach(name, index).await
     }
 
     async fn detach(&self, name: &str) -> Result<()> {
-        let index = self.indices.lock().await.remove(name);
-        match (self.network.get(), index) {
+        let (network, indices) = match &self.way {
+            Way::Outlet(outlet) => return outlet.detach(name).await,
+            Way::Bridge { network, indices, .. } => (network, indices),
+        };
+        let index = indices.lock().await.remove(name);
+        match (network.get(), index) {
             (Some(network), Some(index)) => network.detach(name, index).await,
             _ => Ok(()),
         }

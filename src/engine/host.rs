@@ -3,15 +3,34 @@
 use crate::error::{Context as _, Result};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+
+/// Set when the namespaces of a user's own engine were entered.
+static ROOTLESS: OnceLock<()> = OnceLock::new();
+
+/// Whether root is only root in a user's namespaces: nothing of the host's network and cgroups can be made.
+pub fn is_rootless() -> bool {
+    ROOTLESS.get().is_some()
+}
+
+pub(super) fn set_rootless() {
+    let _ = ROOTLESS.set(());
+}
 
 /// Runtime files: gone at reboot. Sockets, mounts, named network namespaces, per-cluster files.
 pub fn runtime_dir() -> PathBuf {
-    env_dir("OARDOCKER_RUNTIME_DIR", "/run/oardocker")
+    let own = || std::env::var_os("XDG_RUNTIME_DIR").map(|dir| Path::new(&dir).join("oardocker"));
+    env_dir("OARDOCKER_RUNTIME_DIR", own, "/run/oardocker")
 }
 
 /// Lasting files: the managed containerd's root.
 pub fn data_dir() -> PathBuf {
-    env_dir("OARDOCKER_DATA_DIR", "/var/lib/oardocker")
+    let variable = |name: &str| std::env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
+    let own = || {
+        let shared = variable("XDG_DATA_HOME").or_else(|| Some(variable("HOME")?.join(".local/share")));
+        shared.map(|dir| dir.join("oardocker"))
+    };
+    env_dir("OARDOCKER_DATA_DIR", own, "/var/lib/oardocker")
 }
 
 /// The socket of the managed containerd.
@@ -26,6 +45,8 @@ pub(super) fn private_dir(dir: &Path) -> Result<()> {
     std::fs::set_permissions(dir, std::fs::Permissions::from_mode(0o700)).doing(doing)
 }
 
-fn env_dir(variable: &str, default: &str) -> PathBuf {
-    std::env::var_os(variable).filter(|v| !v.is_empty()).map_or_else(|| Path::new(default).into(), PathBuf::from)
+/// What a variable names, else the user's own place without root, else the system's.
+fn env_dir(variable: &str, own: impl Fn() -> Option<PathBuf>, default: &str) -> PathBuf {
+    let named = std::env::var_os(variable).filter(|v| !v.is_empty()).map(PathBuf::from);
+    named.or_else(|| own().filter(|_| is_rootless())).unwrap_or_else(|| default.into())
 }

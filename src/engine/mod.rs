@@ -8,6 +8,7 @@ pub mod docker;
 pub mod host;
 pub mod io;
 mod oci;
+pub mod rootless;
 pub mod select;
 mod step;
 mod store;
@@ -35,6 +36,8 @@ pub struct EngineInfo {
     pub docker_host: String,
     /// Whether images that are to run are copied into it, which takes seconds.
     pub copies_images: bool,
+    /// Whether it makes the containers' cgroups, and not oardocker.
+    pub makes_cgroups: bool,
 }
 
 /// What an image is put under its name for.

@@ -3,7 +3,8 @@
 use super::Engine;
 use super::containerd::{self, Containerd};
 use super::docker::Docker;
-use super::host::managed_socket;
+use super::host::{is_rootless, managed_socket};
+use super::rootless::podman_socket;
 use crate::error::{Error, Result};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -47,7 +48,7 @@ pub fn parse(text: &str) -> Result<Address> {
 
 /// Connects; the second value says in one line which engine `auto` took, or that one had to be started.
 pub async fn connect(address: &Address) -> Result<(Arc<dyn Engine>, Option<String>)> {
-    require_root()?;
+    require_power(address)?;
     match address {
         Address::Docker(path) => Ok((Arc::new(Docker::connect(path).await?), None)),
         Address::Containerd(path) => Ok((Arc::new(Containerd::connect(path, false).await?), None)),
@@ -70,6 +71,9 @@ async fn auto() -> Result<(Arc<dyn Engine>, Option<String>)> {
                 .hint("unset it, or choose another engine: --docker-host managed")
         })?;
         return taken(Docker::connect(Path::new(path)).await?, " (DOCKER_HOST)");
+    }
+    if let Some(socket) = podman_socket().filter(|_| is_rootless()) {
+        return taken(Docker::connect(&socket).await?, "");
     }
     if UnixStream::connect(SYSTEM_SOCKET).is_ok() {
         return taken(Containerd::connect(Path::new(SYSTEM_SOCKET), false).await?, "");
@@ -98,12 +102,14 @@ async fn managed() -> Result<(Arc<dyn Engine>, Option<String>)> {
     Ok((Arc::new(engine), Some(line)))
 }
 
-fn require_root() -> Result<()> {
-    if nix::unistd::geteuid().is_root() {
+/// Root, or the namespaces of the user's own Podman.
+fn require_power(address: &Address) -> Result<()> {
+    if is_rootless() && matches!(address, Address::Docker(_) | Address::Auto) || nix::unistd::geteuid().is_root() {
         return Ok(());
     }
     Err(Error::new("container engines, network namespaces and cgroups need root, and you are not")
         .hint("run it with sudo: sudo oardocker ...")
+        .hint("or use a Podman of your own: systemctl --user start podman.socket (docs/engines.md)")
         .hint("without root these work: init, --dry-run, --help, completion"))
 }
 

@@ -5,7 +5,7 @@
 //!                          /root    the mounted tree
 //! ```
 
-use super::host::runtime_dir;
+use super::host::{is_rootless, runtime_dir};
 use crate::error::{Context as _, Result};
 use nix::fcntl::{Flock, FlockArg};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
@@ -129,6 +129,9 @@ pub(super) fn mount_overlay(options: &[String], key: &str) -> Result<()> {
         Ok(name)
     };
     let mut data = Vec::new();
+    if is_rootless() {
+        data.push("userxattr".to_owned());
+    }
     for option in options {
         data.push(match option.strip_prefix("lowerdir=") {
             Some(lower) => {

@@ -10,7 +10,7 @@
 //! ```
 //! Steps are run by the host's OCI runtime itself. Everything enters its place by rename, so what is there is whole.
 
-use super::host::{data_dir, private_dir, runtime_dir};
+use super::host::{data_dir, is_rootless, private_dir, runtime_dir};
 use super::step::{self, Maker};
 use super::{ContainerSpec, Image, ImageRecord, Layer, Network, StepRoot, oci, sha256};
 use crate::error::{Context as _, Error, Result};
@@ -317,8 +317,12 @@ impl Store {
         let runtime = runtime()?;
         let bundle = step::dir(&step.key).join("bundle");
         fs::create_dir_all(&bundle).doing(doing)?;
-        let config = serde_json::to_vec(&oci::container(spec, &step.root, netns)).doing(doing)?;
-        fs::write(bundle.join("config.json"), config).doing(doing)?;
+        let mut config = oci::container(spec, &step.root, netns);
+        if is_rootless() {
+            // Where the runtime finds a place for it, if anywhere: none of ours exists.
+            config["linux"].as_object_mut().expect("it is one").remove("cgroupsPath");
+        }
+        fs::write(bundle.join("config.json"), config.to_string()).doing(doing)?;
         let mut child = tokio::process::Command::new(runtime)
             .arg("--root")
             .arg(runtime_root())

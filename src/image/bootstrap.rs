@@ -68,6 +68,8 @@ pub async fn bootstrap(suite: &str, to: &Path, line: &(dyn Fn(&str) + Sync)) -> 
     let gpgv = program(GPGV).doing(doing)?;
     let mut child = Command::new("mmdebstrap")
         .args(["--variant=minbase", "--mode=root", "--format=tar", "--include=ca-certificates"])
+        // The runtime makes /dev anew in every container; without root nobody could unpack devices.
+        .arg("--skip=output/dev")
         // Package files are written once and flushed with the layer; fsync for each costs most of the time.
         .arg("--dpkgopt=force-unsafe-io")
         .args(["--dpkgopt=path-exclude=/usr/share/locale/*", "--dpkgopt=path-include=/usr/share/locale/locale.alias"])

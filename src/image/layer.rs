@@ -20,7 +20,7 @@ use tar::{Builder, EntryType, Header};
 /// Higher levels cost seconds per build and save a few percent on a disk that only this machine reads.
 const COMPRESSION: u32 = 1;
 
-/// Attributes that are overlayfs's own book-keeping.
+/// Attributes that are overlayfs's own book-keeping; the second where it is mounted without root.
 const OVERLAY: [&str; 2] = ["trusted.overlay.", "user.overlay."];
 
 /// Writes the layer of everything below `changes` to a file.
@@ -227,11 +227,14 @@ fn slashed(name: &Path) -> PathBuf {
 }
 
 fn is_opaque(dir: &Path) -> io::Result<bool> {
-    let value = xattr::get(dir, OsStr::new("trusted.overlay.opaque")).or_else(|e| match e.raw_os_error() {
-        Some(nix::libc::EOPNOTSUPP) => Ok(None),
-        _ => Err(e),
-    })?;
-    Ok(value.as_deref() == Some(b"y"))
+    for prefix in OVERLAY {
+        match xattr::get(dir, OsStr::new(&format!("{prefix}opaque"))) {
+            Ok(Some(value)) if value == b"y" => return Ok(true),
+            Err(e) if e.raw_os_error() != Some(nix::libc::EOPNOTSUPP) => return Err(e),
+            _ => {}
+        }
+    }
+    Ok(false)
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use rtnetlink::{Handle, LinkBridge, LinkUnspec, LinkVeth, RouteMessageBuilder, n
 use std::fs::File;
 use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::AsRawFd as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// One container's interface.
 #[derive(Debug)]
@@ -64,30 +64,46 @@ pub fn mtu() -> u32 {
         .unwrap_or(1500)
 }
 
-/// Makes the namespace on a thread of its own, because a namespace is entered by thread.
+/// Makes a namespace with one interface.
 pub(super) async fn attach(path: &Path, plug: Plug) -> Result<()> {
     let host = handle()?;
     let bridge =
         index(&host, &plug.bridge).await?.ok_or_else(|| Error::new(format!("bridge {} is gone", plug.bridge)))?;
     let (path, name) = (path.to_owned(), plug.host_end.clone());
     let group = plug.group;
-    let (done, made) = tokio::sync::oneshot::channel();
-    std::thread::spawn(move || {
-        let _ = done.send(make_namespace(&path, &plug));
-    });
-    made.await.map_err(|_| Error::new("the thread that makes a network namespace ended early"))??;
+    on_a_thread(move || make_namespace(&path, &plug)).await?;
     let index = index(&host, &name).await?.ok_or_else(|| Error::new(format!("interface {name} vanished")))?;
     let mut link: LinkMessage = LinkUnspec::new_with_index(index).controller(bridge).up().build();
     link.attributes.push(LinkAttribute::Group(group));
     host.link().set(link).execute().await.doing(|| format!("cannot plug {name} into its bridge"))
 }
 
-fn make_namespace(path: &PathBuf, plug: &Plug) -> Result<()> {
-    let host = File::open("/proc/thread-self/ns/net").doing(|| "cannot open the host's network namespace".into())?;
+/// Enters a new namespace with the calling thread, and mounts it at a path.
+fn enter_new(path: &Path) -> Result<()> {
     unshare(CloneFlags::CLONE_NEWNET).doing(|| "cannot create a network namespace".into())?;
     File::create(path).doing(|| format!("cannot create {}", path.display()))?;
     mount(Some("/proc/thread-self/ns/net"), path, None::<&str>, MsFlags::MS_BIND, None::<&str>)
-        .doing(|| format!("cannot mount {}", path.display()))?;
+        .doing(|| format!("cannot mount {}", path.display()))
+}
+
+/// Makes a namespace with nothing in it.
+pub(super) async fn pin_new_namespace(path: &Path) -> Result<()> {
+    let path = path.to_owned();
+    on_a_thread(move || enter_new(&path)).await
+}
+
+/// A namespace is entered by thread, so on one of its own.
+async fn on_a_thread(work: impl FnOnce() -> Result<()> + Send + 'static) -> Result<()> {
+    let (done, made) = tokio::sync::oneshot::channel();
+    std::thread::spawn(move || {
+        let _ = done.send(work());
+    });
+    made.await.map_err(|_| Error::new("the thread that makes a network namespace ended early"))?
+}
+
+fn make_namespace(path: &Path, plug: &Plug) -> Result<()> {
+    let host = File::open("/proc/thread-self/ns/net").doing(|| "cannot open the host's network namespace".into())?;
+    enter_new(path)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()

@@ -13,6 +13,7 @@ mod firewall;
 mod forward;
 mod links;
 mod names;
+mod slirp;
 mod subnet;
 
 pub use firewall::Port;
@@ -20,10 +21,11 @@ pub use links::mtu;
 pub use names::{hosts, resolv_conf};
 pub use subnet::Subnet;
 
-use crate::engine::host::runtime_dir;
+use crate::engine::host::{is_rootless, runtime_dir};
 use crate::error::{Context as _, Error, Result};
 use nix::fcntl::{Flock, FlockArg};
 use nix::mount::{MntFlags, umount2};
+use std::collections::HashMap;
 use std::fs::{self, File};
 use std::net::{Ipv4Addr, TcpListener};
 use std::path::PathBuf;
@@ -114,16 +116,8 @@ impl Network {
     /// Removes everything that belongs to this id, whoever made it.
     pub async fn remove(id: &str) -> Result<()> {
         let mut errors = Vec::new();
-        errors.extend(forward::close(id).err());
-        errors.extend(firewall::remove(id).err());
-        errors.extend(links::remove_group(&bridge(id), links::group(id)).await.err());
-        // Cables that a killed oardocker had not plugged in yet: the kernel takes them along with their namespaces, but later.
-        let prefix = format!("v{id}.");
-        for entry in fs::read_dir("/sys/class/net").into_iter().flatten().flatten() {
-            let name = entry.file_name().to_string_lossy().into_owned();
-            if name.starts_with(&prefix) {
-                errors.extend(links::remove(&name).await.err());
-            }
+        if !is_rootless() {
+            errors.extend(Self::remove_interfaces(id).await.err());
         }
         let dir = netns_dir(id);
         for entry in fs::read_dir(&dir).into_iter().flatten().flatten() {
@@ -138,9 +132,58 @@ impl Network {
         Error::all(errors)
     }
 
+    /// Of the host, with the rules that are about them.
+    async fn remove_interfaces(id: &str) -> Result<()> {
+        let mut errors = Vec::new();
+        errors.extend(forward::close(id).err());
+        errors.extend(firewall::remove(id).err());
+        errors.extend(links::remove_group(&bridge(id), links::group(id)).await.err());
+        // Cables that a killed oardocker had not plugged in yet: the kernel takes them along with their namespaces, but later.
+        let prefix = format!("v{id}.");
+        for entry in fs::read_dir("/sys/class/net").into_iter().flatten().flatten() {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            if name.starts_with(&prefix) {
+                errors.extend(links::remove(&name).await.err());
+            }
+        }
+        Error::all(errors)
+    }
+
     /// Whether anything of this id is there.
     pub fn exists(id: &str) -> bool {
         netns_dir(id).exists() || PathBuf::from("/sys/class/net").join(bridge(id)).exists()
+    }
+}
+
+/// Namespaces that reach out through a program of the user, and not each other: what build steps have without root.
+#[derive(Debug)]
+pub struct Outlet {
+    id: String,
+    programs: tokio::sync::Mutex<HashMap<String, tokio::process::Child>>,
+}
+
+impl Outlet {
+    /// Nothing is made yet. [`Network::remove`] removes what a killed oardocker left.
+    pub fn new(id: &str) -> Self {
+        Self { id: id.into(), programs: tokio::sync::Mutex::default() }
+    }
+
+    /// Makes a namespace. Returns its path.
+    pub async fn attach(&self, name: &str) -> Result<PathBuf> {
+        let dir = netns_dir(&self.id);
+        fs::create_dir_all(&dir).doing(|| format!("cannot create {}", dir.display()))?;
+        let path = dir.join(name);
+        let program = slirp::attach(&path).await?;
+        self.programs.lock().await.insert(name.into(), program);
+        Ok(path)
+    }
+
+    /// Removes it.
+    pub async fn detach(&self, name: &str) -> Result<()> {
+        if let Some(mut program) = self.programs.lock().await.remove(name) {
+            program.kill().await.doing(|| "cannot end slirp4netns".into())?;
+        }
+        unmount(&netns_dir(&self.id).join(name))
     }
 }
 
@@ -185,7 +228,8 @@ fn unmount(path: &std::path::Path) -> Result<()> {
 
 /// Checks that nothing on the host uses these ports: neither a program, nor another cluster's forwarding.
 pub fn check_free(ports: &[Port]) -> Result<()> {
-    let forwarded = firewall::published()?;
+    // Without root nobody else's rules can be read.
+    let forwarded = if is_rootless() { HashMap::new() } else { firewall::published()? };
     for port in ports {
         let ip = if port.any { Ipv4Addr::UNSPECIFIED } else { Ipv4Addr::LOCALHOST };
         let taken = if let Some(id) = forwarded.get(&port.host) {

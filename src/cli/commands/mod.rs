@@ -105,8 +105,13 @@ impl Context {
     async fn runner(&mut self) -> Result<Runner> {
         let ui = self.ui.clone();
         let engine = self.engine().await?;
-        let cgroups = Cgroups::detect(&self.global.cgroup_path)?;
+        let cgroups = self.cgroups(engine.as_ref())?;
         Ok(Runner { engine, cgroups, listener: Arc::new(move |event| tell(&ui, &event)) })
+    }
+
+    fn cgroups(&self, engine: &dyn Engine) -> Result<Cgroups> {
+        let found = Cgroups::detect(&self.global.cgroup_path)?;
+        Ok(if engine.info().makes_cgroups { found.of_the_engine() } else { found })
     }
 
     /// A builder that prints lines with the role in front.
@@ -135,8 +140,8 @@ impl Context {
 
     /// After a build or an install, and before the next thing if that was killed: nothing of their steps stays.
     async fn end_steps(&mut self, workdir: &Workdir) -> Result<()> {
-        let cgroups = Cgroups::detect(&self.global.cgroup_path)?;
         let engine = self.engine().await?;
+        let cgroups = self.cgroups(engine.as_ref())?;
         let removed = remove_steps(engine.as_ref(), &cgroups, &workdir.env_id).await;
         let dir = scratch(&workdir.env_id);
         match std::fs::remove_dir_all(&dir) {
@@ -235,6 +240,11 @@ pub fn before(context: &Context, chain: &[Invocation]) -> Result<()> {
         destroy::confirm(&context.ui)?;
     }
     Ok(())
+}
+
+/// Whether a command needs a container engine.
+pub fn needs_engine(command: &str) -> bool {
+    !matches!(command, "init" | "completion")
 }
 
 /// Runs one command. The code is 0 but for `exec` and `connect`.

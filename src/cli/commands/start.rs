@@ -69,7 +69,9 @@ pub(super) async fn run(context: &mut Context, params: Params) -> Result<()> {
     images::require(engine.as_ref(), &workdir, &["frontend", "server", "node", "rsyslog"], "latest").await?;
     let booting = ["frontend", "server", "node", "rsyslog"];
     let booting = booting.map(|role| (workdir.image_name(role, "latest"), workdir.engine_name(role, "latest")));
-    legacy::check(engine.as_ref(), &context.runner().await?.cgroups, &booting).await?;
+    let cgroups = context.runner().await?.cgroups;
+    cgroups.require_delegation()?;
+    legacy::check(engine.as_ref(), &cgroups, &booting).await?;
     stop::quietly(context, &workdir).await?;
     let request = Request {
         env_id: workdir.env_id.clone(),

@@ -50,6 +50,7 @@ impl Containerd {
             version,
             docker_host: if managed { "managed".into() } else { format!("containerd://{}", socket.display()) },
             copies_images: false,
+            makes_cgroups: false,
         };
         Ok(Self { client, info, managed })
     }

@@ -93,7 +93,11 @@ impl Docker {
             cgroupns_mode: Some(HostConfigCgroupnsModeEnum::PRIVATE),
             cap_drop: Some(vec!["ALL".into()]),
             cap_add: Some(capabilities.collect()),
-            device_cgroup_rules: Some(oci::DEVICES.iter().map(|(a, b)| format!("c {a}:{b} rwm")).collect()),
+            // Without root nothing can be allowed that the user may not do anyway.
+            device_cgroup_rules: (!self.rootless)
+                .then(|| oci::DEVICES.iter().map(|(a, b)| format!("c {a}:{b} rwm")).collect()),
+            // None: Podman has one otherwise.
+            pids_limit: Some(0),
             security_opt: Some(security),
             masked_paths: spec.open_proc.then(Vec::new),
             readonly_paths: spec.open_proc.then(Vec::new),

@@ -1,4 +1,4 @@
-//! The adapter for Docker-compatible sockets: Docker Engine >= 20.10 and Podman >= 4, as root.
+//! The adapter for Docker-compatible sockets: Docker Engine >= 20.10 and Podman >= 4, the latter also without root.
 //!
 //! Images are built in our own [`Store`]; those that containers are made of enter the engine by its load API. Networks,
 //! containers and sessions are the engine's.
@@ -9,6 +9,7 @@ mod images;
 mod networks;
 mod raw;
 
+use super::host::is_rootless;
 use super::io::Session;
 use super::store::Store;
 use super::{
@@ -20,7 +21,7 @@ use async_trait::async_trait;
 use bollard::{API_DEFAULT_VERSION, Docker as Api};
 use std::collections::BTreeMap;
 use std::io::ErrorKind;
-use std::os::unix::fs::FileTypeExt as _;
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -50,6 +51,7 @@ pub struct Docker {
     podman: bool,
     /// Containers can be put below a cgroup of ours by its path.
     cgroupfs: bool,
+    rootless: bool,
 }
 
 fn numbers(version: &str) -> (u32, u32) {
@@ -83,9 +85,10 @@ impl Docker {
         };
         let (api, about) =
             tokio::time::timeout(SILENCE, rest).await.map_err(|_| silent()).doing(doing)?.doing(doing)?;
-        if about.security_options.iter().flatten().any(|o| o.contains("rootless")) {
-            return Err(Error::new("it is rootless, and nodes need cgroups and mounts that only root can give them")
-                .hint("use the system's engine: unix:///run/docker.sock, unix:///run/podman/podman.sock, or managed"))
+        let rootless = is_rootless();
+        if !rootless && std::fs::metadata(socket).doing(doing)?.uid() != 0 {
+            return Err(Error::new("it is a user's own engine, and you are root")
+                .hint("as that user run oardocker without sudo, or use the system's engine: --docker-host managed"))
             .doing(doing);
         }
         Ok(Self {
@@ -94,11 +97,13 @@ impl Docker {
                 version: number,
                 docker_host: format!("unix://{at}"),
                 copies_images: true,
+                makes_cgroups: rootless,
             },
             store: Store::open(),
             loading: tokio::sync::Mutex::default(),
             socket: socket.into(),
-            cgroupfs: about.cgroup_driver.is_some_and(|d| d.to_string() == "cgroupfs"),
+            cgroupfs: !rootless && about.cgroup_driver.is_some_and(|d| d.to_string() == "cgroupfs"),
+            rootless,
             podman: podman.is_some(),
             api,
         })
@@ -106,7 +111,7 @@ impl Docker {
 }
 
 /// Whether somebody listens, in the user's words.
-fn reach(socket: &Path) -> Result<()> {
+pub(super) fn reach(socket: &Path) -> Result<()> {
     let start = "start one (systemctl start docker, or podman.socket), or leave --docker-host away";
     match std::fs::metadata(socket) {
         Err(e) if e.kind() == ErrorKind::NotFound => return Err(Error::new("there is no such socket").hint(start)),

@@ -1,0 +1,107 @@
+//! Without root: the namespaces of the user's own Podman.
+//!
+//! Podman keeps a user namespace, with the ids that `/etc/subuid` gives the user, and a mount namespace, in which all of the
+//! user's containers are made. Whoever enters both is root there: mounts and files of foreign owners can be made, and Podman sees
+//! them. So this comes before everything else, and the rest of oardocker hardly knows the difference; what differs it asks
+//! [`host::is_rootless`].
+
+use super::docker;
+use super::host;
+use super::select::{Address, parse};
+use crate::error::{Context as _, Error, Result};
+use nix::sched::{CloneFlags, setns};
+use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
+use std::fs::{self, File};
+use std::io::{Read as _, Write as _};
+use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// An engine that says nothing for so long does not work.
+const SILENCE: Duration = Duration::from_secs(10);
+
+/// Where the user's Podman listens.
+pub(super) fn podman_socket() -> Option<PathBuf> {
+    Some(runtime()?.join("podman/podman.sock"))
+}
+
+fn runtime() -> Option<PathBuf> {
+    std::env::var_os("XDG_RUNTIME_DIR").filter(|v| !v.is_empty()).map(PathBuf::from)
+}
+
+/// Enters them, if oardocker is not run by root and this `--docker-host` means an engine of the same user. Namespaces are
+/// entered by thread: this must be called while there is only one.
+pub fn enter(docker_host: &str) -> Result<()> {
+    if nix::unistd::geteuid().is_root() {
+        return Ok(());
+    }
+    let socket = match parse(docker_host)? {
+        Address::Docker(path) => Some(path),
+        Address::Auto => of_environment(),
+        Address::Managed | Address::Containerd(_) => None,
+    };
+    let Some(socket) = socket else { return Ok(()) };
+    let doing = || format!("cannot use the container engine at {}", socket.display());
+    docker::reach(&socket).doing(doing)?;
+    if fs::metadata(&socket).doing(doing)?.uid() != nix::unistd::geteuid().as_raw() {
+        // Root's, which is of no use to anybody else: select says so.
+        return Ok(());
+    }
+    let holder = holder(&socket).doing(doing)?;
+    join(&holder).doing(|| format!("cannot enter the namespaces of process {holder}, which are Podman's"))?;
+    host::set_rootless();
+    Ok(())
+}
+
+/// What `auto` means without root: DOCKER_HOST, or the user's Podman if it is there.
+fn of_environment() -> Option<PathBuf> {
+    let variable = |name: &str| std::env::var(name).ok().filter(|v| !v.is_empty());
+    if variable("CONTAINERD_ADDRESS").is_some() {
+        return None;
+    }
+    match variable("DOCKER_HOST") {
+        Some(host) => host.strip_prefix("unix://").map(PathBuf::from),
+        None => podman_socket().filter(|path| UnixStream::connect(path).is_ok()),
+    }
+}
+
+/// A process that is in Podman's namespaces: the service itself, or where systemd listens for it the one that Podman keeps for
+/// holding them.
+fn holder(socket: &Path) -> Result<String> {
+    let mut stream = UnixStream::connect(socket).doing(|| "cannot connect".into())?;
+    stream.set_read_timeout(Some(SILENCE)).doing(|| "cannot connect".into())?;
+    let asking = "cannot ask whether it is Podman";
+    stream.write_all(b"GET /_ping HTTP/1.0\r\nHost: localhost\r\n\r\n").doing(|| asking.into())?;
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).doing(|| asking.into())?;
+    if !String::from_utf8_lossy(&answer).to_lowercase().contains("\nlibpod-api-version:") {
+        return Err(Error::new("it is not Podman, and without root only Podman can be used")
+            .hint("start Podman: systemctl --user start podman.socket"));
+    }
+    let listener = getsockopt(&stream, PeerCredentials).doing(|| "cannot tell who listens".into())?.pid();
+    let keeper = runtime().and_then(|dir| fs::read_to_string(dir.join("libpod/tmp/pause.pid")).ok());
+    let own = fs::read_link("/proc/self/ns/user").doing(|| "cannot read /proc/self/ns/user".into())?;
+    [Some(listener.to_string()), keeper.map(|pid| pid.trim().to_owned())]
+        .into_iter()
+        .flatten()
+        .find(|pid| fs::read_link(format!("/proc/{pid}/ns/user")).is_ok_and(|theirs| theirs != own))
+        .ok_or_else(|| {
+            Error::new("it has no user namespace that could be entered").hint(
+                "does `podman unshare id` work? It needs lines for you in /etc/subuid and /etc/subgid, and newuidmap",
+            )
+        })
+}
+
+fn join(pid: &str) -> Result<()> {
+    let open = |kind: &str| {
+        let path = format!("/proc/{pid}/ns/{kind}");
+        File::open(&path).doing(|| format!("cannot open {path}"))
+    };
+    let (user, mounts) = (open("user")?, open("mnt")?);
+    let here = std::env::current_dir().doing(|| "cannot tell the current directory".into())?;
+    setns(&user, CloneFlags::CLONE_NEWUSER).doing(|| "user namespace".into())?;
+    setns(&mounts, CloneFlags::CLONE_NEWNS).doing(|| "mount namespace".into())?;
+    // It begins at the root there.
+    std::env::set_current_dir(&here).doing(|| format!("cannot go back to {}", here.display()))
+}
