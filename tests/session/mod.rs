@@ -21,6 +21,11 @@ fn sessions_on_podman() {
     on(Engine::Podman);
 }
 
+#[test]
+fn sessions_without_root() {
+    on(Engine::Rootless);
+}
+
 fn on(engine: Engine) {
     require_root();
     let _alone = alone();
@@ -61,7 +66,10 @@ fn on(engine: Engine) {
     workdir.sh("node1", "head -c 200000000 /dev/urandom > /var/tmp/big");
     let sum = workdir.sh("node1", "sha256sum < /var/tmp/big");
     let through = std::process::Command::new("sh")
-        .args(["-c", &format!("{} exec node1 cat /var/tmp/big | tee /dev/stderr | sha256sum", crate::support::BINARY)])
+        .args([
+            "-c",
+            &format!("{} exec node1 cat /var/tmp/big | tee /dev/stderr | sha256sum", workdir.program().display()),
+        ])
         .current_dir(&workdir.root)
         .envs(workdir.command(&[]).get_envs().filter_map(|(key, value)| Some((key, value?))))
         .output()
@@ -86,6 +94,17 @@ fn on(engine: Engine) {
     assert_eq!(child.wait().unwrap().code(), Some(141), "as a shell tells of SIGPIPE");
     assert!(begun.elapsed() < Duration::from_secs(5));
     assert_eq!(workdir.sh("node1", "pgrep -x yes | wc -l").trim(), "0");
+    // Also one that does not want to hear of it.
+    let mut child = workdir
+        .command(&["exec", "node1", "python3", "-c", "while True: print('on and on')"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop(child.stdout.take());
+    let begun = Instant::now();
+    assert_ne!(child.wait().unwrap().code(), Some(0));
+    assert!(begun.elapsed() < Duration::from_secs(10), "nobody reads what it writes");
+    assert_eq!(workdir.sh("node1", "pgrep -x python3 | wc -l").trim(), "0");
 
     // A terminal: size, its changes, Ctrl-C for the program inside, our terminal as it was.
     let mut pty = Pty::spawn(workdir.command(&["connect", "-l", "root", "node1"]), 91, 33);
@@ -111,7 +130,7 @@ fn on(engine: Engine) {
     line.env_remove("OARDOCKER_EXEC_TTY");
     let program = format!(
         "before=$(stty -g); '{}' exec node1 tty; '{0}' exec node1 'kill -9 $$'; test \"$before\" = \"$(stty -g)\" && echo restored",
-        crate::support::BINARY
+        workdir.program().display()
     );
     let mut shell = std::process::Command::new("sh");
     shell.args(["-c", &program]).current_dir(&workdir.root);

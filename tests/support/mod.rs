@@ -1,6 +1,7 @@
 //! What the tests share: running the binary, a private data directory, looking at the host, a pseudo terminal.
 
 mod daemon;
+pub mod machine;
 
 pub use daemon::{Daemon, get};
 use std::collections::BTreeSet;
@@ -38,6 +39,15 @@ pub enum Engine {
     Containerd,
     Docker,
     Podman,
+    /// The Podman of a user who is not root, on a machine of its own.
+    Rootless,
+}
+
+/// What runs as long as a test needs it.
+pub enum Running {
+    Nothing,
+    Daemon(#[allow(dead_code, reason = "held, not used")] Daemon),
+    Machine(#[allow(dead_code, reason = "held, not used")] machine::Machine),
 }
 
 impl Engine {
@@ -46,12 +56,18 @@ impl Engine {
             Self::Containerd => "containerd",
             Self::Docker => "docker",
             Self::Podman => "podman",
+            Self::Rootless => "rootless",
         }
     }
 
     /// OARDOCKER_DATA_DIR: Docker and Podman share the store, so that images are built once for both.
     pub fn data_dir(self) -> PathBuf {
-        if self == Self::Containerd { data_root() } else { data_root().join("compat") }
+        match self {
+            Self::Containerd => data_root(),
+            Self::Docker | Self::Podman => data_root().join("compat"),
+            // The user's home.
+            Self::Rootless => data_root().join("rootless"),
+        }
     }
 
     /// OARDOCKER_RUNTIME_DIR.
@@ -73,8 +89,12 @@ impl Engine {
     }
 
     /// The engine for one test: containerd needs none.
-    pub fn daemon(self) -> Option<Daemon> {
-        (self != Self::Containerd).then(|| Daemon::start(self))
+    pub fn daemon(self) -> Running {
+        match self {
+            Self::Containerd => Running::Nothing,
+            Self::Docker | Self::Podman => Running::Daemon(Daemon::start(self)),
+            Self::Rootless => Running::Machine(machine::Machine::start()),
+        }
     }
 }
 
@@ -117,18 +137,53 @@ impl Workdir {
     pub fn on(engine: Engine, name: &str) -> Self {
         let root = engine.data_dir().join("workdirs").join(name);
         fs::create_dir_all(&root).unwrap();
-        Self { root, engine }
+        let workdir = Self { root, engine };
+        workdir.give(&workdir.root);
+        workdir
+    }
+
+    /// Makes a file the property of who runs oardocker.
+    pub fn give(&self, path: &Path) {
+        if self.engine == Engine::Rootless {
+            std::os::unix::fs::chown(path, Some(machine::ALICE), Some(machine::ALICE)).unwrap();
+        }
+    }
+
+    /// What oardocker is called by: it, or what runs it elsewhere.
+    pub fn program(&self) -> PathBuf {
+        if self.engine == Engine::Rootless { machine::program() } else { BINARY.into() }
+    }
+
+    /// A line for the shell of the machine that oardocker runs on.
+    #[track_caller]
+    pub fn host_sh(&self, line: &str) -> String {
+        if self.engine == Engine::Rootless {
+            return machine::sh(line);
+        }
+        let out = Command::new("sh").args(["-c", line]).output().unwrap();
+        assert!(out.status.success(), "{line}: {}", texts(&out).1);
+        texts(&out).0
+    }
+
+    /// Kills an oardocker that [`Workdir::command`] has started.
+    pub fn kill(&self, child: &mut Child) {
+        if self.engine == Engine::Rootless {
+            machine::sh("pkill -KILL -u alice -x oardocker");
+        }
+        let _ = child.kill();
+        child.wait().unwrap();
     }
 
     pub fn command(&self, args: &[&str]) -> Command {
-        let mut command = Command::new(BINARY);
+        let mut command = Command::new(self.program());
+        command.args(args).current_dir(&self.root).stdin(Stdio::null());
+        if self.engine == Engine::Rootless {
+            return command;
+        }
         command
-            .args(args)
-            .current_dir(&self.root)
             .env("OARDOCKER_DATA_DIR", self.engine.data_dir())
             .env("OARDOCKER_RUNTIME_DIR", self.engine.runtime_dir())
-            .env("OARDOCKER_DOCKER_HOST", self.engine.host())
-            .stdin(Stdio::null());
+            .env("OARDOCKER_DOCKER_HOST", self.engine.host());
         command
     }
 
@@ -182,6 +237,9 @@ pub fn host_state() -> BTreeSet<String> {
 
 /// The same for any engine.
 pub fn state_on(engine: Engine) -> BTreeSet<String> {
+    if engine == Engine::Rootless {
+        return machine::state().lines().map(str::to_owned).collect();
+    }
     let mut state = BTreeSet::new();
     let foreign = foreign();
     // The common parent of all clusters may be another one's.

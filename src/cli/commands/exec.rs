@@ -8,8 +8,12 @@ use crate::error::{Error, Result};
 use nix::sys::termios::{SetArg, Termios, cfmakeraw, tcgetattr, tcsetattr};
 use serde::Deserialize;
 use std::io::{IsTerminal as _, Read as _, Write as _};
+use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
+
+/// How long a program whose output nobody reads may go on after each signal.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// Parameters.
 #[derive(Debug, Deserialize)]
@@ -61,14 +65,25 @@ pub(super) async fn attach(
     let size = tty.then(follow_size);
     let (signals, passed) = pass_signals(tty);
     let session = Session { stdin: Some(read_stdin()), output, size, signals: Some(passed) };
+    let (gone, reader_gone) = oneshot::channel();
     let writer = tokio::task::spawn_blocking(move || {
-        // Nobody reads any more, as in `exec ... | head`: what writes inside has to know, as it would here.
         if !write_output(chunks) {
-            let _ = signals.blocking_send(nix::libc::SIGPIPE);
+            let _ = gone.send(());
         }
     });
-    let outcome = engine.exec(&container.id, &process, session).await;
-    let _ = writer.await;
+    let running = engine.exec(&container.id, &process, session);
+    tokio::pin!(running);
+    let outcome = tokio::select! {
+        outcome = &mut running => {
+            let _ = writer.await;
+            outcome
+        }
+        // Nobody reads any more, as in `exec ... | head`: what writes inside has to know, as it would here.
+        Ok(()) = reader_gone => tokio::select! {
+            outcome = &mut running => outcome,
+            () = insist(signals) => running.await,
+        },
+    };
     drop(raw);
     outcome.map(|code| u8::try_from(code).unwrap_or(u8::MAX))
 }
@@ -148,6 +163,14 @@ fn write_output(mut chunks: mpsc::Receiver<Chunk>) -> bool {
     true
 }
 
+/// Ends a program that writes for nobody. Some, such as Python, want no SIGPIPE, and would write on forever.
+async fn insist(signals: mpsc::Sender<i32>) {
+    for signal in [nix::libc::SIGPIPE, nix::libc::SIGTERM, nix::libc::SIGKILL] {
+        let _ = signals.send(signal).await;
+        tokio::time::sleep(LAST_WORDS).await;
+    }
+}
+
 fn follow_size() -> watch::Receiver<(u16, u16)> {
     let (sender, receiver) = watch::channel(ui::terminal_size().unwrap_or((80, 24)));
     tokio::spawn(async move {
@@ -166,7 +189,13 @@ fn follow_size() -> watch::Receiver<(u16, u16)> {
 /// Without a terminal inside, Ctrl-C reaches us; the program inside should have it.
 fn pass_signals(tty: bool) -> (mpsc::Sender<i32>, mpsc::Receiver<i32>) {
     let (sender, receiver) = mpsc::channel(4);
-    let kinds = [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup(), SignalKind::quit()];
+    let kinds = [
+        SignalKind::interrupt(),
+        SignalKind::terminate(),
+        SignalKind::hangup(),
+        SignalKind::quit(),
+        SignalKind::pipe(),
+    ];
     for kind in kinds.into_iter().skip(usize::from(tty)) {
         let sender = sender.clone();
         tokio::spawn(async move {

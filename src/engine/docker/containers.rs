@@ -8,8 +8,7 @@ use crate::error::{Context as _, Error, Result};
 use bollard::errors::Error as ApiError;
 use bollard::models::{
     ContainerCreateBody, EndpointIpamConfig, EndpointSettings, HostConfig, HostConfigCgroupnsModeEnum,
-    HostConfigLogConfig, Mount as ApiMount, MountBindOptions, MountBindOptionsPropagationEnum, MountType,
-    NetworkingConfig, PortBinding,
+    HostConfigLogConfig, Mount as ApiMount, MountType, NetworkingConfig, PortBinding,
 };
 use bollard::query_parameters::{
     CreateContainerOptionsBuilder, KillContainerOptionsBuilder, RemoveContainerOptionsBuilder, StartContainerOptions,
@@ -57,10 +56,7 @@ fn bind(source: &str, target: &str, read_only: bool) -> ApiMount {
         source: Some(source.into()),
         typ: Some(MountType::BIND),
         read_only: Some(read_only),
-        bind_options: Some(MountBindOptions {
-            propagation: Some(MountBindOptionsPropagationEnum::RPRIVATE),
-            ..MountBindOptions::default()
-        }),
+        // Recursive and private is what both engines do when nothing is said; Podman leaves out what is mounted below otherwise.
         ..ApiMount::default()
     }
 }
@@ -149,7 +145,10 @@ impl Docker {
 
     pub(super) async fn start_container(&self, id: &str) -> Result<()> {
         let started = self.api.start_container(id, None::<StartContainerOptions>).await;
-        started.doing(|| format!("cannot start container {id}"))
+        // Podman does not say which file netavark has not found; Debian's package does not depend on it.
+        let no_iptables = matches!(&started, Err(e) if { let e = e.to_string(); e.contains("netavark") && e.contains("No such file") });
+        let started = started.doing(|| format!("cannot start container {id}"));
+        if no_iptables { started.map_err(|e| e.hint("netavark needs iptables: apt install iptables")) } else { started }
     }
 
     pub(super) async fn wait_for(&self, id: &str) -> Result<u32> {
