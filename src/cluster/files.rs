@@ -10,7 +10,7 @@
 //! ```
 
 use super::request::Request;
-use crate::engine::host::data_dir;
+use crate::engine::host::{data_dir, own_data_dir};
 use crate::error::{Context as _, Result};
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -43,7 +43,16 @@ pub fn history(root: &Path, host: &str, path: &str) -> PathBuf {
 impl Files {
     /// The paths; nothing is made.
     pub fn new(env_id: &str) -> Self {
-        Self { dir: data_dir().join("clusters").join(env_id) }
+        Self::below(&data_dir(), env_id)
+    }
+
+    /// Those of a cluster without root, for who is not in its namespaces.
+    pub fn own(env_id: &str) -> Option<Self> {
+        own_data_dir().map(|data| Self::below(&data, env_id))
+    }
+
+    fn below(data: &Path, env_id: &str) -> Self {
+        Self { dir: data.join("clusters").join(env_id) }
     }
 
     /// The directory of them all.

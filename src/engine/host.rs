@@ -25,12 +25,14 @@ pub fn runtime_dir() -> PathBuf {
 
 /// Lasting files: the managed containerd's root.
 pub fn data_dir() -> PathBuf {
+    env_dir("OARDOCKER_DATA_DIR", own_data_dir, "/var/lib/oardocker")
+}
+
+/// The same of this user without root.
+pub fn own_data_dir() -> Option<PathBuf> {
     let variable = |name: &str| std::env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
-    let own = || {
-        let shared = variable("XDG_DATA_HOME").or_else(|| Some(variable("HOME")?.join(".local/share")));
-        shared.map(|dir| dir.join("oardocker"))
-    };
-    env_dir("OARDOCKER_DATA_DIR", own, "/var/lib/oardocker")
+    let shared = variable("XDG_DATA_HOME").or_else(|| Some(variable("HOME")?.join(".local/share")));
+    shared.map(|dir| dir.join("oardocker"))
 }
 
 /// The socket of the managed containerd.

@@ -103,5 +103,7 @@ fn join(pid: &str) -> Result<()> {
     setns(&user, CloneFlags::CLONE_NEWUSER).doing(|| "user namespace".into())?;
     setns(&mounts, CloneFlags::CLONE_NEWNS).doing(|| "mount namespace".into())?;
     // It begins at the root there.
-    std::env::set_current_dir(&here).doing(|| format!("cannot go back to {}", here.display()))
+    std::env::set_current_dir(&here).doing(|| format!("cannot go back to {}", here.display())).map_err(|e| {
+        e.hint("if it was mounted after Podman's first command: stop what Podman runs, then `podman system migrate`")
+    })
 }

@@ -48,7 +48,7 @@ pub fn parse(text: &str) -> Result<Address> {
 
 /// Connects; the second value says in one line which engine `auto` took, or that one had to be started.
 pub async fn connect(address: &Address) -> Result<(Arc<dyn Engine>, Option<String>)> {
-    require_power(address)?;
+    require_root()?;
     match address {
         Address::Docker(path) => Ok((Arc::new(Docker::connect(path).await?), None)),
         Address::Containerd(path) => Ok((Arc::new(Containerd::connect(path, false).await?), None)),
@@ -102,9 +102,9 @@ async fn managed() -> Result<(Arc<dyn Engine>, Option<String>)> {
     Ok((Arc::new(engine), Some(line)))
 }
 
-/// Root, or the namespaces of the user's own Podman.
-fn require_power(address: &Address) -> Result<()> {
-    if is_rootless() && matches!(address, Address::Docker(_) | Address::Auto) || nix::unistd::geteuid().is_root() {
+/// In the namespaces of a user's own Podman we are root as well.
+fn require_root() -> Result<()> {
+    if nix::unistd::geteuid().is_root() {
         return Ok(());
     }
     Err(Error::new("container engines, network namespaces and cgroups need root, and you are not")

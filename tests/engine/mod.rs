@@ -1,6 +1,7 @@
 //! The engine's verbs against a real managed containerd, and images that real Dockerfiles make.
 
 mod compat;
+mod rootless;
 
 use crate::support::{
     Workdir, alone, assert_same_state, assert_soon_same_state, data_dir, host_state, require_root, runtime_dir, texts,

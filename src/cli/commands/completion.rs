@@ -23,7 +23,10 @@ pub(in crate::cli) fn hosts(words: &[String]) -> Vec<String> {
     let root = named.or_else(|| std::env::current_dir().ok()).unwrap_or_default();
     let nodes = Workdir::open(&root)
         .ok()
-        .and_then(|workdir| std::fs::read_to_string(Files::new(&workdir.env_id).path("nodes")).ok())
+        .and_then(|workdir| {
+            let all = Files::own(&workdir.env_id).into_iter().chain([Files::new(&workdir.env_id)]);
+            all.into_iter().find_map(|files| std::fs::read_to_string(files.path("nodes")).ok())
+        })
         .map_or(1, |text| text.lines().count());
     plan::names(u32::try_from(nodes).unwrap_or(1))
 }

@@ -1,0 +1,37 @@
+//! Without root, on a machine where a user has a Podman: what happens after a kill, and what errors say. The journeys are elsewhere.
+
+use crate::support::{BINARY, Engine, Workdir, alone, eventually, require_root, state_on};
+use std::process::Stdio;
+
+#[test]
+fn without_root_errors_teach_and_a_killed_build_leaves_nothing() {
+    require_root();
+    let _alone = alone();
+    let _machine = Engine::Rootless.daemon();
+    let workdir = Workdir::on(Engine::Rootless, "trixie");
+    workdir.ok(&["init", "-f"]);
+    workdir.ok(&["build", "-q"]);
+    let before = state_on(Engine::Rootless);
+
+    let mut build = workdir.command(&["build", "--no-cache", "-q"]);
+    let mut build = build.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    eventually("a step runs", 60, || {
+        state_on(Engine::Rootless).iter().any(|l| l.starts_with("process: slirp4netns")).then_some(())
+    });
+    workdir.kill(&mut build);
+    assert_ne!(before, state_on(Engine::Rootless), "the killed build must have left something for this test to mean anything");
+    workdir.ok(&["build", "-q"]);
+    assert_eq!(before, state_on(Engine::Rootless));
+
+    let users_socket = "unix:///run/user/1500/podman/podman.sock";
+    let here = workdir.root.display();
+    let text = workdir.host_sh(&format!("cd {here}; {BINARY} --docker-host {users_socket} status 2>&1 || echo code $?"));
+    assert!(text.contains("it is a user's own engine, and you are root") && text.contains("code 1"), "{text}");
+    let text = workdir.fails(1, &["--docker-host", "managed", "status"]);
+    assert!(text.contains("need root") && text.contains("systemctl --user start podman.socket"), "{text}");
+    let text = workdir.fails(1, &["--docker-host", "unix:///run/user/1500/nothing.sock", "status"]);
+    assert!(text.contains("nothing.sock: there is no such socket"), "{text}");
+    workdir.host_sh("systemctl --machine=alice@.host --user stop podman.socket podman.service");
+    let text = workdir.fails(1, &["status"]);
+    assert!(text.contains("need root") && text.contains("systemctl --user start podman.socket"), "{text}");
+}
