@@ -215,7 +215,7 @@ impl Runner {
         // A container that was being created when its oardocker was killed may have left only its filesystem.
         let mut ids: BTreeMap<String, String> = BTreeMap::new();
         let known = containers(self.engine.as_ref(), env_id).await?;
-        ids.extend(known.into_iter().map(|(name, c)| (c.id, name)));
+        ids.extend(known.iter().map(|(name, c)| (c.id.clone(), name.clone())));
         let files = Files::new(env_id);
         for entry in std::fs::read_dir(files.path("notify")).into_iter().flatten().flatten() {
             let name = entry.file_name().to_string_lossy().into_owned();
@@ -223,12 +223,15 @@ impl Runner {
         }
         let mut removing: FuturesUnordered<_> = ids
             .iter()
-            .map(|(id, name)| async move {
-                let outcome = self.engine.remove(id).await;
-                if outcome.is_ok() {
-                    (self.listener)(Event::Removed(name.clone()));
+            .map(|(id, name)| {
+                let told = known.contains_key(name);
+                async move {
+                    let outcome = self.engine.remove(id).await;
+                    if outcome.is_ok() && told {
+                        (self.listener)(Event::Removed(name.clone()));
+                    }
+                    outcome
                 }
-                outcome
             })
             .collect();
         while let Some(outcome) = removing.next().await {

@@ -19,13 +19,18 @@ fn without_root_errors_teach_and_a_killed_build_leaves_nothing() {
         state_on(Engine::Rootless).iter().any(|l| l.starts_with("process: slirp4netns")).then_some(())
     });
     workdir.kill(&mut build);
-    assert_ne!(before, state_on(Engine::Rootless), "the killed build must have left something for this test to mean anything");
+    assert_ne!(
+        before,
+        state_on(Engine::Rootless),
+        "the killed build must have left something for this test to mean anything"
+    );
     workdir.ok(&["build", "-q"]);
     assert_eq!(before, state_on(Engine::Rootless));
 
     let users_socket = "unix:///run/user/1500/podman/podman.sock";
     let here = workdir.root.display();
-    let text = workdir.host_sh(&format!("cd {here}; {BINARY} --docker-host {users_socket} status 2>&1 || echo code $?"));
+    let text =
+        workdir.host_sh(&format!("cd {here}; {BINARY} --docker-host {users_socket} status 2>&1 || echo code $?"));
     assert!(text.contains("it is a user's own engine, and you are root") && text.contains("code 1"), "{text}");
     let text = workdir.fails(1, &["--docker-host", "managed", "status"]);
     assert!(text.contains("need root") && text.contains("systemctl --user start podman.socket"), "{text}");

@@ -46,7 +46,7 @@ pub enum Engine {
 /// What runs as long as a test needs it.
 pub enum Running {
     Nothing,
-    Daemon(#[allow(dead_code, reason = "held, not used")] Daemon),
+    Daemon(#[allow(dead_code, reason = "held, not used")] Box<Daemon>),
     Machine(#[allow(dead_code, reason = "held, not used")] machine::Machine),
 }
 
@@ -92,7 +92,7 @@ impl Engine {
     pub fn daemon(self) -> Running {
         match self {
             Self::Containerd => Running::Nothing,
-            Self::Docker | Self::Podman => Running::Daemon(Daemon::start(self)),
+            Self::Docker | Self::Podman => Running::Daemon(Box::new(Daemon::start(self))),
             Self::Rootless => Running::Machine(machine::Machine::start()),
         }
     }
