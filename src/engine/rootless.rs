@@ -10,16 +10,10 @@ use super::host;
 use super::select::{Address, parse};
 use crate::error::{Context as _, Error, Result};
 use nix::sched::{CloneFlags, setns};
-use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 use std::fs::{self, File};
-use std::io::{Read as _, Write as _};
 use std::os::unix::fs::MetadataExt as _;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
-
-/// An engine that says nothing for so long does not work.
-const SILENCE: Duration = Duration::from_secs(10);
 
 /// Where the user's Podman listens.
 pub(super) fn podman_socket() -> Option<PathBuf> {
@@ -69,20 +63,14 @@ fn of_environment() -> Option<PathBuf> {
 /// A process that is in Podman's namespaces: the service itself, or where systemd listens for it the one that Podman keeps for
 /// holding them.
 fn holder(socket: &Path) -> Result<String> {
-    let mut stream = UnixStream::connect(socket).doing(|| "cannot connect".into())?;
-    stream.set_read_timeout(Some(SILENCE)).doing(|| "cannot connect".into())?;
-    let asking = "cannot ask whether it is Podman";
-    stream.write_all(b"GET /_ping HTTP/1.0\r\nHost: localhost\r\n\r\n").doing(|| asking.into())?;
-    let mut answer = Vec::new();
-    stream.read_to_end(&mut answer).doing(|| asking.into())?;
-    if !String::from_utf8_lossy(&answer).to_lowercase().contains("\nlibpod-api-version:") {
+    let pong = docker::ping::ping(socket)?;
+    if pong.podman.is_none() {
         return Err(Error::new("it is not Podman, and without root only Podman can be used")
             .hint("start Podman: systemctl --user start podman.socket"));
     }
-    let listener = getsockopt(&stream, PeerCredentials).doing(|| "cannot tell who listens".into())?.pid();
     let keeper = runtime().and_then(|dir| fs::read_to_string(dir.join("libpod/tmp/pause.pid")).ok());
     let own = fs::read_link("/proc/self/ns/user").doing(|| "cannot read /proc/self/ns/user".into())?;
-    [Some(listener.to_string()), keeper.map(|pid| pid.trim().to_owned())]
+    [Some(pong.listener.to_string()), keeper.map(|pid| pid.trim().to_owned())]
         .into_iter()
         .flatten()
         .find(|pid| fs::read_link(format!("/proc/{pid}/ns/user")).is_ok_and(|theirs| theirs != own))

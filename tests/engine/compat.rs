@@ -52,7 +52,7 @@ fn sockets_that_are_no_engine() {
         (pretender("old.sock", Some(version("1.40", "1.12"))), "Docker Engine 9.9 is too old: it speaks API 1.40"),
         (pretender("new.sock", Some(version("9.9", "9.0"))), "Docker Engine 9.9 is too new"),
         (pretender("odd.sock", Some("220 mail server ready\r\n")), "it does not speak Docker's API"),
-        (pretender("mute.sock", None), "it does not answer within 10 s"),
+        (pretender("mute.sock", None), "it does not answer within 30 s"),
     ] {
         let host = format!("unix://{path}");
         let out = workdir.command(&["status"]).env("OARDOCKER_DOCKER_HOST", &host).output().unwrap();

@@ -62,7 +62,20 @@ fn bind(source: &str, target: &str, read_only: bool) -> ApiMount {
 }
 
 impl Docker {
-    fn host_config(&self, spec: &ContainerSpec, plug: &Plug, console: &Path) -> HostConfig {
+    /// Whether containers can be put below a cgroup of ours by its path: not where systemd is the one that makes cgroups.
+    async fn takes_cgroup_paths(&self) -> Result<bool> {
+        if self.rootless {
+            return Ok(false);
+        }
+        let ask = async || {
+            let about =
+                self.api.info().await.doing(|| format!("cannot ask {} for its cgroup driver", self.info.name))?;
+            Ok(about.cgroup_driver.is_some_and(|d| d.to_string() == "cgroupfs"))
+        };
+        self.cgroupfs.get_or_try_init(ask).await.copied()
+    }
+
+    fn host_config(&self, spec: &ContainerSpec, plug: &Plug, console: &Path, below_ours: bool) -> HostConfig {
         let (tmpfs, binds): (Vec<&Mount>, Vec<&Mount>) = spec.mounts.iter().partition(|m| m.kind == "tmpfs");
         let tmpfs = tmpfs.into_iter().map(|m| {
             // Both engines forbid programs there unless told otherwise, and Podman copies what the image has.
@@ -85,7 +98,7 @@ impl Docker {
         HostConfig {
             mounts: Some(mounts),
             tmpfs: Some(tmpfs.collect()),
-            cgroup_parent: self.cgroupfs.then(|| spec.cgroup.clone()),
+            cgroup_parent: below_ours.then(|| spec.cgroup.clone()),
             cgroupns_mode: Some(HostConfigCgroupnsModeEnum::PRIVATE),
             cap_drop: Some(vec!["ALL".into()]),
             cap_add: Some(capabilities.collect()),
@@ -133,7 +146,7 @@ impl Docker {
             cmd: Some(clean.chain(spec.process.args.iter().cloned()).collect()),
             labels: Some(labels),
             exposed_ports: Some(plug.ports.iter().map(|p| format!("{}/tcp", p.container)).collect()),
-            host_config: Some(self.host_config(spec, plug, console)),
+            host_config: Some(self.host_config(spec, plug, console, self.takes_cgroup_paths().await?)),
             networking_config: Some(NetworkingConfig {
                 endpoints_config: Some(HashMap::from([(networks::name(&plug.network), endpoint)])),
             }),

@@ -7,6 +7,7 @@ mod containers;
 mod exec;
 mod images;
 mod networks;
+pub(super) mod ping;
 mod raw;
 
 use super::host::is_rootless;
@@ -19,6 +20,7 @@ use crate::error::{Context as _, Error, Result};
 use crate::net::Subnet;
 use async_trait::async_trait;
 use bollard::{API_DEFAULT_VERSION, Docker as Api};
+use ping::{SILENCE, ping, silent};
 use std::collections::BTreeMap;
 use std::io::ErrorKind;
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
@@ -33,9 +35,6 @@ const OLDEST_API: (u32, u32) = (1, 41);
 /// Oldest Podman with netavark.
 const OLDEST_PODMAN: u32 = 4;
 
-/// An engine that says nothing for so long when asked for its version does not work.
-const SILENCE: Duration = Duration::from_secs(10);
-
 /// For what may take as long as it takes, such as waiting for a container's end: a day, in seconds.
 const PATIENCE: u64 = 86_400;
 
@@ -49,8 +48,8 @@ pub struct Docker {
     /// Held while an image is loaded.
     loading: tokio::sync::Mutex<()>,
     podman: bool,
-    /// Containers can be put below a cgroup of ours by its path.
-    cgroupfs: bool,
+    /// Asked for when it is needed; see [`Docker::takes_cgroup_paths`].
+    cgroupfs: tokio::sync::OnceCell<bool>,
     rootless: bool,
 }
 
@@ -64,27 +63,16 @@ impl Docker {
     pub async fn connect(socket: &Path) -> Result<Self> {
         let at = socket.display();
         let doing = || format!("cannot use the container engine at {at}");
-        reach(socket).doing(doing)?;
+        let path = socket.to_owned();
+        let pong = tokio::task::spawn_blocking(move || ping(&path)).await.doing(doing)?.doing(doing)?;
         let api = Api::connect_with_unix(&socket.to_string_lossy(), PATIENCE, API_DEFAULT_VERSION).doing(doing)?;
-        let silent = || Error::new(format!("it does not answer within {} s", SILENCE.as_secs()));
-        let version = tokio::time::timeout(SILENCE, api.version()).await.map_err(|_| silent()).doing(doing)?;
-        let version = version.map_err(|e| strange(&e)).doing(doing)?;
-        let podman = version.components.iter().flatten().find(|c| c.name == "Podman Engine").cloned();
-        let number = podman.as_ref().map(|p| p.version.clone()).or(version.version).unwrap_or_default();
-        let name = if podman.is_some() { "Podman" } else { "Docker Engine" };
-        accept(
-            name,
-            &number,
-            version.api_version.as_deref().unwrap_or_default(),
-            version.min_api_version.as_deref().unwrap_or_default(),
-        )
-        .doing(doing)?;
-        let rest = async {
-            let api = api.negotiate_version().await?;
-            api.info().await.map(|about| (api, about))
+        let (name, number) = match pong.podman {
+            Some(number) => {
+                accept("Podman", &number, &pong.api, "").doing(doing)?;
+                ("Podman", number)
+            }
+            None => ("Docker Engine", docker(&api).await.doing(doing)?),
         };
-        let (api, about) =
-            tokio::time::timeout(SILENCE, rest).await.map_err(|_| silent()).doing(doing)?.doing(doing)?;
         let rootless = is_rootless();
         if !rootless && std::fs::metadata(socket).doing(doing)?.uid() != 0 {
             return Err(Error::new("it is a user's own engine, and you are root")
@@ -102,9 +90,9 @@ impl Docker {
             store: Store::open(),
             loading: tokio::sync::Mutex::default(),
             socket: socket.into(),
-            cgroupfs: !rootless && about.cgroup_driver.is_some_and(|d| d.to_string() == "cgroupfs"),
+            cgroupfs: tokio::sync::OnceCell::new(),
             rootless,
-            podman: podman.is_some(),
+            podman: name == "Podman",
             api,
         })
     }
@@ -112,7 +100,11 @@ impl Docker {
 
 /// Whether somebody listens, in the user's words.
 pub(super) fn reach(socket: &Path) -> Result<()> {
-    let start = "start one (systemctl start docker, or podman.socket), or leave --docker-host away";
+    let start = if nix::unistd::geteuid().is_root() {
+        "start one (systemctl start docker, or podman.socket), or leave --docker-host away"
+    } else {
+        "start your own Podman: systemctl --user start podman.socket"
+    };
     match std::fs::metadata(socket) {
         Err(e) if e.kind() == ErrorKind::NotFound => return Err(Error::new("there is no such socket").hint(start)),
         Err(e) => return Err(Error::new(e.to_string())),
@@ -128,11 +120,13 @@ pub(super) fn reach(socket: &Path) -> Result<()> {
     })
 }
 
-/// What the first answer tells when it is none of an engine.
-fn strange(error: &bollard::errors::Error) -> Error {
-    let text = crate::error::root_cause(error);
-    Error::new(format!("it does not speak Docker's API: {text}"))
-        .hint("for containerd's own socket write containerd://PATH")
+/// The version of a Docker Engine that is neither too old nor too new.
+async fn docker(api: &Api) -> Result<String> {
+    let answer = tokio::time::timeout(SILENCE, api.version()).await.map_err(|_| silent())?;
+    let answer = answer.doing(|| "it does not tell its version".into())?;
+    let number = answer.version.unwrap_or_default();
+    let (api, oldest) = (answer.api_version.unwrap_or_default(), answer.min_api_version.unwrap_or_default());
+    accept("Docker Engine", &number, &api, &oldest).map(|()| number)
 }
 
 /// Refuses engines that are too old, and those too new to be understood.
