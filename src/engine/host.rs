@@ -19,7 +19,8 @@ pub(super) fn set_rootless() {
 
 /// Runtime files: gone at reboot. Sockets, mounts, named network namespaces, per-cluster files.
 pub fn runtime_dir() -> PathBuf {
-    let own = || std::env::var_os("XDG_RUNTIME_DIR").map(|dir| Path::new(&dir).join("oardocker"));
+    let set = || std::env::var_os("XDG_RUNTIME_DIR").filter(|dir| !dir.is_empty());
+    let own = || set().map(|dir| Path::new(&dir).join("oardocker"));
     env_dir("OARDOCKER_RUNTIME_DIR", own, "/run/oardocker")
 }
 

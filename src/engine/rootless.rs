@@ -5,15 +5,17 @@
 //! them. So this comes before everything else, and the rest of oardocker hardly knows the difference; what differs it asks
 //! [`host::is_rootless`].
 
-use super::docker;
+use super::docker::ping::{Pong, ping};
 use super::host;
 use super::select::{Address, parse};
 use crate::error::{Context as _, Error, Result};
 use nix::sched::{CloneFlags, setns};
 use std::fs::{self, File};
-use std::os::unix::fs::MetadataExt as _;
 use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
+
+/// What Debian's users and groups need.
+const IDS: u64 = 65_536;
 
 /// Where the user's Podman listens.
 pub(super) fn podman_socket() -> Option<PathBuf> {
@@ -37,12 +39,18 @@ pub fn enter(docker_host: &str) -> Result<()> {
     };
     let Some(socket) = socket else { return Ok(()) };
     let doing = || format!("cannot use the container engine at {}", socket.display());
-    docker::reach(&socket).doing(doing)?;
-    if fs::metadata(&socket).doing(doing)?.uid() != nix::unistd::geteuid().as_raw() {
+    let pong = ping(&socket).doing(doing)?;
+    if pong.owner != nix::unistd::geteuid().as_raw() {
         // Root's, which is of no use to anybody else: select says so.
         return Ok(());
     }
-    let holder = holder(&socket).doing(doing)?;
+    if runtime().is_none() {
+        let id = nix::unistd::geteuid();
+        return Err(Error::new("the variable XDG_RUNTIME_DIR is not set: this is no login session").hint(format!(
+            "log in as yourself, or if you have a session elsewhere: export XDG_RUNTIME_DIR=/run/user/{id}"
+        )));
+    }
+    let holder = holder(&pong).doing(doing)?;
     join(&holder).doing(|| format!("cannot enter the namespaces of process {holder}, which are Podman's"))?;
     host::set_rootless();
     Ok(())
@@ -62,23 +70,28 @@ fn of_environment() -> Option<PathBuf> {
 
 /// A process that is in Podman's namespaces: the service itself, or where systemd listens for it the one that Podman keeps for
 /// holding them.
-fn holder(socket: &Path) -> Result<String> {
-    let pong = docker::ping::ping(socket)?;
+fn holder(pong: &Pong) -> Result<String> {
     if pong.podman.is_none() {
         return Err(Error::new("it is not Podman, and without root only Podman can be used")
-            .hint("start Podman: systemctl --user start podman.socket"));
+            .hint("start Podman, and unset DOCKER_HOST: systemctl --user start podman.socket"));
     }
     let keeper = runtime().and_then(|dir| fs::read_to_string(dir.join("libpod/tmp/pause.pid")).ok());
     let own = fs::read_link("/proc/self/ns/user").doing(|| "cannot read /proc/self/ns/user".into())?;
-    [Some(pong.listener.to_string()), keeper.map(|pid| pid.trim().to_owned())]
+    let found = [Some(pong.listener.to_string()), keeper.map(|pid| pid.trim().to_owned())]
         .into_iter()
         .flatten()
-        .find(|pid| fs::read_link(format!("/proc/{pid}/ns/user")).is_ok_and(|theirs| theirs != own))
-        .ok_or_else(|| {
-            Error::new("it has no user namespace that could be entered").hint(
-                "does `podman unshare id` work? It needs lines for you in /etc/subuid and /etc/subgid, and newuidmap",
-            )
-        })
+        .find(|pid| fs::read_link(format!("/proc/{pid}/ns/user")).is_ok_and(|theirs| theirs != own));
+    let enough = |pid: &String| ["uid_map", "gid_map"].iter().all(|map| ids(&format!("/proc/{pid}/{map}")) >= IDS);
+    found.filter(enough).ok_or_else(|| {
+        Error::new(format!("it has no user namespace with {IDS} ids"))
+            .hint("it needs lines for you in /etc/subuid and /etc/subgid, and newuidmap; then: podman system migrate")
+    })
+}
+
+/// How many ids a map of a user namespace has.
+fn ids(map: &str) -> u64 {
+    let text = fs::read_to_string(map).unwrap_or_default();
+    text.lines().filter_map(|l| l.split_whitespace().nth(2)?.parse::<u64>().ok()).sum()
 }
 
 fn join(pid: &str) -> Result<()> {

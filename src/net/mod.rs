@@ -235,7 +235,10 @@ pub fn check_free(ports: &[Port]) -> Result<()> {
         let taken = if let Some(id) = forwarded.get(&port.host) {
             Some(format!("the cluster {id} publishes it"))
         } else {
-            TcpListener::bind((ip, port.host)).err().map(|e| e.to_string())
+            TcpListener::bind((ip, port.host)).err().map(|e| match e.kind() {
+                std::io::ErrorKind::PermissionDenied => "ports below 1024 are root's".into(),
+                _ => e.to_string(),
+            })
         };
         if let Some(why) = taken {
             return Err(Error::new(format!(

@@ -1,6 +1,7 @@
 //! A network namespace that reaches out through slirp4netns, where nobody may make a bridge: without root.
 
 use crate::error::{Context as _, Error, Result};
+use std::io::{Read as _, Seek as _};
 use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
@@ -14,6 +15,8 @@ const SETUP: Duration = Duration::from_secs(10);
 pub(super) async fn attach(path: &Path) -> Result<Child> {
     super::links::pin_new_namespace(path).await?;
     let doing = || format!("cannot connect {} to the network with slirp4netns", path.display());
+    // Not a pipe: nobody would read what it warns of while it works.
+    let mut log = tempfile::tempfile().doing(doing)?;
     let mut child = Command::new("slirp4netns")
         .args(["--configure", "--mtu=65520", "--disable-host-loopback", "--netns-type=path"])
         // Its standard output tells that it is ready; when its standard input is closed, also by our death, it ends.
@@ -22,7 +25,7 @@ pub(super) async fn attach(path: &Path) -> Result<Child> {
         .arg("tap0")
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
+        .stderr(log.try_clone().doing(doing)?)
         .process_group(0)
         .kill_on_drop(true)
         .spawn()
@@ -39,9 +42,7 @@ pub(super) async fn attach(path: &Path) -> Result<Child> {
     if !matches!(ready, Ok(Ok(_))) {
         let mut said = String::new();
         let _ = child.start_kill();
-        if let Some(mut stderr) = child.stderr.take() {
-            let _ = stderr.read_to_string(&mut said).await;
-        }
+        let _ = log.rewind().and_then(|()| log.read_to_string(&mut said));
         return Err(Error::new("it ended or does not come up").detail(said.lines().map(str::to_owned))).doing(doing);
     }
     Ok(child)

@@ -168,7 +168,7 @@ impl Workdir {
     /// Kills an oardocker that [`Workdir::command`] has started.
     pub fn kill(&self, child: &mut Child) {
         if self.engine == Engine::Rootless {
-            machine::sh("pkill -KILL -u alice -x oardocker");
+            machine::sh("for _ in $(seq 50); do pkill -KILL -u alice -x oardocker && exit 0; sleep 0.1; done; exit 1");
         }
         let _ = child.kill();
         child.wait().unwrap();

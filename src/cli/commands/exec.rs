@@ -12,8 +12,12 @@ use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot, watch};
 
-/// How long a program whose output nobody reads may go on after each signal.
-const LAST_WORDS: Duration = Duration::from_secs(1);
+/// What a program gets whose output nobody reads, and how long it may go on after that.
+const LAST_WORDS: [(i32, Duration); 3] = [
+    (nix::libc::SIGPIPE, Duration::from_secs(1)),
+    (nix::libc::SIGTERM, Duration::from_secs(10)),
+    (nix::libc::SIGKILL, Duration::from_secs(10)),
+];
 
 /// Parameters.
 #[derive(Debug, Deserialize)]
@@ -165,9 +169,9 @@ fn write_output(mut chunks: mpsc::Receiver<Chunk>) -> bool {
 
 /// Ends a program that writes for nobody. Some, such as Python, want no SIGPIPE, and would write on forever.
 async fn insist(signals: mpsc::Sender<i32>) {
-    for signal in [nix::libc::SIGPIPE, nix::libc::SIGTERM, nix::libc::SIGKILL] {
+    for (signal, patience) in LAST_WORDS {
         let _ = signals.send(signal).await;
-        tokio::time::sleep(LAST_WORDS).await;
+        tokio::time::sleep(patience).await;
     }
 }
 
@@ -189,13 +193,7 @@ fn follow_size() -> watch::Receiver<(u16, u16)> {
 /// Without a terminal inside, Ctrl-C reaches us; the program inside should have it.
 fn pass_signals(tty: bool) -> (mpsc::Sender<i32>, mpsc::Receiver<i32>) {
     let (sender, receiver) = mpsc::channel(4);
-    let kinds = [
-        SignalKind::interrupt(),
-        SignalKind::terminate(),
-        SignalKind::hangup(),
-        SignalKind::quit(),
-        SignalKind::pipe(),
-    ];
+    let kinds = [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup(), SignalKind::quit()];
     for kind in kinds.into_iter().skip(usize::from(tty)) {
         let sender = sender.clone();
         tokio::spawn(async move {

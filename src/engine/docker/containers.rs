@@ -50,6 +50,15 @@ fn gate(view: &View, proc_cgroup: &str) -> Vec<String> {
     shell.into_iter().chain([view.kind, &controllers, CONSOLE]).map(Into::into).collect()
 }
 
+/// No limit of processes, where Podman has one: -1. A host whose v2 lacks the controller can only be told 0, which newer runtimes
+/// take as a number where they can.
+fn unlimited() -> i64 {
+    match std::fs::read_to_string("/sys/fs/cgroup/cgroup.controllers") {
+        Ok(there) if there.split_whitespace().all(|controller| controller != "pids") => 0,
+        _ => -1,
+    }
+}
+
 fn bind(source: &str, target: &str, read_only: bool) -> ApiMount {
     ApiMount {
         target: Some(target.into()),
@@ -105,8 +114,7 @@ impl Docker {
             // Without root nothing can be allowed that the user may not do anyway.
             device_cgroup_rules: (!self.rootless)
                 .then(|| oci::DEVICES.iter().map(|(a, b)| format!("c {a}:{b} rwm")).collect()),
-            // None: Podman has one otherwise.
-            pids_limit: Some(0),
+            pids_limit: Some(unlimited()),
             security_opt: Some(security),
             masked_paths: spec.open_proc.then(Vec::new),
             readonly_paths: spec.open_proc.then(Vec::new),

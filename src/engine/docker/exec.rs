@@ -157,8 +157,10 @@ async fn pass_signals(api: bollard::Docker, exec: String, signals: Option<mpsc::
     while let Some(number) = signals.recv().await {
         // A session that was asked for a moment ago has no process yet.
         let pid = loop {
-            match api.inspect_exec(&exec).await.map(|e| e.pid.and_then(|p| i32::try_from(p).ok())) {
-                Ok(Some(pid @ 1..)) => break pid,
+            match api.inspect_exec(&exec).await.map(|e| (e.running, e.pid.and_then(|p| i32::try_from(p).ok()))) {
+                // It had one, which is another one's by now, perhaps.
+                Ok((Some(false), Some(1..))) => return,
+                Ok((_, Some(pid @ 1..))) => break pid,
                 Ok(_) => tokio::time::sleep(LOOK_AGAIN).await,
                 Err(_) => return,
             }

@@ -23,7 +23,7 @@ use bollard::{API_DEFAULT_VERSION, Docker as Api};
 use ping::{SILENCE, ping, silent};
 use std::collections::BTreeMap;
 use std::io::ErrorKind;
-use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
+use std::os::unix::fs::FileTypeExt as _;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -74,7 +74,7 @@ impl Docker {
             None => ("Docker Engine", docker(&api).await.doing(doing)?),
         };
         let rootless = is_rootless();
-        if !rootless && std::fs::metadata(socket).doing(doing)?.uid() != 0 {
+        if !rootless && pong.owner != 0 {
             return Err(Error::new("it is a user's own engine, and you are root")
                 .hint("as that user run oardocker without sudo, or use the system's engine: --docker-host managed"))
             .doing(doing);
