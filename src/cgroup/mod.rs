@@ -161,6 +161,12 @@ impl Cgroups {
         Error::all(errors)
     }
 
+    /// The same. It is patient with dying processes, so not on the thread that hears Ctrl-C.
+    pub async fn remove_patiently(&self, env_id: &str) -> Result<()> {
+        let (cgroups, id) = (self.clone(), env_id.to_owned());
+        tokio::task::spawn_blocking(move || cgroups.remove(&id)).await.doing(|| "cannot remove cgroups".into())?
+    }
+
     /// Cgroups of an environment that exist.
     pub fn exists(&self, env_id: &str) -> bool {
         self.hierarchies().iter().any(|h| h.join("oardocker").join(env_id).exists())

@@ -253,10 +253,7 @@ pub async fn remove_steps(engine: &dyn Engine, cgroups: &Cgroups, env_id: &str) 
         errors.extend(Network::remove(&id).await.err());
     }
     if cgroups.exists(&id) {
-        // Patient with dying processes, so not on the thread that hears Ctrl-C.
-        let cgroups = cgroups.clone();
-        let removed = tokio::task::spawn_blocking(move || cgroups.remove(&id)).await;
-        errors.extend(removed.doing(|| "cannot remove cgroups".into()).and_then(|removed| removed).err());
+        errors.extend(cgroups.remove_patiently(&id).await.err());
     }
     Error::all(errors)
 }

@@ -8,7 +8,7 @@ use super::volume::Mode;
 use super::{container_id, containers, cow, legacy, old_folder, require_its_engine, session};
 use crate::cgroup::Cgroups;
 use crate::engine::{Engine, State};
-use crate::error::{Context as _, Error, Result};
+use crate::error::{Error, Result};
 use crate::net;
 use futures::stream::{FuturesUnordered, StreamExt as _};
 use std::collections::BTreeMap;
@@ -239,10 +239,7 @@ impl Runner {
         }
         errors.extend(cow::unmount_all(env_id).err());
         errors.extend(self.engine.remove_network(env_id).await.err());
-        // Patient with dying processes, so not on the thread that hears Ctrl-C.
-        let (cgroups, id) = (self.cgroups.clone(), env_id.to_owned());
-        let removed = tokio::task::spawn_blocking(move || cgroups.remove(&id)).await;
-        errors.extend(removed.doing(|| "cannot remove cgroups".into()).and_then(|removed| removed).err());
+        errors.extend(self.cgroups.remove_patiently(env_id).await.err());
         if errors.is_empty() {
             errors.extend(files.remove().err());
         }

@@ -19,9 +19,7 @@ pub(super) fn set_rootless() {
 
 /// Runtime files: gone at reboot. Sockets, mounts, named network namespaces, per-cluster files.
 pub fn runtime_dir() -> PathBuf {
-    let set = || std::env::var_os("XDG_RUNTIME_DIR").filter(|dir| !dir.is_empty());
-    let own = || set().map(|dir| Path::new(&dir).join("oardocker"));
-    env_dir("OARDOCKER_RUNTIME_DIR", own, "/run/oardocker")
+    env_dir("OARDOCKER_RUNTIME_DIR", || session_dir().map(|dir| dir.join("oardocker")), "/run/oardocker")
 }
 
 /// Lasting files: the managed containerd's root.
@@ -29,9 +27,18 @@ pub fn data_dir() -> PathBuf {
     env_dir("OARDOCKER_DATA_DIR", own_data_dir, "/var/lib/oardocker")
 }
 
+/// Where the programs of this user's login session keep their sockets.
+pub(super) fn session_dir() -> Option<PathBuf> {
+    variable("XDG_RUNTIME_DIR")
+}
+
+/// A variable that names a path, unless it is empty.
+fn variable(name: &str) -> Option<PathBuf> {
+    std::env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from)
+}
+
 /// The same of this user without root.
 pub fn own_data_dir() -> Option<PathBuf> {
-    let variable = |name: &str| std::env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
     let shared = variable("XDG_DATA_HOME").or_else(|| Some(variable("HOME")?.join(".local/share")));
     shared.map(|dir| dir.join("oardocker"))
 }
@@ -49,7 +56,6 @@ pub(super) fn private_dir(dir: &Path) -> Result<()> {
 }
 
 /// What a variable names, else the user's own place without root, else the system's.
-fn env_dir(variable: &str, own: impl Fn() -> Option<PathBuf>, default: &str) -> PathBuf {
-    let named = std::env::var_os(variable).filter(|v| !v.is_empty()).map(PathBuf::from);
-    named.or_else(|| own().filter(|_| is_rootless())).unwrap_or_else(|| default.into())
+fn env_dir(name: &str, own: impl Fn() -> Option<PathBuf>, default: &str) -> PathBuf {
+    variable(name).or_else(|| own().filter(|_| is_rootless())).unwrap_or_else(|| default.into())
 }

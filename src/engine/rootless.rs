@@ -6,7 +6,7 @@
 //! [`host::is_rootless`].
 
 use super::docker::ping::{Pong, ping};
-use super::host;
+use super::host::{self, session_dir};
 use super::select::{Address, parse};
 use crate::error::{Context as _, Error, Result};
 use nix::sched::{CloneFlags, setns};
@@ -19,11 +19,7 @@ const IDS: u64 = 65_536;
 
 /// Where the user's Podman listens.
 pub(super) fn podman_socket() -> Option<PathBuf> {
-    Some(runtime()?.join("podman/podman.sock"))
-}
-
-fn runtime() -> Option<PathBuf> {
-    std::env::var_os("XDG_RUNTIME_DIR").filter(|v| !v.is_empty()).map(PathBuf::from)
+    Some(session_dir()?.join("podman/podman.sock"))
 }
 
 /// Enters them, if oardocker is not run by root and this `--docker-host` means an engine of the same user. Namespaces are
@@ -44,7 +40,7 @@ pub fn enter(docker_host: &str) -> Result<()> {
         // Root's, which is of no use to anybody else: select says so.
         return Ok(());
     }
-    if runtime().is_none() {
+    if session_dir().is_none() {
         let id = nix::unistd::geteuid();
         return Err(Error::new("the variable XDG_RUNTIME_DIR is not set: this is no login session").hint(format!(
             "log in as yourself, or if you have a session elsewhere: export XDG_RUNTIME_DIR=/run/user/{id}"
@@ -75,7 +71,7 @@ fn holder(pong: &Pong) -> Result<String> {
         return Err(Error::new("it is not Podman, and without root only Podman can be used")
             .hint("start Podman, and unset DOCKER_HOST: systemctl --user start podman.socket"));
     }
-    let keeper = runtime().and_then(|dir| fs::read_to_string(dir.join("libpod/tmp/pause.pid")).ok());
+    let keeper = session_dir().and_then(|dir| fs::read_to_string(dir.join("libpod/tmp/pause.pid")).ok());
     let own = fs::read_link("/proc/self/ns/user").doing(|| "cannot read /proc/self/ns/user".into())?;
     let found = [Some(pong.listener.to_string()), keeper.map(|pid| pid.trim().to_owned())]
         .into_iter()

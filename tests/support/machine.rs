@@ -92,9 +92,7 @@ impl Machine {
         let workdir = workdir();
         workdir.ok(&["init", "-f", "-e", "bookworm"]);
         let setup = workdir.root.join(".oardocker/images/node/custom_setup.sh");
-        if fs::read_to_string(&setup).unwrap_or_default() != SETUP {
-            fs::write(&setup, SETUP).unwrap();
-        }
+        fs::write(&setup, SETUP).unwrap();
         workdir.ok(&["build", "-q"]);
         workdir.ok(&["install", super::oar_tarball().to_str().unwrap()]);
         let home = home();

@@ -69,7 +69,7 @@ pub(super) async fn run(context: &mut Context, params: Params) -> Result<()> {
     images::require(engine.as_ref(), &workdir, &["frontend", "server", "node", "rsyslog"], "latest").await?;
     let booting = ["frontend", "server", "node", "rsyslog"];
     let booting = booting.map(|role| (workdir.image_name(role, "latest"), workdir.engine_name(role, "latest")));
-    let cgroups = context.runner().await?.cgroups;
+    let cgroups = context.cgroups(engine.as_ref())?;
     cgroups.require_delegation()?;
     legacy::check(engine.as_ref(), &cgroups, &booting).await?;
     stop::quietly(context, &workdir).await?;

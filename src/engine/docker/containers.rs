@@ -3,6 +3,7 @@
 use super::raw::Container;
 use super::{Docker, networks};
 use crate::cgroup::View;
+use crate::engine::host::is_rootless;
 use crate::engine::{ContainerInfo, ContainerSpec, Mount, Network, Plug, State, oci};
 use crate::error::{Context as _, Error, Result};
 use bollard::errors::Error as ApiError;
@@ -73,7 +74,7 @@ fn bind(source: &str, target: &str, read_only: bool) -> ApiMount {
 impl Docker {
     /// Whether containers can be put below a cgroup of ours by its path: not where systemd is the one that makes cgroups.
     async fn takes_cgroup_paths(&self) -> Result<bool> {
-        if self.rootless {
+        if is_rootless() {
             return Ok(false);
         }
         let ask = async || {
@@ -112,7 +113,7 @@ impl Docker {
             cap_drop: Some(vec!["ALL".into()]),
             cap_add: Some(capabilities.collect()),
             // Without root nothing can be allowed that the user may not do anyway.
-            device_cgroup_rules: (!self.rootless)
+            device_cgroup_rules: (!is_rootless())
                 .then(|| oci::DEVICES.iter().map(|(a, b)| format!("c {a}:{b} rwm")).collect()),
             pids_limit: Some(unlimited()),
             security_opt: Some(security),

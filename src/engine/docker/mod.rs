@@ -50,7 +50,6 @@ pub struct Docker {
     podman: bool,
     /// Asked for when it is needed; see [`Docker::takes_cgroup_paths`].
     cgroupfs: tokio::sync::OnceCell<bool>,
-    rootless: bool,
 }
 
 fn numbers(version: &str) -> (u32, u32) {
@@ -91,7 +90,6 @@ impl Docker {
             loading: tokio::sync::Mutex::default(),
             socket: socket.into(),
             cgroupfs: tokio::sync::OnceCell::new(),
-            rootless,
             podman: name == "Podman",
             api,
         })
