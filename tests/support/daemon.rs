@@ -81,6 +81,8 @@ impl Daemon {
     }
 
     fn run(mut command: Command, dir: PathBuf, data: PathBuf, rules: Option<String>) -> Self {
+        // Podman would make the directories above it for root alone, too, and other users' tests are below them.
+        fs::create_dir_all(&data).unwrap();
         let log = fs::File::create(dir.join("log")).unwrap();
         command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log).process_group(0);
         let links = links();
