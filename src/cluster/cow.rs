@@ -3,8 +3,8 @@
 use super::files::Files;
 use super::volume::{Mode, Volume};
 use crate::engine::host::is_rootless;
-use crate::error::{Context as _, Error, Result};
-use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use crate::error::{Context as _, Result};
+use nix::mount::{MsFlags, mount};
 use std::fs;
 use std::path::PathBuf;
 
@@ -25,8 +25,9 @@ pub fn mount_all(env_id: &str, host: &str, volumes: &[Volume]) -> Result<()> {
         for name in ["upper", "work", "merged"] {
             fs::create_dir_all(dir.join(name)).doing(doing)?;
         }
+        let original = Files::new(env_id).volume(i);
         // The top directory of the copy looks like the original.
-        let meta = fs::metadata(&volume.host).doing(doing)?;
+        let meta = fs::metadata(&original).doing(doing)?;
         fs::set_permissions(dir.join("upper"), meta.permissions()).doing(doing)?;
         use std::os::unix::fs::MetadataExt as _;
         std::os::unix::fs::chown(dir.join("upper"), Some(meta.uid()), Some(meta.gid())).doing(doing)?;
@@ -35,7 +36,7 @@ pub fn mount_all(env_id: &str, host: &str, volumes: &[Volume]) -> Result<()> {
         let renames = if is_rootless() { "userxattr" } else { "redirect_dir=on" };
         let options = format!(
             "lowerdir={},upperdir={},workdir={},{renames}",
-            escape(&volume.host),
+            escape(&original.to_string_lossy()),
             escape(&dir.join("upper").to_string_lossy()),
             escape(&dir.join("work").to_string_lossy())
         );
@@ -43,19 +44,4 @@ pub fn mount_all(env_id: &str, host: &str, volumes: &[Volume]) -> Result<()> {
             .doing(doing)?;
     }
     Ok(())
-}
-
-/// Unmounts whatever is mounted below the cluster's directory.
-pub fn unmount_all(env_id: &str) -> Result<()> {
-    let root = Files::new(env_id).path("cow");
-    let mut errors = Vec::new();
-    let hosts = fs::read_dir(&root).into_iter().flatten().flatten();
-    for volume in hosts.flat_map(|h| fs::read_dir(h.path()).into_iter().flatten().flatten()) {
-        let path = volume.path().join("merged");
-        match umount2(&path, MntFlags::MNT_DETACH) {
-            Ok(()) | Err(nix::Error::EINVAL | nix::Error::ENOENT) => {}
-            Err(e) => errors.push(Error::new(format!("cannot unmount {}: {e}", path.display()))),
-        }
-    }
-    Error::all(errors)
 }

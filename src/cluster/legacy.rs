@@ -5,7 +5,7 @@ use super::plan::Host;
 use crate::cgroup::{Cgroups, Layout};
 use crate::engine::Engine;
 use crate::error::{Error, Result};
-use std::fs;
+use crate::rooted::Root;
 use std::path::Path;
 
 /// The last version of systemd that boots without v2.
@@ -19,9 +19,9 @@ pub async fn check(engine: &dyn Engine, cgroups: &Cgroups, images: &[(String, St
     for (title, name) in images {
         let Some(image) = engine.image(name).await? else { continue };
         let step = engine.begin_step(image.chain_id().as_deref()).await?;
-        let version = systemd_version(&step.root);
+        let version = Root::open(&step.root).and_then(|root| systemd_version(&root));
         engine.abort_step(step).await?;
-        if let Some(version) = version.filter(|v| *v > LAST) {
+        if let Some(version) = version?.filter(|v| *v > LAST) {
             return Err(refusal(title, version));
         }
     }
@@ -50,9 +50,9 @@ fn refusal(title: &str, version: u32) -> Error {
 }
 
 /// The version of the systemd in an image's tree: from the package database, else from the name of its library.
-fn systemd_version(root: &Path) -> Option<u32> {
-    let status = crate::rooted::Root::open(root).ok()?.read("/var/lib/dpkg/status").unwrap_or_default();
-    from_dpkg(&status).or_else(|| from_library(root))
+fn systemd_version(root: &Root) -> Result<Option<u32>> {
+    let status = root.text("/var/lib/dpkg/status")?.unwrap_or_default();
+    Ok(from_dpkg(&status).or_else(|| from_library(root)))
 }
 
 fn from_dpkg(status: &str) -> Option<u32> {
@@ -63,12 +63,12 @@ fn from_dpkg(status: &str) -> Option<u32> {
 }
 
 /// `libsystemd-shared-257.so`, in Debian `libsystemd-shared-257.9-1.so`.
-fn from_library(root: &Path) -> Option<u32> {
-    let multiarch = fs::read_dir(root.join("usr/lib")).into_iter().flatten().flatten().map(|e| e.path());
-    let dirs = multiarch.filter(|p| !p.is_symlink()).map(|p| p.join("systemd"));
-    dirs.chain([root.join("usr/lib/systemd")])
-        .flat_map(|dir| fs::read_dir(dir).into_iter().flatten().flatten())
-        .find_map(|e| leading_number(e.file_name().to_str()?.strip_prefix("libsystemd-shared-")?))
+fn from_library(root: &Root) -> Option<u32> {
+    let lib = Path::new("/usr/lib");
+    // A directory that is not there has no names.
+    let names = |dir: &Path| root.names(dir).unwrap_or_default();
+    let dirs = names(lib).into_iter().map(|multiarch| lib.join(multiarch).join("systemd")).chain([lib.join("systemd")]);
+    dirs.flat_map(|dir| names(&dir)).find_map(|name| leading_number(name.to_str()?.strip_prefix("libsystemd-shared-")?))
 }
 
 fn leading_number(text: &str) -> Option<u32> {
@@ -78,21 +78,23 @@ fn leading_number(text: &str) -> Option<u32> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs;
 
     #[test]
     fn the_version_is_found_in_either_place() {
         let tree = tempfile::tempdir().unwrap();
-        assert_eq!(systemd_version(tree.path()), None);
+        let found = || systemd_version(&Root::open(tree.path()).unwrap()).unwrap();
+        assert_eq!(found(), None);
         let library = tree.path().join("usr/lib/x86_64-linux-gnu/systemd");
         fs::create_dir_all(&library).unwrap();
         fs::write(library.join("libsystemd-core-9.so"), "").unwrap();
         fs::write(library.join("libsystemd-shared-257.so"), "").unwrap();
-        assert_eq!(systemd_version(tree.path()), Some(257));
+        assert_eq!(found(), Some(257));
         fs::create_dir_all(tree.path().join("var/lib/dpkg")).unwrap();
         let status = "Package: libsystemd0\nStatus: install ok installed\nVersion: 1\n\n\
                       Package: systemd\nStatus: install ok installed\nArchitecture: amd64\nVersion: 252.39-1~deb12u1\n";
         fs::write(tree.path().join("var/lib/dpkg/status"), status).unwrap();
-        assert_eq!(systemd_version(tree.path()), Some(252));
+        assert_eq!(found(), Some(252));
         assert_eq!(from_dpkg(&status.replace("install ok installed", "deinstall ok config-files")), None);
     }
 

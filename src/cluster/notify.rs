@@ -1,7 +1,11 @@
 //! How a host's systemd tells that it has booted: a datagram on a socket that is mounted into the container.
 
 use crate::error::{Context as _, Error, Result};
-use std::os::unix::fs::PermissionsExt as _;
+use crate::rooted::{own_path, remove_tree};
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, bind, socket};
+use rustix::fs::{Mode, OFlags};
+use std::ffi::OsStr;
+use std::os::fd::AsRawFd as _;
 use std::path::Path;
 use tokio::net::UnixDatagram;
 use tokio::task::JoinHandle;
@@ -16,14 +20,9 @@ pub struct Notify {
 impl Notify {
     /// Binds the socket in a host's notify directory, replacing that of an earlier oardocker.
     pub fn bind(dir: &Path) -> Result<Self> {
-        let path = dir.join("s");
-        let doing = || format!("cannot listen on {}", path.display());
-        match std::fs::remove_file(&path) {
-            Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(e).doing(doing),
-            _ => {}
-        }
-        let socket = UnixDatagram::bind(&path).doing(doing)?;
-        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).doing(doing)?;
+        let doing = || format!("cannot listen on {}/s", dir.display());
+        let socket = listen(dir).doing(doing)?;
+        let socket = UnixDatagram::from_std(socket).doing(doing)?;
         let (sender, ready) = tokio::sync::watch::channel(false);
         let reader = tokio::spawn(async move {
             let mut buffer = [0; 4096];
@@ -45,6 +44,18 @@ impl Notify {
         let outcome = self.ready.clone().wait_for(|ready| *ready).await.map(drop);
         outcome.map_err(|_| Error::new("cannot hear from a host: its socket failed"))
     }
+}
+
+/// The directory is a node's as well: nothing in it is followed, and the mode is the socket's before it has a name.
+fn listen(dir: &Path) -> std::io::Result<std::os::unix::net::UnixDatagram> {
+    let dir =
+        rustix::fs::open(dir, OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?;
+    remove_tree(&dir, OsStr::new("s"))?;
+    let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
+    let socket = socket(AddressFamily::Unix, SockType::Datagram, flags, None)?;
+    rustix::fs::fchmod(&socket, Mode::from_raw_mode(0o600))?;
+    bind(socket.as_raw_fd(), &UnixAddr::new(&own_path(&dir).join("s"))?)?;
+    Ok(socket.into())
 }
 
 impl Drop for Notify {
@@ -74,5 +85,16 @@ mod tests {
         sender.send_to(b"STATUS=up\nREADY=1", dir.path().join("s")).await.unwrap();
         notify.ready().await.unwrap();
         Notify::bind(dir.path()).unwrap();
+        let mode =
+            |path: &Path| std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(path).unwrap().permissions());
+        assert_eq!(mode(&dir.path().join("s")) & 0o777, 0o600);
+        // What a node has put in its place is not followed, and keeps its mode.
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let before = mode(file.path());
+        std::fs::remove_file(dir.path().join("s")).unwrap();
+        std::os::unix::fs::symlink(file.path(), dir.path().join("s")).unwrap();
+        Notify::bind(dir.path()).unwrap();
+        assert!(file.path().is_file());
+        assert_eq!(mode(file.path()), before);
     }
 }

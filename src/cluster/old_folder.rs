@@ -2,12 +2,11 @@
 //!
 //! The rest of what they need is in their base image (`images/debian/setup_old_folders.sh`).
 
-use super::files::Files;
 use super::plan::Host;
 use super::{container_id, role, session};
 use crate::cgroup::{Cgroups, Controller};
 use crate::engine::{ContainerInfo, Engine, Image, Mount};
-use crate::error::{Context as _, Result};
+use crate::error::Result;
 use crate::rooted::Root;
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -21,8 +20,8 @@ const ANSWER: Duration = Duration::from_secs(5);
 pub const WAIT_ALIVE: &str = include_str!("wait_alive.sh");
 
 /// Whether the init-scripts of an env dir are the Python tool's.
-pub fn is_old(init_scripts: &Path) -> bool {
-    !init_scripts.join("nodes_alive.sh").exists()
+pub fn is_old(env_dir: &Root) -> bool {
+    !env_dir.is_file(Path::new("init-scripts/nodes_alive.sh"))
 }
 
 /// The image's first process.
@@ -93,16 +92,6 @@ pub fn end_signal(pid: u32) -> i32 {
     const SIGRTMIN_3: i32 = 37;
     let name = std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
     if matches!(name.trim(), "systemd" | "init") { SIGRTMIN_3 } else { nix::libc::SIGTERM }
-}
-
-/// A log host without systemd writes what it collects to its console, which so becomes the cluster's log.
-pub fn console_is_log(hosts: &[Host], files: &Files) -> Result<()> {
-    for host in hosts.iter().filter(|h| role(&h.name) == "rsyslog" && !is_init(&h.spec.process.args)) {
-        let doing = || format!("cannot create {}", files.log().display());
-        std::fs::OpenOptions::new().append(true).create(true).open(files.log()).doing(doing)?;
-        std::os::unix::fs::symlink(files.log(), files.console(&host.name)).doing(doing)?;
-    }
-    Ok(())
 }
 
 #[cfg(test)]

@@ -1,7 +1,8 @@
 //! What the user asks of `start`, checked: a value.
 
 use super::volume::Volume;
-use std::path::PathBuf;
+use crate::rooted::Root;
+use std::sync::Arc;
 
 /// What the user asked for, checked.
 #[derive(Debug, Clone)]
@@ -18,10 +19,10 @@ pub struct Request {
     pub ports: Vec<u16>,
     /// Added to each of them.
     pub offset: u16,
-    /// On all addresses.
+    /// On all addresses, and for every account of the host.
     pub any: bool,
-    /// `.oardocker/init-scripts`.
-    pub init_scripts: PathBuf,
-    /// `.oardocker/tmp`, with the shell histories.
-    pub histories: PathBuf,
+    /// The account, besides root, that may reach the cluster otherwise.
+    pub user: Option<u32>,
+    /// `.oardocker`, with the init scripts and the shell histories.
+    pub env_dir: Arc<Root>,
 }

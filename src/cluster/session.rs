@@ -7,6 +7,7 @@ use crate::error::{Error, Result};
 use crate::image::users::Accounts;
 use crate::rooted::Root;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 use tokio::sync::mpsc;
 
 /// Where programs are, in the order of a Debian root's PATH.
@@ -47,7 +48,8 @@ pub async fn host(engine: &dyn Engine, env_id: &str, name: &str) -> Result<Conta
 /// Turns a wish into a process of this host.
 pub fn process(container: &ContainerInfo, wish: &Wish) -> Result<ProcessSpec> {
     let root = Root::open(Path::new(&format!("/proc/{}/root", container.pid)))?;
-    let user = Accounts::read(&root).user(&wish.user)?;
+    let accounts = Accounts::read(&root)?;
+    let user = accounts.user(&wish.user)?;
     let cwd = match wish.workdir.strip_prefix('~') {
         Some(rest) if rest.is_empty() || rest.starts_with('/') => format!("{}{rest}", user.home),
         _ => wish.workdir.clone(),
@@ -57,15 +59,7 @@ pub fn process(container: &ContainerInfo, wish: &Wish) -> Result<ProcessSpec> {
             .hint("name another one with --workdir DIRECTORY"));
     }
     check_program(&root, &cwd, wish.args.first().map_or("", |a| a))?;
-    let shell = root
-        .read("/etc/passwd")
-        .unwrap_or_default()
-        .lines()
-        .map(|l| l.split(':').collect::<Vec<_>>())
-        .find(|f| f.first() == Some(&user.name.as_str()))
-        .and_then(|f| f.get(6).map(|s| (*s).to_owned()))
-        .filter(|s| !s.is_empty())
-        .unwrap_or_else(|| "/bin/sh".into());
+    let shell = accounts.shell(&user).unwrap_or("/bin/sh");
     let mut env = vec![
         PATH.to_owned(),
         format!("HOME={}", user.home),
@@ -103,6 +97,10 @@ fn check_program(root: &Root, cwd: &str, program: &str) -> Result<()> {
     }
 }
 
+/// How much a program of ours on a host may say, in bytes, and how long it may take: the host may have another one in its place.
+const MOST: usize = 1 << 20;
+const LONGEST: Duration = Duration::from_secs(180);
+
 /// Runs something as root and collects exit code, output and errors.
 pub async fn capture(engine: &dyn Engine, id: &str, args: &[&str]) -> Result<(u32, String, String)> {
     let process = ProcessSpec {
@@ -115,14 +113,19 @@ pub async fn capture(engine: &dyn Engine, id: &str, args: &[&str]) -> Result<(u3
     let collect = async {
         let (mut out, mut err) = (Vec::new(), Vec::new());
         while let Some(chunk) = chunks.recv().await {
+            // Of the rest nothing is kept, so that the program does not wait for us.
             match chunk {
-                Chunk::Out(bytes) => out.extend(bytes),
-                Chunk::Err(bytes) => err.extend(bytes),
+                Chunk::Out(bytes) if out.len() < MOST => out.extend(bytes),
+                Chunk::Err(bytes) if err.len() < MOST => err.extend(bytes),
+                _ => {}
             }
         }
         (String::from_utf8_lossy(&out).into_owned(), String::from_utf8_lossy(&err).into_owned())
     };
-    let (code, (out, err)) = tokio::join!(engine.exec(id, &process, Session::output_only(sender)), collect);
+    let running = async { tokio::join!(engine.exec(id, &process, Session::output_only(sender)), collect) };
+    let (code, (out, err)) = tokio::time::timeout(LONGEST, running)
+        .await
+        .map_err(|_| Error::new(format!("{} does not end within {} s in {id}", args[0], LONGEST.as_secs())))?;
     Ok((code?, out, err))
 }
 

@@ -4,16 +4,19 @@
 
 use super::EPOCH;
 use crate::error::{Context as _, Error, Result};
-use crate::rooted::{Root, clear};
-use rustix::fs::{AtFlags, Mode, OFlags, Timespec, Timestamps, chownat, mkdirat, openat, symlinkat, utimensat};
+use crate::rooted::{Root, clear, link_target, open_plain};
+use rustix::fs::{
+    AtFlags, FileType, Mode, OFlags, Stat, Timespec, Timestamps, chownat, mkdirat, openat, symlinkat, utimensat,
+};
 use sha2::{Digest as _, Sha256};
-use std::ffi::{OsStr, OsString};
-use std::fs::{self, File, Metadata};
+use std::ffi::OsStr;
+use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
-use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
 
 /// A tar file given to ADD may unpack to this many bytes.
 const TAR_LIMIT: u64 = 64 << 30;
@@ -22,8 +25,8 @@ const TAR_LIMIT: u64 = 64 << 30;
 #[derive(Debug, Clone)]
 pub struct Plan {
     /// The build context.
-    pub context: PathBuf,
-    /// Source files and directories, resolved, sorted.
+    pub context: Arc<Root>,
+    /// Source files and directories in it, sorted.
     pub sources: Vec<PathBuf>,
     /// Absolute path in the image; a trailing slash means a directory.
     pub dest: String,
@@ -36,36 +39,50 @@ pub struct Plan {
 }
 
 /// Finds the sources of an instruction in its context.
-pub fn sources(context: &Path, patterns: &[String]) -> Result<Vec<PathBuf>> {
-    let context = context.canonicalize().doing(|| format!("cannot open build context {}", context.display()))?;
+pub fn sources(context: &Root, patterns: &[String]) -> Result<Vec<PathBuf>> {
     let mut found = Vec::new();
     for pattern in patterns {
-        let relative: PathBuf = Path::new(pattern)
+        let at = context.path().display();
+        let outside = || Error::new(format!("{pattern:?} leads out of the build context {at}"));
+        let parts: Vec<Component<'_>> = Path::new(pattern)
             .components()
             .filter(|c| matches!(c, Component::Normal(_) | Component::ParentDir))
             .collect();
-        if relative.components().any(|c| c == Component::ParentDir) {
-            return Err(Error::new(format!("{pattern:?} leads out of the build context {}", context.display())));
+        if parts.contains(&Component::ParentDir) {
+            return Err(outside());
         }
-        let wanted = format!("{}/{}", glob::Pattern::escape(&context.to_string_lossy()), relative.display());
-        let mut matches: Vec<PathBuf> = if pattern.contains(['*', '?', '[']) {
-            glob::glob(&wanted).map_err(|e| Error::new(format!("bad pattern {pattern:?}: {e}")))?.flatten().collect()
-        } else {
-            vec![context.join(&relative)]
-        };
-        matches.retain(|p| p.symlink_metadata().is_ok());
+        let matches = matching(context, pattern, &parts)?;
         if matches.is_empty() {
-            return Err(Error::new(format!("there is no {pattern:?} in the build context {}", context.display())));
+            return Err(Error::new(format!("there is no {pattern:?} in the build context {at}")));
         }
         for path in &matches {
-            // A source that is itself a link may point anywhere; what it points to has to be in the context.
-            let real = path.canonicalize().doing(|| format!("cannot follow {}", path.display()))?;
-            if !real.starts_with(&context) {
-                return Err(Error::new(format!("{pattern:?} leads out of the build context {}", context.display())));
-            }
+            context.handle(path).map_err(|e| match e.raw_os_error() {
+                Some(nix::libc::EXDEV | nix::libc::ELOOP) => outside(),
+                _ => Error::new(format!("cannot open {} in the build context {at}: {e}", path.display())),
+            })?;
         }
         found.extend(matches);
     }
+    Ok(found)
+}
+
+/// What a pattern means, part by part.
+fn matching(context: &Root, pattern: &str, parts: &[Component<'_>]) -> Result<Vec<PathBuf>> {
+    let mut found = vec![PathBuf::new()];
+    for part in parts {
+        let text = part.as_os_str().to_string_lossy();
+        found = if text.contains(['*', '?', '[']) {
+            let wanted = glob::Pattern::new(&text).map_err(|e| Error::new(format!("bad pattern {pattern:?}: {e}")))?;
+            // A plain file has no names in it.
+            let names = |dir: &PathBuf| context.names(dir).unwrap_or_default();
+            let children = |dir: PathBuf| names(&dir).into_iter().map(move |name| dir.join(name));
+            let named = |path: &PathBuf| path.file_name().is_some_and(|n| wanted.matches(&n.to_string_lossy()));
+            found.into_iter().flat_map(children).filter(named).collect()
+        } else {
+            found.into_iter().map(|dir| dir.join(part)).collect()
+        };
+    }
+    found.retain(|path| context.entry(path).is_ok());
     Ok(found)
 }
 
@@ -73,41 +90,41 @@ pub fn sources(context: &Path, patterns: &[String]) -> Result<Vec<PathBuf>> {
 pub fn hash(plan: &Plan) -> Result<String> {
     let mut hash = Sha256::new();
     for source in &plan.sources {
-        let name = source.strip_prefix(&plan.context).unwrap_or(source);
-        hash_entry(&mut hash, source, name, true).doing(|| format!("cannot read {}", source.display()))?;
+        let doing = || format!("cannot read {}", source.display());
+        let (fd, stat) = plan.context.handle(source).doing(doing)?;
+        hash_entry(&mut hash, &plan.context, source, &fd, &stat).doing(doing)?;
     }
     Ok(hex::encode(hash.finalize()))
 }
 
-fn hash_entry(hash: &mut Sha256, path: &Path, name: &Path, follow: bool) -> io::Result<()> {
-    let meta = if follow { fs::metadata(path)? } else { fs::symlink_metadata(path)? };
+fn hash_entry(hash: &mut Sha256, context: &Root, path: &Path, fd: &OwnedFd, stat: &Stat) -> io::Result<()> {
     let mut field = |bytes: &[u8]| {
         hash.update((bytes.len() as u64).to_le_bytes());
         hash.update(bytes);
     };
-    field(name.as_os_str().as_bytes());
-    field(&(meta.mode() & if meta.is_symlink() { 0o170_000 } else { 0o177_777 }).to_le_bytes());
-    if meta.is_symlink() {
-        field(fs::read_link(path)?.as_os_str().as_bytes());
-    } else if meta.is_dir() {
-        for child in sorted(path)? {
-            hash_entry(hash, &path.join(&child), &name.join(&child), false)?;
+    let kind = FileType::from_raw_mode(stat.st_mode);
+    field(path.as_os_str().as_bytes());
+    field(&(stat.st_mode & if kind == FileType::Symlink { 0o170_000 } else { 0o177_777 }).to_le_bytes());
+    match kind {
+        FileType::Symlink => field(link_target(fd)?.as_bytes()),
+        FileType::Directory => {
+            for child in context.names(path)? {
+                let child = path.join(child);
+                let (fd, stat) = context.entry(&child)?;
+                hash_entry(hash, context, &child, &fd, &stat)?;
+            }
         }
-    } else if meta.is_file() {
-        field(&meta.len().to_le_bytes());
-        let mut file = File::open(path)?;
-        let mut buffer = vec![0; 64 << 10];
-        while let n @ 1.. = file.read(&mut buffer)? {
-            hash.update(&buffer[..n]);
+        FileType::RegularFile => {
+            field(&stat.st_size.to_le_bytes());
+            let mut file = open_plain(fd, stat)?;
+            let mut buffer = vec![0; 64 << 10];
+            while let n @ 1.. = file.read(&mut buffer)? {
+                hash.update(&buffer[..n]);
+            }
         }
+        _ => {}
     }
     Ok(())
-}
-
-fn sorted(dir: &Path) -> io::Result<Vec<OsString>> {
-    let mut names: Vec<OsString> = fs::read_dir(dir)?.map(|e| e.map(|e| e.file_name())).collect::<io::Result<_>>()?;
-    names.sort_unstable();
-    Ok(names)
 }
 
 /// Puts the sources into the tree at `root`.
@@ -117,12 +134,12 @@ pub fn apply(plan: &Plan, root: &Path) -> Result<()> {
     let many = plan.sources.len() > 1 || plan.dest.ends_with('/');
     for source in &plan.sources {
         let doing = || format!("cannot copy {} to {}", source.display(), plan.dest);
-        let meta = fs::metadata(source).doing(doing)?;
-        if meta.is_dir() {
+        let (fd, stat) = plan.context.handle(source).doing(doing)?;
+        if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
             let dir = make_dir(&root, dest, plan)?;
             copy_children(source, &dir, plan).doing(doing)?;
             set_times(&dir, OsStr::new(".")).doing(doing)?;
-        } else if plan.unpack && is_tar(source).doing(doing)? {
+        } else if plan.unpack && is_tar(&plan.context, source).doing(doing)? {
             make_dir(&root, dest, plan)?;
             unpack(source, &root, dest, plan).doing(doing)?;
         } else {
@@ -133,7 +150,7 @@ pub fn apply(plan: &Plan, root: &Path) -> Result<()> {
                 (dest.parent().unwrap_or(Path::new("/")), dest.file_name().unwrap_or(name))
             };
             let dir = make_dir(&root, parent, plan)?;
-            copy_file(source, &meta, &dir, name, plan).doing(doing)?;
+            copy_file(&fd, &stat, &dir, name, plan).doing(doing)?;
             set_times(&dir, OsStr::new(".")).doing(doing)?;
         }
     }
@@ -155,38 +172,45 @@ fn make_dir(root: &Root, path: &Path, plan: &Plan) -> Result<OwnedFd> {
 }
 
 fn copy_children(from: &Path, to: &OwnedFd, plan: &Plan) -> io::Result<()> {
-    for name in sorted(from)? {
+    for name in plan.context.names(from)? {
         let path = from.join(&name);
-        let meta = fs::symlink_metadata(&path)?;
-        if meta.is_dir() {
-            match mkdirat(to, &name, Mode::from_raw_mode(0o755)) {
-                Ok(()) | Err(rustix::io::Errno::EXIST) => {}
-                Err(e) => return Err(e.into()),
+        let (fd, stat) = plan.context.entry(&path)?;
+        match FileType::from_raw_mode(stat.st_mode) {
+            FileType::Directory => {
+                match mkdirat(to, &name, Mode::from_raw_mode(0o755)) {
+                    Ok(()) | Err(rustix::io::Errno::EXIST) => {}
+                    Err(e) => return Err(e.into()),
+                }
+                let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+                let dir = openat(to, &name, flags, Mode::empty())?;
+                own(to, &name, plan)?;
+                rustix::fs::fchmod(&dir, Mode::from_raw_mode(plan.mode.unwrap_or(stat.st_mode & 0o7777)))?;
+                copy_children(&path, &dir, plan)?;
+                set_times(to, &name)?;
             }
-            let dir = openat(to, &name, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW, Mode::empty())?;
-            own(to, &name, plan)?;
-            rustix::fs::fchmod(&dir, Mode::from_raw_mode(plan.mode.unwrap_or(meta.mode() & 0o7777)))?;
-            copy_children(&path, &dir, plan)?;
-            set_times(to, &name)?;
-        } else if meta.is_symlink() {
-            clear(to, &name)?;
-            symlinkat(fs::read_link(&path)?, to, &name)?;
-            own(to, &name, plan)?;
-            set_times(to, &name)?;
-        } else {
-            copy_file(&path, &meta, to, &name, plan)?;
+            FileType::Symlink => {
+                clear(to, &name)?;
+                symlinkat(link_target(&fd)?, to, &name)?;
+                own(to, &name, plan)?;
+                set_times(to, &name)?;
+            }
+            _ => copy_file(&fd, &stat, to, &name, plan)?,
         }
     }
     Ok(())
 }
 
-fn copy_file(from: &Path, meta: &Metadata, to: &OwnedFd, name: &OsStr, plan: &Plan) -> io::Result<()> {
-    if !meta.is_file() {
-        return Err(io::Error::other(format!("{} is neither a file, a directory nor a link", from.display())));
-    }
+fn copy_file(from: &OwnedFd, stat: &Stat, to: &OwnedFd, name: &OsStr, plan: &Plan) -> io::Result<()> {
+    let mut file = open_plain(from, stat).map_err(|e| {
+        if e.raw_os_error().is_some() {
+            e
+        } else {
+            io::Error::other(format!("{} is neither a file, a directory nor a link", name.display()))
+        }
+    })?;
     clear(to, name)?;
-    let mode = plan.mode.unwrap_or(meta.mode() & 0o7777);
-    write_file(&mut File::open(from)?, to, name, mode, plan)
+    let mode = plan.mode.unwrap_or(stat.st_mode & 0o7777);
+    write_file(&mut file, to, name, mode, plan)
 }
 
 fn write_file(from: &mut impl Read, to: &OwnedFd, name: &OsStr, mode: u32, plan: &Plan) -> io::Result<()> {
@@ -195,7 +219,7 @@ fn write_file(from: &mut impl Read, to: &OwnedFd, name: &OsStr, mode: u32, plan:
     io::copy(from, &mut file)?;
     own(to, name, plan)?;
     // After chown, which clears set-id bits.
-    file.set_permissions(fs::Permissions::from_mode(mode))?;
+    file.set_permissions(std::fs::Permissions::from_mode(mode))?;
     set_times(to, name)
 }
 
@@ -211,21 +235,21 @@ fn set_times(dir: &OwnedFd, name: &OsStr) -> io::Result<()> {
     Ok(utimensat(dir.as_fd(), name, &times, AtFlags::SYMLINK_NOFOLLOW)?)
 }
 
-fn is_tar(path: &Path) -> io::Result<bool> {
+fn is_tar(context: &Root, path: &Path) -> io::Result<bool> {
     let mut head = Vec::new();
-    File::open(path)?.take(6).read_to_end(&mut head)?;
+    context.file(path)?.take(6).read_to_end(&mut head)?;
     let compressed = [&b"BZh"[..], b"\xfd7zXZ\0", b"\x28\xb5\x2f\xfd"].iter().any(|magic| head.starts_with(magic));
     if compressed && path.to_string_lossy().contains(".tar") {
         return Err(io::Error::other("ADD unpacks plain and gzip-compressed tar files only: use COPY and RUN tar"));
     }
-    let mut archive = tar::Archive::new(opened(path)?);
+    let mut archive = tar::Archive::new(opened(context, path)?);
     Ok(archive.entries()?.next().is_some_and(|e| e.is_ok()))
 }
 
-fn opened(path: &Path) -> io::Result<Box<dyn Read>> {
+fn opened(context: &Root, path: &Path) -> io::Result<Box<dyn Read>> {
     let mut head = [0; 2];
-    let n = File::open(path)?.read(&mut head)?;
-    let file = io::BufReader::new(File::open(path)?);
+    let n = context.file(path)?.read(&mut head)?;
+    let file = io::BufReader::new(context.file(path)?);
     Ok(if n == 2 && head == [0x1f, 0x8b] { Box::new(flate2::read::MultiGzDecoder::new(file)) } else { Box::new(file) })
 }
 
@@ -233,7 +257,7 @@ fn unpack(source: &Path, root: &Root, dest: &Path, plan: &Plan) -> Result<()> {
     let name = source.display();
     let mut total = 0;
     let mut directories = Vec::new();
-    let mut archive = tar::Archive::new(opened(source).doing(|| format!("cannot open {name}"))?);
+    let mut archive = tar::Archive::new(opened(&plan.context, source).doing(|| format!("cannot open {name}"))?);
     for entry in archive.entries().doing(|| format!("cannot read {name}"))? {
         let mut entry = entry.doing(|| format!("{name} is damaged"))?;
         let path = entry.path().doing(|| format!("{name} holds an unreadable name"))?.into_owned();
@@ -297,13 +321,15 @@ fn unpack(source: &Path, root: &Root, dest: &Path, plan: &Plan) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::unix::fs::symlink;
+    use std::fs;
+    use std::os::unix::fs::{MetadataExt as _, symlink};
 
     fn plan(context: &Path, patterns: &[&str], dest: &str) -> Result<Plan> {
         let patterns: Vec<String> = patterns.iter().map(|p| (*p).to_owned()).collect();
+        let context = Arc::new(Root::beneath(context)?);
         Ok(Plan {
-            context: context.into(),
-            sources: sources(context, &patterns)?,
+            sources: sources(&context, &patterns)?,
+            context,
             dest: dest.into(),
             unpack: true,
             owner: Some((nix::unistd::getuid().as_raw(), nix::unistd::getgid().as_raw())),

@@ -26,12 +26,16 @@ pub struct Accounts {
 }
 
 impl Accounts {
-    /// Reads them; an image may have neither.
-    pub fn read(root: &Root) -> Self {
-        Self {
-            passwd: root.read("/etc/passwd").unwrap_or_default(),
-            group: root.read("/etc/group").unwrap_or_default(),
-        }
+    /// Reads them; an image may have neither, but one that is there and cannot be read is not an empty one.
+    pub fn read(root: &Root) -> Result<Self> {
+        let text = |path| root.text(path).map(Option::unwrap_or_default);
+        Ok(Self { passwd: text("/etc/passwd")?, group: text("/etc/group")? })
+    }
+
+    /// The login shell of a user, if the file names one.
+    pub fn shell(&self, user: &User) -> Option<&str> {
+        let entry = fields(&self.passwd).find(|f| f[0] == user.name)?;
+        entry.get(6).copied().filter(|shell| !shell.is_empty())
     }
 
     /// Resolves `name`, `uid`, `name:group` or `uid:gid`.
@@ -123,7 +127,22 @@ mod tests {
         assert_eq!((other.gid, other.groups.len()), (27, 0));
         assert_eq!(accounts().user("4711").unwrap().uid, 4711);
         assert_eq!(Accounts::default().user("").unwrap().home, "/root");
+        assert_eq!(accounts().shell(&docker), Some("/bin/bash"));
         let error = accounts().user("nobdy").unwrap_err();
         assert_eq!(error.hints(), ["users: docker, root"]);
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_read_is_not_an_empty_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = Root::open(dir.path()).unwrap();
+        assert!(Accounts::read(&root).unwrap().user("root").is_ok(), "an image without any is fine");
+        std::fs::create_dir_all(dir.path().join("etc/passwd")).unwrap();
+        let error = Accounts::read(&root).unwrap_err();
+        assert!(error.to_string().contains("etc/passwd: Is a directory"), "{error}");
+        std::fs::remove_dir(dir.path().join("etc/passwd")).unwrap();
+        let mode = nix::sys::stat::Mode::from_bits_truncate(0o644);
+        nix::unistd::mkfifo(&dir.path().join("etc/passwd"), mode).unwrap();
+        assert!(Accounts::read(&root).is_err(), "and nobody waits for a FIFO");
     }
 }

@@ -1,18 +1,20 @@
 //! Downloading a tarball.
 
+use crate::engine::host::make_dir;
 use crate::error::{Context as _, Error, Result, root_cause};
 use futures::StreamExt as _;
-use std::path::{Path, PathBuf};
+use std::fs::File;
+use std::path::Path;
 use std::time::Duration;
 use tokio::io::AsyncWriteExt as _;
 
 /// How long a server may be silent.
 const SILENCE: Duration = Duration::from_secs(30);
 
-/// Downloads to `cache`; follows redirects; a download that is cut short is an error. `say` hears the progress.
-pub(super) async fn download(url: &str, cache: &Path, say: &dyn Fn(&str)) -> Result<PathBuf> {
+/// Downloads to a directory of ours; follows redirects; a download that is cut short is an error. `say` hears the progress.
+pub(super) async fn download(url: &str, dir: &Path, say: &dyn Fn(&str)) -> Result<File> {
     let doing = || format!("cannot download {url}");
-    std::fs::create_dir_all(cache).doing(doing)?;
+    make_dir(dir, 0o711)?;
     let client = reqwest::Client::builder().connect_timeout(SILENCE).read_timeout(SILENCE).build().doing(doing)?;
     let answer = client.get(url).send().await.map_err(|e| root_cause(&e)).doing(doing)?;
     if !answer.status().is_success() {
@@ -20,7 +22,7 @@ pub(super) async fn download(url: &str, cache: &Path, say: &dyn Fn(&str)) -> Res
     }
     let total = answer.content_length();
     let kind = answer.headers().get("content-type").and_then(|v| v.to_str().ok()).unwrap_or_default().to_owned();
-    let part = tempfile::NamedTempFile::new_in(cache).doing(doing)?;
+    let part = tempfile::NamedTempFile::new_in(dir).doing(doing)?;
     let mut file = tokio::fs::File::from_std(part.reopen().doing(doing)?);
     let (mut body, mut done) = (answer.bytes_stream(), 0_u64);
     while let Some(chunk) = body.next().await {
@@ -31,12 +33,8 @@ pub(super) async fn download(url: &str, cache: &Path, say: &dyn Fn(&str)) -> Res
         say(&format!("Downloading {url}: {:.1}{of} MB", done as f64 / 1e6));
     }
     file.flush().await.doing(doing)?;
-    super::tarball::check(part.path()).map_err(|e| {
-        let e = Error::new(e.to_string().replace(&part.path().display().to_string(), url))
-            .hint("was the download cut short?");
-        if kind.starts_with("text/") { e.hint(format!("the server calls it {kind}")) } else { e }
-    })?;
-    let path = cache.join("oar-tarball.tar.gz");
-    part.persist(&path).map_err(|e| e.error).doing(doing)?;
-    Ok(path)
+    super::tarball::check(part.as_file(), url)
+        .map_err(|e| if kind.starts_with("text/") { e.hint(format!("the server calls it {kind}")) } else { e })?;
+    // Nothing but what is open here needs it any more.
+    Ok(part.into_file())
 }

@@ -6,7 +6,10 @@ mod git;
 mod http;
 mod tarball;
 
-use crate::error::{Error, Result};
+use crate::engine::host;
+use crate::error::{Context as _, Error, Result};
+use crate::rooted::{Root, pin};
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::{fmt, fs};
 
@@ -16,19 +19,19 @@ const MARKS: [&str; 2] = ["sources/core/common-libs/lib/OAR/Version.pm", "oar/__
 /// The word for Debian's packages. A file of that name is `./deb`.
 pub const PACKAGES: &str = "deb";
 
-/// What the user named, looked at and found to be OAR.
+/// What the user named, looked at and found to be OAR. It is held open: what its path comes to mean later does not matter.
 #[derive(Debug)]
 pub struct Source {
-    /// File or directory on the host; of packages, their name.
-    path: PathBuf,
+    /// For messages.
+    name: String,
     kind: Kind,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug)]
 enum Kind {
-    Tarball,
-    Directory,
-    Git,
+    Tarball(File),
+    Directory(Root),
+    Git(Root),
     Packages,
 }
 
@@ -37,8 +40,8 @@ enum Kind {
 pub struct Prepared {
     /// What to mount read-only.
     pub form: Form,
-    /// A temporary copy, removed with this value.
-    _copy: Option<tempfile::TempDir>,
+    /// Where that is, removed with this value.
+    _place: Option<Place>,
 }
 
 /// A source as the install container sees it.
@@ -52,19 +55,32 @@ pub enum Form {
     Packages,
 }
 
-/// Opens what the user named: a path, the URL of a tarball, `git+URL[@ref]` or `deb`. What comes from afar is kept in
-/// `cache`.
-pub async fn open(text: &str, cache: &Path, say: &(dyn Fn(&str) + Sync)) -> Result<Source> {
+/// A directory of ours in which a source is mounted, or a copy of it is made.
+#[derive(Debug)]
+struct Place(tempfile::TempDir);
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        // What stays mounted is neither followed nor lost: removing does not go into it.
+        let _ = host::unmount_below(self.0.path()).and_then(|()| host::remove_dir(self.0.path()));
+        self.0.disable_cleanup(true);
+    }
+}
+
+/// Opens what the user named: a path, the URL of a tarball, `git+URL[@ref]` or `deb`. Clones are kept in the env dir, tarballs
+/// come to `scratch`.
+pub async fn open(text: &str, env_dir: &Root, scratch: &Path, say: &(dyn Fn(&str) + Sync)) -> Result<Source> {
     if text == PACKAGES {
-        return Ok(Source { path: PACKAGES.into(), kind: Kind::Packages });
+        return Ok(Source { name: "Debian's packages".into(), kind: Kind::Packages });
     }
     if let Some(repository) = text.strip_prefix("git+") {
         let (url, reference) = git::parse(repository);
-        return local(&git::fetch(&url, reference.as_deref(), cache, say)?.to_string_lossy());
+        return of_tree(git::fetch(&url, reference.as_deref(), env_dir, say)?);
     }
     match text.split_once("://") {
         Some(("http" | "https", _)) => {
-            Ok(Source { path: http::download(text, cache, say).await?, kind: Kind::Tarball })
+            let file = http::download(text, scratch, say).await?;
+            Ok(Source { name: text.into(), kind: Kind::Tarball(file) })
         }
         Some(("file", path)) => local(path),
         Some((scheme, _)) => Err(Error::new(format!("{scheme} URLs cannot be installed from"))
@@ -74,49 +90,74 @@ pub async fn open(text: &str, cache: &Path, say: &(dyn Fn(&str) + Sync)) -> Resu
 }
 
 fn local(text: &str) -> Result<Source> {
-    let path = fs::canonicalize(text).map_err(|e| {
-        Error::new(format!("cannot open {text}: {e}"))
-            .hint("SRC is a tarball, a directory with OAR's sources, a git working tree, or the word deb")
-    })?;
-    if !path.is_dir() {
-        tarball::check(&path)?;
-        return Ok(Source { path, kind: Kind::Tarball });
+    let doing = || format!("cannot open {text}");
+    let path = fs::canonicalize(text)
+        .doing(doing)
+        .map_err(|e| e.hint("SRC is a tarball, a directory with OAR's sources, a git working tree, or the word deb"))?;
+    if path.is_dir() {
+        return of_tree(Root::beneath(&path)?);
     }
-    if !MARKS.iter().any(|m| path.join(m).is_file()) {
-        return Err(not_oar(&path));
+    let parent = Root::open(path.parent().unwrap_or(Path::new("/")))?;
+    let file = parent.file(Path::new(path.file_name().unwrap_or_default())).doing(doing)?;
+    let name = path.display().to_string();
+    tarball::check(&file, &name)?;
+    Ok(Source { name, kind: Kind::Tarball(file) })
+}
+
+fn of_tree(tree: Root) -> Result<Source> {
+    let name = tree.path().display().to_string();
+    if !MARKS.iter().any(|m| tree.is_file(Path::new(m))) {
+        return Err(not_oar(&name));
     }
-    let kind = if path.join(".git").exists() { Kind::Git } else { Kind::Directory };
-    Ok(Source { path, kind })
+    let kind = if tree.entry(Path::new(".git")).is_ok() { Kind::Git(tree) } else { Kind::Directory(tree) };
+    Ok(Source { name, kind })
 }
 
 impl Source {
     /// Makes it mountable. Of a git working tree only what git knows is copied, so that build products stay out.
     pub fn prepare(&self, scratch: &Path) -> Result<Prepared> {
-        let path = self.path.clone();
-        let (form, copy) = match self.kind {
-            Kind::Tarball => (Form::File(path), None),
-            Kind::Directory => (Form::Directory(path), None),
-            Kind::Packages => (Form::Packages, None),
-            Kind::Git => {
-                let (path, copy) = git::copy_tree(&path, scratch)?;
-                (Form::Directory(path), Some(copy))
+        if let Kind::Packages = self.kind {
+            return Ok(Prepared { form: Form::Packages, _place: None });
+        }
+        let doing = || format!("cannot prepare {}", self.name);
+        // The owner of a tree works in there.
+        host::make_dir(scratch, 0o711)?;
+        let dir = tempfile::Builder::new().prefix("source-").tempdir_in(scratch).doing(doing)?;
+        let place = Place(dir);
+        let at = place.0.path().join("source");
+        let form = match &self.kind {
+            Kind::Tarball(file) => {
+                pin(file, &at).doing(doing)?;
+                Form::File(at)
             }
+            Kind::Directory(tree) => {
+                pin(&tree.lockable()?, &at).doing(doing)?;
+                Form::Directory(at)
+            }
+            Kind::Git(tree) => {
+                host::make_dir(place.0.path(), 0o711)?;
+                pin(&tree.lockable()?, &at).doing(doing)?;
+                let copy = place.0.path().join("copy");
+                host::make_dir(&copy, 0o700)?;
+                // Its owner could put something else in its place; where it is shown he cannot.
+                let tracked = place.0.path().join("tracked");
+                pin(&git::copy_tree(tree, &at, &copy)?.lockable()?, &tracked).doing(doing)?;
+                Form::Directory(tracked)
+            }
+            Kind::Packages => unreachable!("handled above"),
         };
-        Ok(Prepared { form, _copy: copy })
+        Ok(Prepared { form, _place: Some(place) })
     }
 }
 
 impl fmt::Display for Source {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.kind {
-            Kind::Packages => write!(f, "Debian's packages"),
-            _ => write!(f, "{}", self.path.display()),
-        }
+        f.write_str(&self.name)
     }
 }
 
-fn not_oar(path: &Path) -> Error {
-    Error::new(format!("{} holds no OAR sources", path.display()))
+fn not_oar(name: &str) -> Error {
+    Error::new(format!("{name} holds no OAR sources"))
         .hint(format!("an OAR source tree has the file {} or {}", MARKS[0], MARKS[1]))
 }
 
@@ -125,7 +166,6 @@ mod tests {
     use super::*;
     use flate2::Compression;
     use flate2::write::GzEncoder;
-    use std::fs::File;
 
     fn oar_tree(dir: &Path) {
         let file = dir.join(MARKS[0]);
@@ -159,11 +199,15 @@ mod tests {
     #[tokio::test]
     async fn deb_is_a_word() {
         let tmp = tempfile::tempdir().unwrap();
-        let source = open("deb", tmp.path(), &|_| ()).await.unwrap();
+        let env_dir = Root::beneath(tmp.path()).unwrap();
+        let source = open("deb", &env_dir, tmp.path(), &|_| ()).await.unwrap();
         assert_eq!(source.to_string(), "Debian's packages");
         assert!(matches!(source.prepare(tmp.path()).unwrap().form, Form::Packages));
         for path in ["./deb", "Deb", "deb/"] {
-            assert!(open(path, tmp.path(), &|_| ()).await.unwrap_err().to_string().contains("No such file"), "{path}");
+            assert!(
+                open(path, &env_dir, tmp.path(), &|_| ()).await.unwrap_err().to_string().contains("No such file"),
+                "{path}"
+            );
         }
     }
 
@@ -188,13 +232,96 @@ mod tests {
         assert!(message(&dir.join("none")).contains("No such file"));
     }
 
+    const COMMIT: [&str; 5] = ["-c", "user.name=a", "-c", "user.email=a@b", "commit"];
+
+    /// A git tree with OAR in it.
+    fn git_tree(tree: &Path) {
+        oar_tree(tree);
+        for args in [&["init", "-q"][..], &["add", "."], &[&COMMIT[..], &["-qm", "x"]].concat()] {
+            git::git(tree, args).unwrap();
+        }
+    }
+
+    fn shell(line: &str) {
+        assert!(std::process::Command::new("sh").args(["-c", line]).status().unwrap().success(), "{line}");
+    }
+
+    #[test]
+    fn what_a_git_tree_says_is_not_run() {
+        let tmp = tempfile::tempdir().unwrap();
+        let (tree, evil) = (tmp.path().join("oar"), tmp.path().join("evil"));
+        git_tree(&tree);
+        let run = format!("touch {}", evil.display());
+        for key in ["core.fsmonitor", "core.sshCommand", "core.pager", "filter.x.clean", "filter.x.smudge"] {
+            git::git(&tree, &["config", key, &run]).unwrap();
+        }
+        for hook in ["post-checkout", "post-index-change", "reference-transaction", "pre-auto-gc"] {
+            let path = tree.join(".git/hooks").join(hook);
+            fs::write(&path, format!("#!/bin/sh\n{run}\n")).unwrap();
+            fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+        }
+        fs::write(tree.join(".gitattributes"), "* filter=x\n").unwrap();
+        let source = prepared(&tree, &tmp.path().join("scratch"));
+        assert!(directory(&source).join(MARKS[0]).is_file());
+        assert!(!evil.exists());
+    }
+
+    #[test]
+    fn a_git_tree_of_another_account_is_its_owner_s() {
+        use std::os::unix::fs::MetadataExt as _;
+        assert!(nix::unistd::geteuid().is_root(), "this test needs root: sudo make test");
+        let tmp = tempfile::tempdir().unwrap();
+        let tree = tmp.path().join("oar");
+        git_tree(&tree);
+        // Nobody but root can come here, as in root's own home.
+        shell(&format!("chown -R 61234:61234 {0} && chmod 700 {1}", tree.display(), tmp.path().display()));
+        let scratch = tempfile::tempdir().unwrap();
+        fs::set_permissions(scratch.path(), std::os::unix::fs::PermissionsExt::from_mode(0o711)).unwrap();
+        let source = prepared(&tree, &scratch.path().join("scratch"));
+        let copy = directory(&source);
+        let owner = |name: &str| fs::metadata(copy.join(name)).unwrap().uid();
+        assert_eq!((owner(MARKS[0]), owner(".git/HEAD")), (61234, 61234), "git was run by the owner");
+    }
+
+    #[test]
+    fn a_link_in_the_place_of_a_clone_loses_nothing() {
+        let tmp = tempfile::tempdir().unwrap();
+        let (tree, env, theirs) = (tmp.path().join("oar"), tmp.path().join("env"), tmp.path().join("theirs"));
+        git_tree(&tree);
+        git_tree(&theirs);
+        fs::create_dir_all(env.join("postinstall")).unwrap();
+        std::os::unix::fs::symlink(&theirs, env.join("postinstall/oar-git")).unwrap();
+        let env_dir = Root::beneath(&env).unwrap();
+        let url = format!("file://{}", tree.display());
+        git::fetch(&url, None, &env_dir, &|_| ()).unwrap();
+        assert!(theirs.join(MARKS[0]).is_file(), "what the link led to is still there");
+        assert!(
+            fs::symlink_metadata(env.join("postinstall/oar-git")).unwrap().is_dir(),
+            "the clone took the link's place"
+        );
+        // What somebody wrote into the clone's configuration is not run by the next update.
+        let evil = tmp.path().join("evil");
+        let clone = env.join("postinstall/oar-git");
+        git::git(&clone, &["config", "core.sshCommand", &format!("touch {}", evil.display())]).unwrap();
+        git::git(
+            &clone,
+            &["config", "remote.origin.uploadpack", &format!("touch {}; git-upload-pack", evil.display())],
+        )
+        .unwrap();
+        git::fetch(&url, None, &env_dir, &|_| ()).unwrap();
+        assert!(!evil.exists());
+        fs::remove_dir_all(env.join("postinstall")).unwrap();
+        std::os::unix::fs::symlink(&theirs, env.join("postinstall")).unwrap();
+        assert!(git::fetch(&url, None, &env_dir, &|_| ()).unwrap_err().to_string().contains("leads out of the folder"));
+    }
+
     #[test]
     fn of_a_git_tree_only_what_git_tracks() {
         let tmp = tempfile::tempdir().unwrap();
         let tree = tmp.path().join("oar");
         assert!(message(tmp.path()).contains("holds no OAR sources"));
         oar_tree(&tree);
-        assert_eq!(directory(&prepared(&tree, tmp.path())), tree.canonicalize().unwrap());
+        assert!(directory(&prepared(&tree, tmp.path())).join(MARKS[0]).is_file());
         for args in [
             &["init", "-q"][..],
             &["add", "."],

@@ -4,7 +4,6 @@ use crate::error::{Context as _, Error, Result};
 use serde::Deserialize;
 use serde_json::Value;
 use std::collections::BTreeMap;
-use std::path::Path;
 
 /// What an environment consists of.
 #[derive(Debug, Clone, Deserialize)]
@@ -54,12 +53,6 @@ pub struct Service {
 }
 
 impl Manifest {
-    /// Reads a manifest file.
-    pub fn read(path: &Path) -> Result<Self> {
-        let text = std::fs::read_to_string(path).doing(|| format!("cannot read {}", path.display()))?;
-        Self::parse(&text).doing(|| format!("cannot use {}", path.display()))
-    }
-
     /// Reads a manifest.
     pub fn parse(text: &str) -> Result<Self> {
         let value: Value = serde_json::from_str(text).doing(|| "bad JSON".into())?;

@@ -11,17 +11,20 @@
 pub mod manifest;
 pub mod templates;
 
-use crate::engine::host::data_dir;
+use crate::engine::host::{data_dir, make_dir, private_dir};
 use crate::error::{Context as _, Error, Result};
+use crate::rooted::Root;
 use manifest::Manifest;
 use nix::fcntl::{Flock, FlockArg};
 use std::fs::{self, File};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// An initialized env dir, locked for this process.
 #[derive(Debug)]
 pub struct Workdir {
-    env_dir: PathBuf,
+    env_dir: Root,
     /// As in `trixie`.
     pub env_name: String,
     /// Up to eight hexadecimal digits; everything of this environment carries it.
@@ -31,23 +34,82 @@ pub struct Workdir {
 }
 
 /// Keeps other oardockers out; given up when dropped.
-pub struct Lock(#[allow(dead_code, reason = "held, not used")] Flock<File>);
+pub struct Lock {
+    _held: Flock<File>,
+    claim: Option<Claim>,
+}
+
+/// What a lock says to the next one who gets it.
+#[derive(Debug)]
+struct Claim {
+    path: PathBuf,
+    /// What it says when nobody is at work.
+    idle: String,
+    /// What an oardocker that was killed had noted, until it has been cleaned up after.
+    killed: Option<Vec<u32>>,
+}
+
+impl Lock {
+    fn new(held: Flock<File>) -> Self {
+        Self { _held: held, claim: None }
+    }
+
+    /// What an oardocker that had this claim and was killed had noted.
+    pub fn killed(&self) -> Option<&[u32]> {
+        self.claim.as_ref()?.killed.as_deref()
+    }
+
+    /// Leaves numbers for the next oardocker, in case that this one is killed; not in place of those that nobody has looked at yet.
+    pub fn note(&self, numbers: &[u32]) -> Result<()> {
+        match &self.claim {
+            Some(claim) if claim.killed.is_none() => claim.at_work(numbers),
+            _ => Ok(()),
+        }
+    }
+
+    /// The killed one has been cleaned up after.
+    pub fn settled(&mut self, numbers: &[u32]) -> Result<()> {
+        let Some(claim) = &mut self.claim else { return Ok(()) };
+        claim.killed = None;
+        self.note(numbers)
+    }
+}
+
+impl Claim {
+    fn at_work(&self, numbers: &[u32]) -> Result<()> {
+        let numbers: Vec<String> = numbers.iter().map(ToString::to_string).collect();
+        let text = format!("{}\n{AT_WORK} {}", self.idle, numbers.join(" "));
+        fs::write(&self.path, text).doing(|| format!("cannot write {}", self.path.display()))
+    }
+}
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        // Before it is given up. One that is left as it was costs the next oardocker a look.
+        if let Some(claim) = self.claim.as_ref().filter(|claim| claim.killed.is_none()) {
+            let _ = fs::write(&claim.path, &claim.idle);
+        }
+    }
+}
+
+/// The second line of a claim while an oardocker works: whoever has the lock and finds it knows that one was killed.
+const AT_WORK: &str = "at work";
 
 /// The env dir of a workdir.
 pub fn env_dir(root: &Path) -> PathBuf {
     root.join(".oardocker")
 }
 
-/// Locks a file or a directory; `waiting` is called when another oardocker has it.
-pub async fn lock(path: &Path, waiting: impl FnOnce()) -> Result<Lock> {
-    let doing = || format!("cannot lock {}", path.display());
-    match Flock::lock(File::open(path).doing(doing)?, FlockArg::LockExclusiveNonblock) {
-        Ok(lock) => Ok(Lock(lock)),
+/// Locks a file or a directory that is open; `waiting` is called when another oardocker has it.
+pub async fn lock(file: File, shown: &Path, waiting: impl FnOnce()) -> Result<Lock> {
+    let doing = || format!("cannot lock {}", shown.display());
+    match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+        Ok(lock) => Ok(Lock::new(lock)),
         Err((file, nix::Error::EWOULDBLOCK)) => {
             waiting();
             // Not on the thread that listens for Ctrl-C.
             let lock = tokio::task::spawn_blocking(move || Flock::lock(file, FlockArg::LockExclusive));
-            lock.await.doing(doing)?.map(Lock).map_err(|(_, e)| e).doing(doing)
+            lock.await.doing(doing)?.map(Lock::new).map_err(|(_, e)| e).doing(doing)
         }
         Err((_, e)) => Err(e).doing(doing),
     }
@@ -61,13 +123,18 @@ fn claims() -> PathBuf {
 pub async fn claim(root: &Path, env_id: &str, waiting: impl FnOnce()) -> Result<Lock> {
     let path = claims().join(env_id);
     let doing = || format!("cannot write {}", path.display());
-    fs::create_dir_all(claims()).doing(doing)?;
-    fs::OpenOptions::new().append(true).create(true).open(&path).doing(doing)?;
-    let lock = lock(&path, waiting).await?;
-    let owner = PathBuf::from(fs::read_to_string(&path).doing(doing)?);
+    if !data_dir().exists() {
+        // What is for root alone is below it; owners of git trees work in there.
+        make_dir(&data_dir(), 0o755)?;
+    }
+    // Whoever could open a claim could keep it locked.
+    private_dir(&claims())?;
+    let file = fs::OpenOptions::new().read(true).append(true).create(true).mode(0o600).open(&path).doing(doing)?;
+    let mut lock = lock(file, &path, waiting).await?;
+    let text = fs::read_to_string(&path).doing(doing)?;
+    let (owner, killed) = claimed(&text);
     // A new claim is empty, and an empty path would be the current directory.
-    let still = owner.is_absolute()
-        && fs::read_to_string(env_dir(&owner).join("env_id")).is_ok_and(|id| id.trim().eq_ignore_ascii_case(env_id));
+    let still = owner.is_absolute() && has_id(&owner, env_id);
     if still && owner.canonicalize().ok() != root.canonicalize().ok() {
         return Err(Error::new(format!(
             "{} is a copy of {}: both have the environment id {env_id}",
@@ -76,15 +143,31 @@ pub async fn claim(root: &Path, env_id: &str, waiting: impl FnOnce()) -> Result<
         ))
         .hint(format!("give this one its own: rm {} && oardocker init -f", env_dir(root).join("env_id").display())));
     }
-    fs::write(&path, root.to_string_lossy().as_bytes()).doing(doing)?;
+    let claim = Claim { path, idle: root.to_string_lossy().into_owned(), killed };
+    claim.at_work(claim.killed.as_deref().unwrap_or_default())?;
+    lock.claim = Some(claim);
     Ok(lock)
+}
+
+/// The folder that a claim names, and what was noted there by somebody who is, or was, at work.
+fn claimed(text: &str) -> (PathBuf, Option<Vec<u32>>) {
+    let at_work = text.rsplit_once('\n').and_then(|(root, last)| Some((root, last.strip_prefix(AT_WORK)?)));
+    match at_work {
+        Some((root, noted)) => (root.into(), Some(noted.split_whitespace().filter_map(|n| n.parse().ok()).collect())),
+        None => (text.into(), None),
+    }
+}
+
+/// Whether a folder has an environment with this id. One that is gone, or cannot be looked into, has none.
+fn has_id(root: &Path, env_id: &str) -> bool {
+    let id = Root::beneath(&env_dir(root)).and_then(|dir| dir.needed("env_id"));
+    id.is_ok_and(|id| id.trim().eq_ignore_ascii_case(env_id))
 }
 
 /// The folder that an environment's id belongs to, while that is so.
 pub fn owner(env_id: &str) -> Option<PathBuf> {
-    let root = PathBuf::from(fs::read_to_string(claims().join(env_id)).ok()?);
-    let id = fs::read_to_string(env_dir(&root).join("env_id")).ok()?;
-    id.trim().eq_ignore_ascii_case(env_id).then_some(root)
+    let (root, _) = claimed(&fs::read_to_string(claims().join(env_id)).ok()?);
+    has_id(&root, env_id).then_some(root)
 }
 
 /// Whether an oardocker works in another environment right now.
@@ -97,70 +180,69 @@ pub fn others_at_work(env_id: &str) -> bool {
         .any(|e| File::open(e.path()).is_ok_and(|file| Flock::lock(file, FlockArg::LockExclusiveNonblock).is_err()))
 }
 
-/// Refuses symbolic links between `base` and `path`: who wrote the folder may not lead root elsewhere.
-pub fn refuse_links(base: &Path, path: &Path) -> Result<()> {
-    for part in path.ancestors().take_while(|p| p.starts_with(base)) {
-        if fs::symlink_metadata(part).is_ok_and(|m| m.is_symlink()) {
-            return Err(Error::new(format!("{} is a symbolic link", part.display()))
-                .hint("root does not write through links in .oardocker: remove it"));
-        }
-    }
-    Ok(())
-}
-
 impl std::fmt::Debug for Lock {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Lock")
+        f.debug_struct("Lock").field("claim", &self.claim).finish_non_exhaustive()
     }
 }
 
 impl Workdir {
     /// Opens an initialized workdir.
     pub fn open(root: &Path) -> Result<Self> {
-        let env_dir = env_dir(root);
-        if !env_dir.join("env_id").is_file() || !env_dir.join("env_name").is_file() {
-            return Err(Error::new(format!("there is no oardocker environment in {}", root.display()))
+        let path = env_dir(root);
+        let none = || {
+            Error::new(format!("there is no oardocker environment in {}", root.display()))
                 .hint("run `oardocker init` to create one here")
-                .hint("or name its folder: oardocker --workdir DIRECTORY ..."));
-        }
-        let read = |name: &str| {
-            let path = env_dir.join(name);
-            fs::read_to_string(&path).map(|t| t.trim().to_owned()).doing(|| format!("cannot read {}", path.display()))
+                .hint("or name its folder: oardocker --workdir DIRECTORY ...")
         };
-        let (env_name, env_id) = (read("env_name")?, read("env_id")?);
+        if fs::symlink_metadata(&path).is_err() {
+            return Err(none());
+        }
+        let env_dir = Root::beneath(&path)?;
+        let (Some(env_name), Some(env_id)) = (env_dir.text("env_name")?, env_dir.text("env_id")?) else {
+            return Err(none());
+        };
+        let (env_name, env_id) = (env_name.trim().to_owned(), env_id.trim().to_owned());
         if env_id.is_empty() || env_id.len() > 8 || !env_id.bytes().all(|b| b.is_ascii_hexdigit()) {
             return Err(Error::new(format!(
                 "{} holds {env_id:?}; it must be one to eight hexadecimal digits",
-                env_dir.join("env_id").display()
+                path.join("env_id").display()
             ))
             .hint("remove the file and run `oardocker init -f`"));
         }
         if env_name.is_empty() || !env_name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-') {
             return Err(Error::new(format!(
                 "{} holds {env_name:?}; it must be lower case letters, digits and dashes",
-                env_dir.join("env_name").display()
+                path.join("env_name").display()
             )));
         }
-        let manifest = Manifest::read(&env_dir.join("manifest.json"))?;
+        let file = path.join("manifest.json");
+        let manifest = env_dir.needed("manifest.json")?;
+        let manifest = Manifest::parse(&manifest).doing(|| format!("cannot use {}", file.display()))?;
         Ok(Self { env_dir, env_name, env_id: env_id.to_lowercase(), manifest })
     }
 
-    /// A path in the env dir.
-    pub fn path(&self, name: &str) -> PathBuf {
-        self.env_dir.join(name)
+    /// The env dir. It is the user's: what is in it is opened through it alone.
+    pub fn env_dir(&self) -> &Root {
+        &self.env_dir
+    }
+
+    /// The build context of a role.
+    pub fn context(&self, role: &str) -> Result<Arc<Root>> {
+        self.env_dir.sub(&Path::new("images").join(role)).map(Arc::new)
     }
 
     /// Folders with a Dockerfile, in the manifest's order.
     pub fn roles(&self) -> Result<Vec<String>> {
-        let dir = self.path("images");
-        let mut found: Vec<String> = fs::read_dir(&dir)
-            .doing(|| format!("cannot read {}", dir.display()))?
-            .flatten()
-            .filter(|e| e.path().join("Dockerfile").is_file())
-            .map(|e| e.file_name().to_string_lossy().into_owned())
+        let images = self.env_dir.sub(Path::new("images"))?;
+        let names = images.names(Path::new("/")).doing(|| format!("cannot read {}", images.path().display()))?;
+        let mut found: Vec<String> = names
+            .into_iter()
+            .filter(|name| images.is_file(&Path::new(name).join("Dockerfile")))
+            .map(|name| name.to_string_lossy().into_owned())
             .collect();
         if found.is_empty() {
-            return Err(Error::new(format!("no folder of {} holds a Dockerfile", dir.display())));
+            return Err(Error::new(format!("no folder of {} holds a Dockerfile", images.path().display())));
         }
         let place = |role: &String| self.manifest.build_order.iter().position(|r| r == role).unwrap_or(usize::MAX);
         found.sort_by_key(|role| (place(role), role.clone()));
@@ -192,15 +274,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn links_are_refused_at_every_depth() {
-        let dir = tempfile::tempdir().unwrap();
-        let base = dir.path().join(".oardocker");
-        fs::create_dir_all(base.join("tmp/frontend")).unwrap();
-        let file = base.join("tmp/frontend/history");
-        refuse_links(&base, &file).unwrap();
-        std::os::unix::fs::symlink("/etc/passwd", &file).unwrap();
-        assert!(refuse_links(&base, &file).is_err());
-        std::os::unix::fs::symlink("/etc", base.join("tmp/node")).unwrap();
-        assert!(refuse_links(&base, &base.join("tmp/node/passwd")).is_err());
+    fn a_claim_tells_of_a_killed_oardocker() {
+        assert_eq!(claimed("/a/b"), (PathBuf::from("/a/b"), None));
+        assert_eq!(claimed("/a\nb\nat work 7 8"), (PathBuf::from("/a\nb"), Some(vec![7, 8])));
+        assert_eq!(claimed("/a\nat work "), (PathBuf::from("/a"), Some(Vec::new())));
+        assert_eq!(claimed(""), (PathBuf::new(), None));
     }
 }

@@ -2,10 +2,9 @@
 
 use super::manifest::Manifest;
 use crate::error::{Context as _, Error, Result};
+use crate::rooted::Root;
 use rust_embed::RustEmbed;
 use std::collections::BTreeMap;
-use std::fs;
-use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 #[derive(RustEmbed)]
@@ -40,10 +39,10 @@ pub enum Outcome {
 }
 
 /// Copies an environment to `env_dir`; tells of each file.
-pub fn copy(env: &str, env_dir: &Path, force: bool, mut tell: impl FnMut(Outcome, &Path)) -> Result<()> {
+pub fn copy(env: &str, env_dir: &Root, force: bool, mut tell: impl FnMut(Outcome, &Path)) -> Result<()> {
     let (manifest, text) = manifest(env)?;
-    if env_dir.join("env_id").exists() && !force {
-        return Err(Error::new(format!("{} exists already", env_dir.display()))
+    if env_dir.text("env_id")?.is_some() && !force {
+        return Err(Error::new(format!("{} exists already", env_dir.path().display()))
             .hint("`oardocker init -f` overwrites its files, but never custom_setup.sh"));
     }
     // A file of the environment itself replaces that of a parent.
@@ -57,22 +56,21 @@ pub fn copy(env: &str, env_dir: &Path, force: bool, mut tell: impl FnMut(Outcome
     }
     files.insert("manifest.json".into(), text.into_bytes());
     for (name, data) in files {
-        let path = env_dir.join(&name);
-        super::refuse_links(env_dir, &path)?;
-        let doing = || format!("cannot write {}", path.display());
-        let outcome = match fs::read(&path) {
+        let doing = || format!("cannot write {}", env_dir.path().join(&name).display());
+        let outcome = match env_dir.read_bytes(&name) {
             Ok(_) if name.file_name().is_some_and(|n| manifest.ignore_if_exists.iter().any(|i| n == i.as_str())) => {
                 Outcome::Ignore
             }
             Ok(old) if old == data => Outcome::Identical,
-            Ok(_) => Outcome::Overwrite,
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Outcome::Create,
-            Err(e) => return Err(e).doing(doing),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound && env_dir.entry(&name).is_err() => Outcome::Create,
+            Err(e) if e.kind() == std::io::ErrorKind::IsADirectory => return Err(e).doing(doing),
+            // Also what root cannot or must not read, such as a link that leads out.
+            _ => Outcome::Overwrite,
         };
         if matches!(outcome, Outcome::Create | Outcome::Overwrite) {
-            write(&path, &data).doing(doing)?;
+            env_dir.replace(&name, &data, mode(&data))?;
         }
-        tell(outcome, &path);
+        tell(outcome, &name);
     }
     Ok(())
 }
@@ -97,16 +95,9 @@ fn own_manifest(name: &str) -> Option<serde_json::Map<String, serde_json::Value>
     Some(serde_json::from_slice(&file.data).expect("it is a JSON object, tests read it"))
 }
 
-fn write(path: &Path, data: &[u8]) -> std::io::Result<()> {
-    if let Some(parent) = path.parent() {
-        fs::create_dir_all(parent)?;
-    }
-    // Another kind of file in its place, such as a link, must not be written through.
-    let _ = fs::remove_file(path);
-    fs::write(path, data)?;
-    // The binary keeps no modes: what the kernel could run is meant to be run.
-    let mode = if data.starts_with(b"#!") { 0o755 } else { 0o644 };
-    fs::set_permissions(path, fs::Permissions::from_mode(mode))
+/// The binary keeps no modes: what the kernel could run is meant to be run.
+fn mode(data: &[u8]) -> u32 {
+    if data.starts_with(b"#!") { 0o755 } else { 0o644 }
 }
 
 /// A ready-made base image's definition.
@@ -127,13 +118,12 @@ pub fn base_image(name: &str) -> Option<BaseImage> {
 }
 
 impl BaseImage {
-    /// Writes the build context below `dir`.
-    pub fn extract(&self, dir: &Path) -> Result<()> {
+    /// Writes the build context to `dir`.
+    pub fn extract(&self, dir: &Root) -> Result<()> {
         let prefix = format!("{}/", self.folder);
         for path in Images::iter().filter(|p| p.starts_with(&prefix)) {
-            let to = dir.join(&path[prefix.len()..]);
             let data = Images::get(&path).map(|f| f.data.into_owned()).unwrap_or_default();
-            write(&to, &data).doing(|| format!("cannot write {}", to.display()))?;
+            dir.replace(Path::new(&path[prefix.len()..]), &data, mode(&data))?;
         }
         Ok(())
     }
@@ -142,10 +132,12 @@ impl BaseImage {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs;
+    use std::os::unix::fs::PermissionsExt as _;
 
     fn init(dir: &Path, force: bool) -> Result<Vec<(Outcome, String)>> {
         let mut told = Vec::new();
-        copy("trixie", dir, force, |o, p| told.push((o, p.strip_prefix(dir).unwrap().display().to_string())))?;
+        copy("trixie", &Root::beneath(dir)?, force, |o, p| told.push((o, p.display().to_string())))?;
         Ok(told)
     }
 
@@ -153,6 +145,7 @@ mod tests {
     fn what_init_does_to_files() {
         let tmp = tempfile::tempdir().unwrap();
         let dir = tmp.path().join(".oardocker");
+        fs::create_dir(&dir).unwrap();
         assert!(init(&dir, false).unwrap().iter().all(|(o, _)| *o == Outcome::Create));
         fs::write(dir.join("env_id"), "1").unwrap();
         assert!(init(&dir, false).is_err());
@@ -166,6 +159,24 @@ mod tests {
         assert_eq!(fs::read(dir.join("images/node/custom_setup.sh")).unwrap(), b"mine");
         let mode = |n: &str| fs::metadata(dir.join(n)).unwrap().permissions().mode() & 0o777;
         assert_eq!((mode("init-scripts/create_resources.sh"), mode("manifest.json")), (0o755, 0o644));
+    }
+
+    #[test]
+    fn links_in_the_env_dir_are_not_written_through() {
+        let tmp = tempfile::tempdir().unwrap();
+        let (dir, outside) = (tmp.path().join(".oardocker"), tmp.path().join("outside"));
+        fs::create_dir(&dir).unwrap();
+        fs::create_dir(&outside).unwrap();
+        fs::write(outside.join("file"), "theirs").unwrap();
+        std::os::unix::fs::symlink(outside.join("file"), dir.join("manifest.json")).unwrap();
+        init(&dir, true).unwrap();
+        assert!(!fs::symlink_metadata(dir.join("manifest.json")).unwrap().is_symlink(), "replaced, not followed");
+        fs::remove_dir_all(dir.join("images")).unwrap();
+        std::os::unix::fs::symlink(&outside, dir.join("images")).unwrap();
+        let error = init(&dir, true).unwrap_err();
+        assert!(error.to_string().contains("leads out of the folder"), "{error}");
+        assert_eq!(fs::read_to_string(outside.join("file")).unwrap(), "theirs");
+        assert_eq!(fs::read_dir(&outside).unwrap().count(), 1);
     }
 
     /// The environments that are a Debian suite; the others build on one of them in another workdir.
@@ -258,6 +269,8 @@ mod tests {
              deb http://mirror/debian-security bookworm-security main\n"
         );
         assert!(!apt.join("apt.conf.d/99archive").exists());
+        let conf = fs::read_to_string(apt.join("apt.conf.d/90oardocker")).unwrap();
+        assert!(conf.contains("APT::Update::Error-Mode \"any\";") && conf.contains("Acquire::Retries"), "{conf}");
         let borrowed = fs::read_to_string(apt.join("sources.list.d/borrowed.list")).unwrap();
         assert_eq!(borrowed, "deb http://mirror/debian trixie main\n");
         let (text, apt, _root) = sources("trixie", "");

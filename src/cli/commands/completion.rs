@@ -25,7 +25,7 @@ pub(in crate::cli) fn hosts(words: &[String]) -> Vec<String> {
         .ok()
         .and_then(|workdir| {
             let all = Files::own(&workdir.env_id).into_iter().chain([Files::new(&workdir.env_id)]);
-            all.into_iter().find_map(|files| std::fs::read_to_string(files.path("nodes")).ok())
+            all.into_iter().find_map(|files| files.public_nodes())
         })
         .map_or(1, |text| text.lines().count());
     plan::names(u32::try_from(nodes).unwrap_or(1))

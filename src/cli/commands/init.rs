@@ -3,9 +3,13 @@
 use super::Context;
 use crate::cli::ui;
 use crate::error::{Context as _, Error, Result};
+use crate::rooted::Root;
 use crate::workdir::{self, templates};
 use serde::Deserialize;
 use std::fs;
+use std::io::ErrorKind;
+use std::os::unix::fs::DirBuilderExt as _;
+use std::path::Path;
 use templates::Outcome;
 
 /// Parameters.
@@ -17,39 +21,39 @@ pub(super) struct Params {
 
 pub(super) async fn run(context: &mut Context, params: &Params) -> Result<()> {
     let root = context.root()?;
-    let env_dir = workdir::env_dir(&root);
-    if env_dir.exists() && !env_dir.is_dir() {
-        return Err(Error::new(format!("{} is not a directory", env_dir.display())).hint("move it away"));
+    let path = workdir::env_dir(&root);
+    match fs::DirBuilder::new().mode(0o755).create(&path) {
+        Err(e) if e.kind() == ErrorKind::AlreadyExists && !path.is_dir() => {
+            return Err(Error::new(format!("{} is not a directory", path.display())).hint("move it away"));
+        }
+        Err(e) if e.kind() != ErrorKind::AlreadyExists => {
+            return Err(e).doing(|| format!("cannot create {}", path.display()));
+        }
+        _ => {}
     }
-    fs::create_dir_all(&env_dir).doing(|| format!("cannot create {}", env_dir.display()))?;
+    let env_dir = Root::beneath(&path)?;
     let ui = context.ui.clone();
-    workdir::refuse_links(&env_dir, &env_dir)?;
     let _lock = if context.locks.is_empty() {
         let waiting = || ui.talk("Waiting for another oardocker that works in this folder ...");
-        Some(workdir::lock(&env_dir, waiting).await?)
+        Some(context.wanted(workdir::lock(env_dir.lockable()?, &path, waiting)).await?)
     } else {
         None
     };
-    templates::copy(&params.env, &env_dir, params.force, |outcome, path| {
+    templates::copy(&params.env, &env_dir, params.force, |outcome, name| {
         let (color, word) = match outcome {
             Outcome::Create => (ui::GREEN, "   create"),
             Outcome::Identical => (ui::BLUE, "identical"),
             Outcome::Overwrite => (ui::YELLOW, "overwrite"),
             Outcome::Ignore => (ui::MAGENTA, "   ignore"),
         };
-        let shown = path.strip_prefix(&root).unwrap_or(path);
-        ui.line(&format!("   {}  {}", ui.paint_out(color, word), shown.display()));
+        ui.line(&format!("   {}  .oardocker/{}", ui.paint_out(color, word), name.display()));
     })?;
     // The id comes last: with it the env dir is complete.
-    let write = |name: &str, text: &str| {
-        let path = env_dir.join(name);
-        workdir::refuse_links(&env_dir, &path)?;
-        fs::write(&path, format!("{text}\n")).doing(|| format!("cannot write {}", path.display()))
-    };
+    let write = |name: &str, text: &str| env_dir.replace(Path::new(name), format!("{text}\n").as_bytes(), 0o644);
     write("env_name", &params.env)?;
-    if !env_dir.join("env_id").exists() {
+    if env_dir.text("env_id")?.is_none() {
         write("env_id", &format!("{:08x}", rand::random::<u32>()))?;
     }
-    ui.line(&format!("Initialized oardocker environment in {}", env_dir.display()));
+    ui.line(&format!("Initialized oardocker environment in {}", path.display()));
     Ok(())
 }

@@ -4,15 +4,21 @@ use super::Context;
 use crate::cluster;
 use crate::cluster::files::Files;
 use crate::error::{Context as _, Error, Result};
+use crate::rooted::own_path;
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 use serde::Deserialize;
+use std::collections::VecDeque;
 use std::fs::File;
-use std::io::{BufRead as _, BufReader};
+use std::io::{BufRead as _, BufReader, Read as _};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::sync::Arc;
 
 /// Lines that `-f` shows of the past when nothing else is said.
 const TAIL: usize = 10;
+
+/// A line that is longer, in bytes, is shown in pieces.
+const LONGEST: usize = 1 << 20;
 
 /// Parameters.
 #[derive(Debug, Deserialize)]
@@ -44,24 +50,39 @@ pub(super) async fn run(context: &mut Context, params: Params) -> Result<()> {
         Some(n) => Some(n.parse::<usize>().doing(|| format!("bad number of lines {n:?}"))?),
         None => params.follow.then_some(TAIL),
     };
-    let path = Files::new(&workdir.env_id).log();
-    let mut reader = BufReader::new(File::open(&path).doing(|| format!("cannot open {}", path.display()))?);
+    let files = Files::new(&workdir.env_id);
+    let path = files.log();
+    let file = files.open_log()?;
+    let watched = own_path(&file);
+    let mut reader = BufReader::new(file);
     let wanted = |line: &str| params.hostnames.is_empty() || params.hostnames.iter().any(|h| host(line) == h);
-    let mut past: Vec<String> = Vec::new();
+    let mut past: VecDeque<String> = VecDeque::new();
     let mut line = Vec::new();
-    while reader.read_until(b'\n', &mut line).doing(|| format!("cannot read {}", path.display()))? > 0 {
+    while read_line(&mut reader, &mut line).doing(|| format!("cannot read {}", path.display()))? > 0 {
         let text = String::from_utf8_lossy(&line).into_owned();
-        if wanted(&text) {
-            past.push(text);
-        }
         line.clear();
+        match count {
+            _ if !wanted(&text) => {}
+            None if !context.ui.data(&text) => return Ok(()),
+            None => {}
+            Some(0) => {}
+            Some(n) => {
+                past.drain(..(past.len() + 1).saturating_sub(n));
+                past.push_back(text);
+            }
+        }
     }
-    let from = count.map_or(0, |n| past.len().saturating_sub(n));
-    context.ui.data(&past[from..].concat());
+    context.ui.data(&past.into_iter().collect::<String>());
     if params.follow {
-        follow(context, &path, reader, &wanted).await?;
+        follow(context, &watched, reader, &wanted).await?;
     }
     Ok(())
+}
+
+/// Reads on to the end of a line, of which it takes no more than [`LONGEST`]: what a node writes may have no end.
+fn read_line(reader: &mut BufReader<File>, line: &mut Vec<u8>) -> std::io::Result<usize> {
+    let room = LONGEST.saturating_sub(line.len()) as u64;
+    reader.take(room).read_until(b'\n', line)
 }
 
 /// Lines begin with `HOST | `.
@@ -83,8 +104,8 @@ async fn follow(
     let inotify = Arc::new(inotify);
     let mut line = Vec::new();
     loop {
-        while reader.read_until(b'\n', &mut line).doing(doing)? > 0 {
-            if line.last() != Some(&b'\n') {
+        while read_line(&mut reader, &mut line).doing(doing)? > 0 {
+            if line.last() != Some(&b'\n') && line.len() < LONGEST {
                 break;
             }
             let text = String::from_utf8_lossy(&line).into_owned();
@@ -93,7 +114,7 @@ async fn follow(
             }
             line.clear();
         }
-        if !path.exists() {
+        if reader.get_ref().metadata().doing(doing)?.nlink() == 0 {
             context.ui.talk("The cluster was stopped.");
             return Ok(());
         }
