@@ -28,6 +28,24 @@ const FOR_JOBS: [&str; 7] = ["cpuset", "cpu", "cpuacct", "memory", "devices", "f
 /// The controllers of v2 that a node can hand on to its jobs.
 const HANDED_DOWN: [&str; 5] = ["cpuset", "cpu", "io", "memory", "pids"];
 
+/// What of the host's devices a cluster has at most, as v1 writes it: what OCI runtimes and engines give every container, and tun
+/// and fuse. A container's root may rewrite its own list, but not to more than this.
+const DEVICES: [&str; 13] = [
+    "c *:* m",
+    "b *:* m",
+    "c 1:3 rwm",
+    "c 1:5 rwm",
+    "c 1:7 rwm",
+    "c 1:8 rwm",
+    "c 1:9 rwm",
+    "c 5:0 rwm",
+    "c 5:1 rwm",
+    "c 5:2 rwm",
+    "c 136:* rwm",
+    "c 10:200 rwm",
+    "c 10:229 rwm",
+];
+
 /// What a container sees of the cgroups: its own part, as if that were the whole.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct View {
@@ -127,22 +145,35 @@ impl Cgroups {
 
     /// Creates a node's directories in every hierarchy. A v1 cpuset starts empty and would hold no process.
     pub fn create(&self, env_id: &str, node: &str) -> Result<()> {
+        self.create_path(&node_path(env_id, node))
+    }
+
+    /// Creates the directories that those of an environment's containers are made in.
+    pub fn create_parent(&self, env_id: &str) -> Result<()> {
+        self.create_path(&format!("/oardocker/{env_id}"))
+    }
+
+    fn create_path(&self, path: &str) -> Result<()> {
         for hierarchy in self.hierarchies() {
             let mut dir = hierarchy.clone();
-            for part in node_path(env_id, node)[1..].split('/') {
+            for (depth, part) in path[1..].split('/').enumerate() {
                 let parent = dir.clone();
                 dir.push(part);
-                match fs::create_dir(&dir) {
+                let new = match fs::create_dir(&dir) {
                     Err(e) if e.kind() != std::io::ErrorKind::AlreadyExists => {
                         return Err(e).doing(|| format!("cannot create cgroup {}", dir.display()));
                     }
-                    _ => {}
-                }
+                    outcome => outcome.is_ok(),
+                };
                 if self.layout == Layout::Unified {
                     hand_down(&parent);
                 }
                 for file in ["cpuset.cpus", "cpuset.mems"] {
                     inherit(&parent.join(file), &dir.join(file), self.layout)?;
+                }
+                // Of an environment as a whole, and while nothing is below it: the kernel wants it so.
+                if new && depth == 1 {
+                    restrict_devices(&dir)?;
                 }
             }
         }
@@ -182,6 +213,19 @@ fn hand_down(dir: &Path) {
     for controller in HANDED_DOWN.iter().filter(|c| has(&available, c) && !has(&given, c)) {
         let _ = fs::write(dir.join("cgroup.subtree_control"), format!("+{controller}"));
     }
+}
+
+/// Takes from a cgroup of v1's controller of devices what no container may have.
+fn restrict_devices(dir: &Path) -> Result<()> {
+    let (deny, allow) = (dir.join("devices.deny"), dir.join("devices.allow"));
+    if !deny.exists() {
+        return Ok(());
+    }
+    let write = |path: &Path, text: &str| {
+        fs::write(path, text).doing(|| format!("cannot write {text:?} to {}", path.display()))
+    };
+    write(&deny, "a")?;
+    DEVICES.iter().try_for_each(|device| write(&allow, device))
 }
 
 fn inherit(from: &Path, to: &Path, layout: Layout) -> Result<()> {

@@ -9,13 +9,14 @@ pub mod host;
 pub mod io;
 mod oci;
 pub mod rootless;
+mod seccomp;
 pub mod select;
 mod step;
 mod store;
 
 use crate::cgroup::View;
 use crate::error::Result;
-use crate::net::{Port, Subnet};
+use crate::net::{Access, Port, Subnet};
 use async_trait::async_trait;
 use oci_spec::image::ImageConfiguration;
 use serde::{Deserialize, Serialize};
@@ -162,6 +163,9 @@ impl Mount {
     }
 }
 
+/// What a node, and a session in it, may do beyond what every container may: mounting, and priorities.
+pub const NODE_CAPABILITIES: [&str; 2] = ["CAP_SYS_ADMIN", "CAP_SYS_NICE"];
+
 /// How a container reaches the world.
 #[derive(Debug, Clone)]
 pub enum Network {
@@ -203,8 +207,6 @@ pub struct ContainerSpec {
     pub cgroup_view: Option<View>,
     /// Capabilities beyond the usual ones.
     pub capabilities: Vec<String>,
-    /// Whether nothing under /proc is masked or read-only (systemd wants that).
-    pub open_proc: bool,
     /// Labels to find it by.
     pub labels: BTreeMap<String, String>,
 }
@@ -268,11 +270,11 @@ pub trait Engine: Send + Sync {
     async fn run_step(&self, step: &StepRoot, spec: &ContainerSpec, output: mpsc::Sender<Vec<u8>>) -> Result<u32>;
     /// Keeps what the step changed as a layer: the blob was stored with [`Engine::put_layer`]. Returns the chain id.
     async fn commit_step(&self, step: StepRoot, layer: &Layer) -> Result<String>;
-    /// Throws the step away.
+    /// Throws the step away, with what still runs in it.
     async fn abort_step(&self, step: StepRoot) -> Result<()>;
 
-    /// Makes a network; one of the same id is replaced. Its addresses.
-    async fn create_network(&self, id: &str) -> Result<Subnet>;
+    /// Makes a network that these accounts of the host can reach; one of the same id is replaced. Its addresses.
+    async fn create_network(&self, id: &str, access: &Access) -> Result<Subnet>;
     /// Removes a network with all that it consists of, whoever made it. None there is fine.
     async fn remove_network(&self, id: &str) -> Result<()>;
 
@@ -295,8 +297,12 @@ pub trait Engine: Send + Sync {
     /// Runs a process in a running container, with the given ends; returns its exit code.
     async fn exec(&self, id: &str, process: &ProcessSpec, session: io::Session) -> Result<u32>;
 
-    /// Throws away build steps of oardockers that were killed; with `own`, also those of this process.
-    async fn recover(&self, own: bool) -> Result<()>;
+    /// Throws away build steps of oardockers that were killed.
+    async fn recover(&self) -> Result<()>;
+    /// Requests that the engine is at work on for clients that are gone, where that can be: numbers of its own.
+    fn orphans(&self) -> Result<Vec<u32>>;
+    /// Waits until nothing can appear any more that such a client asked for, but for those `old` ones; whether that is so.
+    async fn settled(&self, old: &[u32]) -> Result<bool>;
 
     /// Gives up what protects half-done work; call when the work is done or given up.
     async fn release(&self) -> Result<()>;

@@ -9,15 +9,14 @@ pub(super) const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 pub(super) const CONFIG: &str = "application/vnd.oci.image.config.v1+json";
 pub(super) const LAYER: &str = "application/vnd.oci.image.layer.v1.tar+gzip";
 
-/// What Docker gives a container by default.
-pub(super) const CAPABILITIES: [&str; 14] = [
+/// What Docker gives a container by default, but for making devices: a node could leave one in a folder of the host.
+pub(super) const CAPABILITIES: [&str; 13] = [
     "CAP_AUDIT_WRITE",
     "CAP_CHOWN",
     "CAP_DAC_OVERRIDE",
     "CAP_FOWNER",
     "CAP_FSETID",
     "CAP_KILL",
-    "CAP_MKNOD",
     "CAP_NET_BIND_SERVICE",
     "CAP_NET_RAW",
     "CAP_SETFCAP",
@@ -96,7 +95,6 @@ pub(super) fn container(spec: &ContainerSpec, root: &Path, netns: &Path) -> Valu
             .iter()
             .map(|(major, minor)| json!({"allow": true, "type": "c", "major": major, "minor": minor, "access": "rwm"})),
     );
-    let (masked, read_only): (&[&str], &[&str]) = if spec.open_proc { (&[], &[]) } else { (&MASKED, &READ_ONLY) };
     json!({
         "ociVersion": "1.0.2",
         "process": process(&spec.process, &spec.capabilities),
@@ -106,9 +104,10 @@ pub(super) fn container(spec: &ContainerSpec, root: &Path, netns: &Path) -> Valu
         "linux": {
             "cgroupsPath": spec.cgroup,
             "namespaces": namespaces,
-            "maskedPaths": masked,
-            "readonlyPaths": read_only,
+            "maskedPaths": MASKED,
+            "readonlyPaths": READ_ONLY,
             "resources": {"devices": devices},
+            "seccomp": super::seccomp::profile(),
         },
     })
 }
@@ -128,16 +127,17 @@ mod tests {
             cgroup_view: Some(crate::cgroup::View { kind: "cgroup2", controllers: Vec::new() }),
             cgroup: "/oardocker/x/node1".into(),
             capabilities: vec!["CAP_SYS_ADMIN".into()],
-            open_proc: true,
             labels: Default::default(),
         };
         let parsed: oci_spec::runtime::Spec =
             serde_json::from_value(container(&spec, Path::new("rootfs"), Path::new("/n"))).unwrap();
         let linux = parsed.linux().as_ref().unwrap();
-        assert!(linux.masked_paths().as_ref().unwrap().is_empty());
+        assert!(linux.readonly_paths().as_ref().unwrap().iter().any(|p| p == "/proc/sys"));
+        assert!(linux.seccomp().is_some());
         let caps = parsed.process().as_ref().unwrap().capabilities().as_ref().unwrap();
         let bounding = caps.bounding().as_ref().unwrap();
         assert!(bounding.contains(&oci_spec::runtime::Capability::SysAdmin));
         assert!(!bounding.contains(&oci_spec::runtime::Capability::SysModule), "no wider than asked");
+        assert!(!bounding.contains(&oci_spec::runtime::Capability::Mknod));
     }
 }

@@ -53,6 +53,7 @@ pub(super) fn hold(key: &str) -> Result<()> {
     let (root, steps) = (root(key), runtime_dir().join("steps"));
     // What images hold, set-uid programs among it, is for root alone.
     super::host::private_dir(&steps)?;
+    super::host::private_dir(&dir(key))?;
     fs::create_dir_all(&root).doing(|| format!("cannot create {}", root.display()))?;
     // Locked before it gets its name: whoever finds it free finds it abandoned.
     let (early, path) = (steps.join(format!(".{key}")), dir(key).join("lock"));
@@ -78,11 +79,8 @@ pub(super) fn forget(key: &str) -> Result<()> {
     Ok(())
 }
 
-/// The steps of a maker whose oardocker is gone; with `own`, those of this process count as well.
-pub(super) fn abandoned(maker: Maker, own: bool) -> Vec<String> {
-    if own {
-        HELD.lock().expect("no panics under this lock").clear();
-    }
+/// The steps of a maker whose oardocker is gone.
+pub(super) fn abandoned(maker: Maker) -> Vec<String> {
     let entries = fs::read_dir(runtime_dir().join("steps")).into_iter().flatten().flatten();
     entries
         .map(|entry| entry.file_name().to_string_lossy().into_owned())
@@ -110,11 +108,12 @@ pub(super) fn unmount(key: &str) -> Result<()> {
     }
 }
 
-/// Shows a directory as the step's tree.
+/// Shows a directory as the step's tree. Devices that an image holds cannot be opened there.
 pub(super) fn mount_bind(source: &Path, key: &str) -> Result<()> {
     let root = root(key);
-    mount(Some(source), &root, None::<&str>, MsFlags::MS_BIND, None::<&str>)
-        .doing(|| format!("cannot mount {}", root.display()))
+    let doing = || format!("cannot mount {}", root.display());
+    mount(Some(source), &root, None::<&str>, MsFlags::MS_BIND, None::<&str>).doing(doing)?;
+    super::host::restrict(&root, MsFlags::MS_NODEV)
 }
 
 /// Mounts an overlay as the step's tree. Lower directories go by file descriptor: their paths would not fit in the one
@@ -141,6 +140,6 @@ pub(super) fn mount_overlay(options: &[String], key: &str) -> Result<()> {
             None => option.clone(),
         });
     }
-    mount(Some("overlay"), &root, Some("overlay"), MsFlags::empty(), Some(data.join(",").as_str()))
+    mount(Some("overlay"), &root, Some("overlay"), MsFlags::MS_NODEV, Some(data.join(",").as_str()))
         .doing(|| format!("cannot mount {}", root.display()))
 }

@@ -8,7 +8,8 @@
 //!                 /images/<hash of the name>  one image: name, labels, configuration, layers
 //!                 /steps/<key>/upper work     a build step's changes
 //! ```
-//! Steps are run by the host's OCI runtime itself. Everything enters its place by rename, so what is there is whole.
+//! Steps are run by the host's OCI runtime itself. Everything enters its place by rename, and is on the disk by then: what is there
+//! is whole, also after a power cut, and what cannot be read is an error and not nothing.
 
 use super::host::{data_dir, is_rootless, private_dir, runtime_dir};
 use super::step::{self, Maker};
@@ -21,6 +22,7 @@ use serde_json::json;
 use sha2::{Digest as _, Sha256};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::Mutex;
@@ -120,10 +122,10 @@ impl Store {
 
     fn stored(&self) -> Result<Vec<Stored>> {
         let mut all = Vec::new();
-        for entry in fs::read_dir(self.dir.join("images")).into_iter().flatten().flatten() {
+        for path in entries(&self.dir.join("images"))? {
             // What begins with a dot is being written.
-            if !entry.file_name().to_string_lossy().starts_with('.') {
-                all.extend(read(&entry.path())?);
+            if path.file_name().is_some_and(|name| !name.as_bytes().starts_with(b".")) {
+                all.extend(read(&path)?);
             }
         }
         Ok(all)
@@ -158,9 +160,10 @@ impl Store {
         };
         let mut file = tempfile::Builder::new().prefix(".").tempfile_in(self.dir.join("images")).doing(doing)?;
         serde_json::to_writer(&mut file, &stored).doing(doing)?;
-        // A power cut may leave a name without content otherwise.
+        // Its layers are on the disk: a name comes after what it names.
         file.as_file().sync_all().doing(doing)?;
         file.persist(self.image_file(name)).map_err(|e| e.error).doing(doing)?;
+        sync_dir(&self.dir.join("images")).doing(doing)?;
         Ok(id)
     }
 
@@ -187,22 +190,22 @@ impl Store {
         }
         let (chains, blobs): (BTreeSet<&str>, BTreeSet<&str>) =
             (chains.iter().map(|c| digits(c)).collect(), blobs.iter().map(|b| digits(b)).collect());
-        let unused = |kind: &str, used: &BTreeSet<&str>| -> Vec<PathBuf> {
-            let entries = fs::read_dir(self.dir.join(kind)).into_iter().flatten().flatten();
-            entries.filter(|e| !used.contains(e.file_name().to_string_lossy().as_ref())).map(|e| e.path()).collect()
+        let unused = |kind: &str, used: &BTreeSet<&str>| -> Result<Vec<PathBuf>> {
+            let is_used = |path: &PathBuf| path.file_name().and_then(|n| n.to_str()).is_some_and(|n| used.contains(n));
+            Ok(entries(&self.dir.join(kind))?.into_iter().filter(|path| !is_used(path)).collect())
         };
         let mut errors = Vec::new();
-        for dir in unused("chains", &chains) {
+        for dir in unused("chains", &chains)? {
             errors.extend(remove_dir(&dir).err());
         }
-        for file in unused("blobs", &blobs) {
+        for file in unused("blobs", &blobs)? {
             errors.extend(remove_file(&file).err());
         }
         Error::all(errors)
     }
 
     pub(super) fn has_chain(&self, chain_id: &str) -> bool {
-        self.sub("chains", digits(chain_id)).is_dir()
+        !digits(chain_id).is_empty() && self.sub("chains", digits(chain_id)).join("fs").is_dir()
     }
 
     pub(super) fn put_layer(&self, layer: &Layer, from: &Path) -> Result<()> {
@@ -210,9 +213,7 @@ impl Store {
         self.make("blobs")?;
         let doing = || format!("cannot store layer {}", layer.digest);
         let to = self.blob(layer);
-        if fs::metadata(&to).is_ok_and(|m| m.len() == layer.size) {
-            return Ok(());
-        }
+        // Also in place of one that is there: what it has become on the disk is not known, and what is written here is.
         let mut part = tempfile::Builder::new().prefix(".").tempfile_in(self.dir.join("blobs")).doing(doing)?;
         let mut hash = Sha256::new();
         let mut source = File::open(from).doing(doing)?;
@@ -229,8 +230,9 @@ impl Store {
         if found != layer.digest {
             return Err(Error::new(format!("its content has digest {found}"))).doing(doing);
         }
+        part.as_file().sync_all().doing(doing)?;
         part.persist(&to).map_err(|e| e.error).doing(doing)?;
-        Ok(())
+        sync_dir(&self.dir.join("blobs")).doing(doing)
     }
 
     /// Directories of a chain, the topmost first, as overlay wants them.
@@ -243,7 +245,15 @@ impl Store {
                 return Err(Error::new(format!("the layers {chain} are gone")).hint("build again"));
             }
             found.push(dir.join("fs"));
-            next = fs::read_to_string(dir.join("parent")).ok();
+            let parent = dir.join("parent");
+            next = match fs::read_to_string(&parent) {
+                Ok(parent) if self.has_chain(&parent) => Some(parent),
+                Ok(parent) => {
+                    return Err(Error::new(format!("the layers {parent} below {chain} are gone")).hint("build again"));
+                }
+                Err(e) if e.kind() == std::io::ErrorKind::NotFound => None,
+                Err(e) => return Err(e).doing(|| format!("cannot read {}", parent.display())),
+            };
         }
         Ok(found)
     }
@@ -289,10 +299,14 @@ impl Store {
             fs::write(new.join("parent"), parent).doing(doing)?;
         }
         fs::rename(&step.changes, new.join("fs")).doing(doing)?;
+        // The step's changes have been written by programs that sync nothing.
+        let opened = File::open(&new).doing(doing)?;
+        rustix::fs::syncfs(&opened).map_err(std::io::Error::from).doing(doing)?;
         match fs::rename(&new, self.sub("chains", digits(&chain))) {
             Err(e) if !self.has_chain(&chain) => return Err(e).doing(doing),
             _ => {}
         }
+        sync_dir(&self.dir.join("chains")).doing(doing)?;
         self.abort_step(&step.key)?;
         Ok(chain)
     }
@@ -335,6 +349,8 @@ impl Store {
             .stderr(Stdio::piped())
             // A signal for us is ours to pass on: the step is undone.
             .process_group(0)
+            // A step that is not wanted any more is thrown away, with what its runtime has begun.
+            .kill_on_drop(true)
             .spawn()
             .doing(doing)?;
         let streams = (child.stdout.take(), child.stderr.take());
@@ -346,20 +362,39 @@ impl Store {
         Ok(status.code().or(signal).and_then(|c| u32::try_from(c).ok()).unwrap_or(1))
     }
 
-    /// Throws away the steps of oardockers that were killed; with `own`, also those of this process.
-    pub(super) async fn recover(&self, own: bool) -> Result<()> {
-        for key in step::abandoned(Maker::Store, own) {
-            delete_container(&key).await?;
-            self.abort_step(&key)?;
+    /// Throws a step away, with what still runs in it.
+    pub(super) async fn throw_away(&self, key: &str) -> Result<()> {
+        delete_container(key).await?;
+        self.abort_step(key)
+    }
+
+    /// Throws away the steps of oardockers that were killed.
+    pub(super) async fn recover(&self) -> Result<()> {
+        for key in step::abandoned(Maker::Store) {
+            self.throw_away(&key).await?;
         }
         // After a reboot nothing of the runtime directory tells of them.
-        for entry in fs::read_dir(self.dir.join("steps")).into_iter().flatten().flatten() {
-            if !step::dir(&entry.file_name().to_string_lossy()).exists() {
-                remove_dir(&entry.path())?;
+        for dir in entries(&self.dir.join("steps"))? {
+            if dir.file_name().is_some_and(|key| !step::dir(&key.to_string_lossy()).exists()) {
+                remove_dir(&dir)?;
             }
         }
         Ok(())
     }
+}
+
+/// What is in a directory; one that is not there is empty.
+fn entries(dir: &Path) -> Result<Vec<PathBuf>> {
+    let doing = || format!("cannot read {}", dir.display());
+    match fs::read_dir(dir) {
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
+        found => found.doing(doing)?.map(|entry| Ok(entry.doing(doing)?.path())).collect(),
+    }
+}
+
+/// Has the names in a directory on the disk.
+fn sync_dir(dir: &Path) -> std::io::Result<()> {
+    File::open(dir)?.sync_all()
 }
 
 fn runtime_root() -> PathBuf {
@@ -403,8 +438,11 @@ async fn forward(stream: Option<impl AsyncRead + Unpin>, to: mpsc::Sender<Vec<u8
 fn read(path: &Path) -> Result<Option<Stored>> {
     let doing = || format!("cannot read {}", path.display());
     match fs::read(path) {
-        // A file that a power cut has emptied is no image any more: the next build makes it again.
-        Ok(bytes) => Ok(serde_json::from_slice(&bytes).ok()),
+        // Taking it for none would have its layers removed as unused.
+        Ok(bytes) => serde_json::from_slice(&bytes)
+            .map(Some)
+            .doing(doing)
+            .map_err(|e| e.hint(format!("the image is damaged; build again without it: rm {}", path.display()))),
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
         Err(e) => Err(e).doing(doing),
     }
@@ -462,6 +500,40 @@ mod tests {
         assert!(store.has_chain(&kept.diff_id) && !store.has_chain(&gone.diff_id));
         assert!(store.blob(&kept).exists() && !store.blob(&gone).exists());
         assert_eq!(store.image("one/a:latest").unwrap().unwrap().layers, [kept]);
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_not_nothing() {
+        let tmp = tempfile::tempdir().unwrap();
+        let store = Store { dir: tmp.path().join("store"), held: Mutex::new(None) };
+        let kept = layer("kept");
+        let file = tmp.path().join("blob");
+        fs::write(&file, "kept").unwrap();
+        store.put_layer(&kept, &file).unwrap();
+        let chain = store.sub("chains", digits(&kept.diff_id));
+        fs::create_dir_all(chain.join("fs")).unwrap();
+        let image = Image { config: ImageConfiguration::default(), layers: vec![kept.clone()] };
+        store.put_image("a", &image, &BTreeMap::new()).unwrap();
+        // A blob is what it says, not what is as long.
+        fs::write(store.blob(&kept), "lost").unwrap();
+        store.put_layer(&kept, &file).unwrap();
+        assert_eq!(fs::read(store.blob(&kept)).unwrap(), b"kept");
+        // A name that cannot be read keeps its layers, and is told.
+        let whole = fs::read(store.image_file("a")).unwrap();
+        fs::write(store.image_file("a"), &whole[..whole.len() / 2]).unwrap();
+        assert!(store.images().is_err() && store.image("a").is_err());
+        let error = store.remove_images(&[]).unwrap_err();
+        assert!(error.hints()[0].contains("the image is damaged"), "{error}");
+        assert!(store.blob(&kept).exists() && store.has_chain(&kept.diff_id));
+        // A stack of layers does not end where it cannot be read, or where a layer is gone.
+        assert_eq!(store.directories(&kept.diff_id).unwrap().len(), 1);
+        fs::create_dir(chain.join("parent")).unwrap();
+        assert!(store.directories(&kept.diff_id).unwrap_err().to_string().contains("cannot read"));
+        fs::remove_dir(chain.join("parent")).unwrap();
+        for parent in ["", "sha256:00"] {
+            fs::write(chain.join("parent"), parent).unwrap();
+            assert!(store.directories(&kept.diff_id).unwrap_err().to_string().contains("are gone"), "{parent:?}");
+        }
     }
 
     #[test]

@@ -1,4 +1,5 @@
-//! NAT, forwarding and published ports: one nft table per network, replaced as a whole.
+//! NAT, forwarding and published ports: one nft table per network, replaced as a whole; and one more that says who on the host
+//! may reach the network, on every engine.
 
 use super::Subnet;
 use crate::error::{Context as _, Error, Result};
@@ -18,12 +19,57 @@ pub struct Port {
     pub any: bool,
 }
 
+/// Who on the host reaches a network: its addresses, and the ports that it publishes on loopback. The world is another matter.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Access {
+    /// Accounts, root among them without being named; none: everybody.
+    pub users: Option<Vec<u32>>,
+    /// Published ports.
+    pub ports: Vec<u16>,
+}
+
+impl Access {
+    /// Root alone, and no ports.
+    pub fn root() -> Self {
+        Self { users: Some(Vec::new()), ports: Vec::new() }
+    }
+}
+
 fn table(id: &str) -> String {
     format!("oardocker_{id}")
 }
 
 /// Ports of the container at this address.
 type Published<'a> = Option<(Ipv4Addr, &'a [Port])>;
+
+/// The table that says who has access, as text. Pure.
+fn guard(id: &str, bridge: &str, access: &Access) -> String {
+    let table = table(id);
+    let fresh = format!("table inet {table}\ndelete table inet {table}\n");
+    let Some(users) = &access.users else { return fresh };
+    let list = |numbers: &mut dyn Iterator<Item = String>| numbers.collect::<Vec<_>>().join(", ");
+    let users = list(&mut [0].iter().chain(users).map(ToString::to_string));
+    let mut ports = list(&mut access.ports.iter().map(ToString::to_string));
+    if !ports.is_empty() {
+        ports = format!(
+            "    ip daddr 127.0.0.0/8 tcp dport {{ {ports} }} meta skuid != {{ {users} }} reject with tcp reset\n"
+        );
+    }
+    format!(
+        "{fresh}table inet {table} {{
+  chain ports {{
+    # Before any translation of addresses.
+    type filter hook output priority raw; policy accept;
+{ports}  }}
+  chain addresses {{
+    # Answers of the host's services, whoever runs them, are for who asked.
+    type filter hook output priority filter; policy accept;
+    oifname \"{bridge}\" ct direction original meta skuid != {{ {users} }} reject with icmpx type admin-prohibited
+  }}
+}}
+"
+    )
+}
 
 /// The whole table as text. Pure.
 fn ruleset(id: &str, bridge: &str, subnet: &Subnet, published: Published<'_>) -> String {
@@ -46,6 +92,8 @@ fn ruleset(id: &str, bridge: &str, subnet: &Subnet, published: Published<'_>) ->
     type filter hook prerouting priority raw; policy accept;
     # route_localnet lets the host's loopback ports be forwarded here; it must not open them to the containers.
     iifname \"{bridge}\" ip daddr 127.0.0.0/8 drop
+    # And no container may say that it is the host's loopback.
+    iifname \"{bridge}\" ip saddr 127.0.0.0/8 drop
   }}
   chain incoming {{
     type nat hook prerouting priority dstnat; policy accept;
@@ -70,15 +118,28 @@ fn ruleset(id: &str, bridge: &str, subnet: &Subnet, published: Published<'_>) ->
     )
 }
 
-pub(super) fn apply(id: &str, bridge: &str, subnet: &Subnet, ports: Published<'_>) -> Result<()> {
-    nft(&["-f", "-"], &ruleset(id, bridge, subnet, ports)).map(drop).doing(|| "cannot set up NAT with nft".into())
+/// Sets up a network without published ports.
+pub(super) fn apply(id: &str, bridge: &str, subnet: &Subnet, access: &Access) -> Result<()> {
+    let rules = guard(id, bridge, access) + &ruleset(id, bridge, subnet, None);
+    nft(&["-f", "-"], &rules).map(drop).doing(|| "cannot set up NAT with nft".into())
+}
+
+/// Publishes ports of the container at this address.
+pub(super) fn publish(id: &str, bridge: &str, subnet: &Subnet, address: Ipv4Addr, ports: &[Port]) -> Result<()> {
+    let rules = ruleset(id, bridge, subnet, Some((address, ports)));
+    nft(&["-f", "-"], &rules).map(drop).doing(|| "cannot publish ports with nft".into())
+}
+
+/// Says who may reach a network that an engine makes.
+pub(super) fn restrict(id: &str, bridge: &str, access: &Access) -> Result<()> {
+    let rules = guard(id, bridge, access);
+    nft(&["-f", "-"], &rules).map(drop).doing(|| "cannot close the network to other accounts with nft".into())
 }
 
 pub(super) fn remove(id: &str) -> Result<()> {
     let table = table(id);
-    nft(&["-f", "-"], &format!("table ip {table}\ndelete table ip {table}\n"))
-        .map(drop)
-        .doing(|| format!("cannot remove nft table {table}"))
+    let both = ["ip", "inet"].map(|family| format!("table {family} {table}\ndelete table {family} {table}\n"));
+    nft(&["-f", "-"], &both.concat()).map(drop).doing(|| format!("cannot remove nft table {table}"))
 }
 
 /// Host ports that oardocker's networks publish, with the network's id.
@@ -153,6 +214,17 @@ mod tests {
         assert!(!closed.contains("fib daddr"));
         let open = rules(true);
         assert_eq!(open.matches("fib daddr type local tcp dport 40080").count(), 2);
+    }
+
+    #[test]
+    fn other_accounts_are_kept_out_unless_asked() {
+        let text = |users| guard("x", "b", &Access { users, ports: vec![40080, 46668] });
+        let closed = text(Some(vec![1000]));
+        assert!(closed.contains("oifname \"b\" ct direction original meta skuid != { 0, 1000 } reject"), "{closed}");
+        assert!(closed.contains("tcp dport { 40080, 46668 } meta skuid != { 0, 1000 } reject"), "{closed}");
+        assert_eq!(text(None), "table inet oardocker_x\ndelete table inet oardocker_x\n", "what was there goes");
+        let steps = guard("x", "b", &Access::root());
+        assert!(steps.contains("meta skuid != { 0 } reject") && !steps.contains("dport"), "{steps}");
     }
 
     #[test]

@@ -53,8 +53,9 @@ fn rules() -> Option<String> {
 }
 
 fn iptables(arguments: &[&str]) -> Result<String> {
-    // -w waits for others that change rules at this moment.
-    let out = Command::new("iptables").arg("-w").args(arguments).output().doing(|| "cannot run iptables".into())?;
+    // Waits, in seconds, for others that change rules at this moment.
+    let out =
+        Command::new("iptables").args(["-w", "60"]).args(arguments).output().doing(|| "cannot run iptables".into())?;
     if out.status.success() {
         Ok(String::from_utf8_lossy(&out.stdout).into_owned())
     } else {

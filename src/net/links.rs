@@ -47,7 +47,13 @@ async fn index(handle: &Handle, name: &str) -> Result<Option<u32>> {
 pub(super) async fn create_bridge(name: &str, address: Ipv4Addr, prefix: u8) -> Result<()> {
     let doing = || format!("cannot create bridge {name}");
     let handle = handle()?;
-    handle.link().add(LinkBridge::new(name).mtu(mtu()).up().build()).execute().await.doing(doing)?;
+    handle.link().add(LinkBridge::new(name).mtu(mtu()).build()).execute().await.doing(doing)?;
+    // The host has no address there but the one that is given: rules are about that.
+    let ipv6 = format!("/proc/sys/net/ipv6/conf/{name}/disable_ipv6");
+    if Path::new(&ipv6).exists() {
+        std::fs::write(&ipv6, "1").doing(|| format!("cannot set {ipv6} to 1"))?;
+    }
+    handle.link().set(LinkUnspec::new_with_name(name).up().build()).execute().await.doing(doing)?;
     let index = index(&handle, name).await?.ok_or_else(|| Error::new("it vanished")).doing(doing)?;
     handle.address().add(index, IpAddr::V4(address), prefix).execute().await.doing(doing)
 }

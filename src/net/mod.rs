@@ -16,12 +16,12 @@ mod names;
 mod slirp;
 mod subnet;
 
-pub use firewall::Port;
+pub use firewall::{Access, Port};
 pub use links::mtu;
 pub use names::{hosts, resolv_conf};
 pub use subnet::Subnet;
 
-use crate::engine::host::{is_rootless, runtime_dir};
+use crate::engine::host::{is_rootless, private_dir, runtime_dir};
 use crate::error::{Context as _, Error, Result};
 use nix::fcntl::{Flock, FlockArg};
 use nix::mount::{MntFlags, umount2};
@@ -47,12 +47,17 @@ fn netns_dir(id: &str) -> PathBuf {
     runtime_dir().join("netns").join(id)
 }
 
+/// Whoever could open what is below could keep its lock.
+fn make_netns_dir(id: &str) -> Result<()> {
+    private_dir(&runtime_dir().join("netns"))?;
+    private_dir(&netns_dir(id))
+}
+
 impl Network {
     /// Creates the bridge on a free subnet and the NAT. What an earlier one of the same id left is removed first.
-    pub async fn create(id: &str) -> Result<Self> {
+    pub async fn create(id: &str, access: &Access) -> Result<Self> {
         Self::remove(id).await?;
-        let dir = netns_dir(id);
-        fs::create_dir_all(&dir).doing(|| format!("cannot create {}", dir.display()))?;
+        make_netns_dir(id)?;
         let lock = lock().await?;
         let subnet = subnet::choose(id, &[])?;
         let created = links::create_bridge(&bridge(id), subnet.gateway(), subnet.prefix()).await;
@@ -60,7 +65,7 @@ impl Network {
         created?;
         let network = Self { id: id.into(), subnet };
         let ready = firewall::enable_forwarding(&bridge(id))
-            .and_then(|()| firewall::apply(id, &bridge(id), &network.subnet, None))
+            .and_then(|()| firewall::apply(id, &bridge(id), &network.subnet, access))
             .and_then(|()| forward::open(id, &bridge(id)));
         if let Err(e) = ready {
             let _ = Self::remove(id).await;
@@ -110,7 +115,7 @@ impl Network {
             return Err(Error::new(format!("port {port} is taken: the cluster {id} publishes it since a moment ago"))
                 .hint("choose other ports with `start --port-bindings-offset 50000`"));
         }
-        firewall::apply(&self.id, &bridge(&self.id), &self.subnet, Some((self.subnet.host(index)?, ports)))
+        firewall::publish(&self.id, &bridge(&self.id), &self.subnet, self.subnet.host(index)?, ports)
     }
 
     /// Removes everything that belongs to this id, whoever made it.
@@ -170,9 +175,8 @@ impl Outlet {
 
     /// Makes a namespace. Returns its path.
     pub async fn attach(&self, name: &str) -> Result<PathBuf> {
-        let dir = netns_dir(&self.id);
-        fs::create_dir_all(&dir).doing(|| format!("cannot create {}", dir.display()))?;
-        let path = dir.join(name);
+        make_netns_dir(&self.id)?;
+        let path = netns_dir(&self.id).join(name);
         let program = slirp::attach(&path).await?;
         self.programs.lock().await.insert(name.into(), program);
         Ok(path)
@@ -194,6 +198,27 @@ pub async fn reserve(id: &str, taken: &[String]) -> Result<(Subnet, Reservation)
     Ok((subnet::choose(id, taken)?, Reservation { _lock: lock }))
 }
 
+/// Says who on the host may reach a network that an engine makes; without root nobody can be kept from one's own.
+pub fn restrict(id: &str, bridge: &str, access: &Access) -> Result<()> {
+    if is_rootless() { Ok(()) } else { firewall::restrict(id, bridge, access) }
+}
+
+/// Forgets that again, and removes what is left of the network when its engine knows nothing of it any more: the bridge of an
+/// engine that was killed stays, and the next network of that name would get its addresses.
+pub async fn forget(id: &str) -> Result<()> {
+    if is_rootless() {
+        return Ok(());
+    }
+    let mut errors = Vec::new();
+    errors.extend(firewall::remove(id).err());
+    let ports = PathBuf::from("/sys/class/net").join(bridge(id)).join("brif");
+    for port in fs::read_dir(ports).into_iter().flatten().flatten() {
+        errors.extend(links::remove(&port.file_name().to_string_lossy()).await.err());
+    }
+    errors.extend(links::remove(&bridge(id)).await.err());
+    Error::all(errors)
+}
+
 /// Keeps others from choosing a subnet.
 #[derive(Debug)]
 pub struct Reservation {
@@ -203,7 +228,7 @@ pub struct Reservation {
 /// Held while something is chosen that no two networks may have.
 async fn lock() -> Result<Flock<File>> {
     let dir = runtime_dir().join("netns");
-    fs::create_dir_all(&dir).doing(|| format!("cannot create {}", dir.display()))?;
+    private_dir(&dir)?;
     let path = dir.join("lock");
     let file = File::create(&path).doing(|| format!("cannot create {}", path.display()))?;
     tokio::task::spawn_blocking(move || Flock::lock(file, FlockArg::LockExclusive))
@@ -226,11 +251,13 @@ fn unmount(path: &std::path::Path) -> Result<()> {
     }
 }
 
-/// Checks that nothing on the host uses these ports: neither a program, nor another cluster's forwarding.
-pub fn check_free(ports: &[Port]) -> Result<()> {
+/// Checks that nothing on the host uses these ports: neither a program, nor another cluster's forwarding. The cluster `id`
+/// itself has `own` ones, which it will give up.
+pub fn check_free(id: &str, own: &[u16], ports: &[Port]) -> Result<()> {
     // Without root nobody else's rules can be read.
-    let forwarded = if is_rootless() { HashMap::new() } else { firewall::published()? };
-    for port in ports {
+    let mut forwarded = if is_rootless() { HashMap::new() } else { firewall::published()? };
+    forwarded.retain(|_, publisher| publisher != id);
+    for port in ports.iter().filter(|p| !own.contains(&p.host)) {
         let ip = if port.any { Ipv4Addr::UNSPECIFIED } else { Ipv4Addr::LOCALHOST };
         let taken = if let Some(id) = forwarded.get(&port.host) {
             Some(format!("the cluster {id} publishes it"))

@@ -16,6 +16,7 @@ use containerd_client::services::v1::{
 use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::sync::OnceCell;
 use tonic::metadata::MetadataValue;
 use tonic::service::Interceptor;
@@ -29,6 +30,12 @@ const OLDEST: (u32, u32) = (1, 6);
 /// Half-done work of a killed oardocker is freed by containerd after this many hours.
 const LEASE_HOURS: u64 = 6;
 
+/// How long an answer may take: hundreds of containers may be asked for at once.
+pub(super) const LIMIT: Duration = Duration::from_secs(600);
+
+/// A containerd that does not tell its version within this time does not work.
+const SILENCE: Duration = Duration::from_secs(30);
+
 /// A cheap handle; clones share the connection and the lease.
 #[derive(Debug, Clone)]
 pub(super) struct Client {
@@ -39,12 +46,16 @@ pub(super) struct Client {
 /// Adds the namespace, and the lease once there is one, to each request.
 #[derive(Debug, Clone)]
 pub(super) struct Headers {
+    limit: Option<Duration>,
     lease: Option<MetadataValue<tonic::metadata::Ascii>>,
 }
 
 impl Interceptor for Headers {
     fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
         request.metadata_mut().insert("containerd-namespace", MetadataValue::from_static(NAMESPACE));
+        if let Some(limit) = self.limit {
+            request.set_timeout(limit);
+        }
         if let Some(lease) = &self.lease {
             request.metadata_mut().insert("containerd-lease", lease.clone());
         }
@@ -57,8 +68,9 @@ pub(super) type Service = InterceptedService<Channel, Headers>;
 
 impl Client {
     pub(super) async fn connect(socket: &Path) -> Result<Self> {
-        let channel = containerd_client::connect(socket)
-            .await
+        let connecting = tokio::time::timeout(SILENCE, containerd_client::connect(socket)).await;
+        let channel = connecting
+            .map_err(|_| silent())?
             .doing(|| format!("cannot reach containerd at {}", socket.display()))
             .map_err(|e| {
                 e.hint("is containerd running, and are you root?")
@@ -68,16 +80,17 @@ impl Client {
     }
 
     pub(super) async fn check_version(&self) -> Result<String> {
-        let answer = VersionClient::new(self.channel.clone())
-            .version(())
+        let answer = tokio::time::timeout(SILENCE, VersionClient::new(self.channel.clone()).version(()))
             .await
+            .map_err(|_| silent())?
             .doing(|| "cannot ask containerd for its version".into())?
             .into_inner();
         accept(answer.version.trim_start_matches('v'))
     }
 
     pub(super) async fn ensure_namespace(&self) -> Result<()> {
-        let mut namespaces = NamespacesClient::new(self.channel.clone());
+        let headers = Headers { limit: Some(LIMIT), lease: None };
+        let mut namespaces = NamespacesClient::with_interceptor(self.channel.clone(), headers);
         let get = || GetNamespaceRequest { name: NAMESPACE.into() };
         if namespaces.get(get()).await.is_ok() {
             return Ok(());
@@ -91,9 +104,9 @@ impl Client {
         }
     }
 
-    fn service(&self) -> Service {
+    fn service(&self, limit: Option<Duration>) -> Service {
         let lease = self.lease.get().map(|id| id.parse().expect("lease ids are ASCII"));
-        InterceptedService::new(self.channel.clone(), Headers { lease })
+        InterceptedService::new(self.channel.clone(), Headers { limit, lease })
     }
 
     /// Makes sure that what is written from now on is kept until [`Client::release_lease`].
@@ -103,7 +116,7 @@ impl Client {
                 let expire = std::time::SystemTime::now() + std::time::Duration::from_secs(LEASE_HOURS * 3600);
                 let id = format!("oardocker-{}-{:08x}", std::process::id(), rand::random::<u32>());
                 let labels = HashMap::from([("containerd.io/gc.expire".to_owned(), rfc3339(expire))]);
-                let headers = Headers { lease: None };
+                let headers = Headers { limit: Some(LIMIT), lease: None };
                 LeasesClient::with_interceptor(self.channel.clone(), headers)
                     .create(CreateRequest { id: id.clone(), labels })
                     .await
@@ -144,23 +157,40 @@ impl Client {
     }
 
     pub(super) fn images(&self) -> ImagesClient<Service> {
-        ImagesClient::new(self.service())
+        ImagesClient::new(self.service(Some(LIMIT)))
     }
+    /// Streams of messages, each of which has the limit of [`in_time`].
     pub(super) fn content(&self) -> ContentClient<Service> {
-        ContentClient::new(self.service())
+        ContentClient::new(self.service(None))
     }
     pub(super) fn snapshots(&self) -> SnapshotsClient<Service> {
-        SnapshotsClient::new(self.service())
+        SnapshotsClient::new(self.service(Some(LIMIT)))
     }
     pub(super) fn containers(&self) -> ContainersClient<Service> {
-        ContainersClient::new(self.service())
+        ContainersClient::new(self.service(Some(LIMIT)))
     }
     pub(super) fn tasks(&self) -> TasksClient<Service> {
-        TasksClient::new(self.service())
+        TasksClient::new(self.service(Some(LIMIT)))
+    }
+    /// For waiting until something ends, which may take for ever.
+    pub(super) fn ends(&self) -> TasksClient<Service> {
+        TasksClient::new(self.service(None))
     }
     fn leases(&self) -> LeasesClient<Service> {
-        LeasesClient::new(self.service())
+        LeasesClient::new(self.service(Some(LIMIT)))
     }
+}
+
+/// What to say of a containerd that does not answer.
+fn silent() -> Error {
+    Error::new(format!("containerd does not answer within {} s", SILENCE.as_secs()))
+        .hint("restart it (systemctl restart containerd), or let oardocker run its own: --docker-host managed")
+}
+
+/// The next message of a stream, or the answer to one, within the limit.
+pub(super) async fn in_time<T>(answer: impl Future<Output = Result<T, Status>>) -> Result<T, Status> {
+    let late = |_| Status::deadline_exceeded(format!("no answer within {} s", LIMIT.as_secs()));
+    tokio::time::timeout(LIMIT, answer).await.map_err(late)?
 }
 
 /// The version, if it is recent enough. Development versions without numbers are believed to be.

@@ -1,6 +1,6 @@
 //! The content store: blobs by digest.
 
-use super::client::Client;
+use super::client::{Client, in_time};
 use crate::engine::Layer;
 use crate::error::{Context as _, Error, Result};
 use containerd_client::services::v1::{
@@ -15,14 +15,21 @@ use tonic::{Code, Status, Streaming};
 /// Bytes per message; gRPC servers refuse messages of more than 16 MiB, and small ones cost time.
 const CHUNK: usize = 1 << 20;
 
+/// No manifest and no configuration is larger, in bytes.
+const LARGEST: usize = 64 << 20;
+
 /// Reads a whole small blob: a manifest or a configuration.
 pub(super) async fn read(client: &Client, digest: &str) -> Result<Vec<u8>> {
     let doing = || format!("cannot read blob {digest} from containerd");
     let request = ReadContentRequest { digest: digest.into(), offset: 0, size: 0 };
-    let mut stream = client.content().read(request).await.doing(doing)?.into_inner();
+    let mut content = client.content();
+    let mut stream = in_time(content.read(request)).await.doing(doing)?.into_inner();
     let mut bytes = Vec::new();
-    while let Some(part) = stream.message().await.doing(doing)? {
+    while let Some(part) = in_time(stream.message()).await.doing(doing)? {
         bytes.extend(part.data);
+        if bytes.len() > LARGEST {
+            return Err(Error::new(format!("it is larger than {} MiB", LARGEST >> 20))).doing(doing);
+        }
     }
     let found = crate::engine::sha256(&bytes);
     if found != digest {
@@ -65,7 +72,7 @@ async fn send(
     };
     let (requests, received) = futures::channel::mpsc::channel(2);
     let mut content = client.content();
-    let answers = async { drain(content.write(received).await?.into_inner()).await };
+    let answers = async { drain(in_time(content.write(received)).await?.into_inner()).await };
     let (fed, outcome) = tokio::join!(feed(data, requests, template, labels.clone()), answers);
     fed.doing(doing)?;
     match outcome {
@@ -103,7 +110,7 @@ async fn feed(
 }
 
 async fn drain(mut answers: Streaming<WriteContentResponse>) -> Result<(), Status> {
-    while answers.message().await?.is_some() {}
+    while in_time(answers.message()).await?.is_some() {}
     Ok(())
 }
 
@@ -114,5 +121,5 @@ async fn set_labels(client: &Client, digest: &str, labels: HashMap<String, Strin
     let paths = labels.keys().map(|k| format!("labels.{k}")).collect();
     let info = Info { digest: digest.into(), labels, ..Info::default() };
     let update_mask = Some(prost_types::FieldMask { paths });
-    client.content().update(UpdateRequest { info: Some(info), update_mask }).await.map(drop)
+    in_time(client.content().update(UpdateRequest { info: Some(info), update_mask })).await.map(drop)
 }

@@ -17,7 +17,7 @@ use crate::engine::{
     StepRoot,
 };
 use crate::error::Result;
-use crate::net::{self, Subnet};
+use crate::net::{self, Access, Subnet};
 use async_trait::async_trait;
 use client::Client;
 use std::collections::BTreeMap;
@@ -94,7 +94,7 @@ impl Engine for Containerd {
     }
 
     async fn begin_step(&self, parent: Option<&str>) -> Result<StepRoot> {
-        recover::steps(&self.client, false).await?;
+        recover::steps(&self.client).await?;
         snapshots::begin_step(&self.client, parent).await
     }
 
@@ -107,11 +107,11 @@ impl Engine for Containerd {
     }
 
     async fn abort_step(&self, step: StepRoot) -> Result<()> {
-        snapshots::abort_step(&self.client, &step.key).await
+        recover::step(&self.client, &step.key).await
     }
 
-    async fn create_network(&self, id: &str) -> Result<Subnet> {
-        Ok(net::Network::create(id).await?.subnet)
+    async fn create_network(&self, id: &str, access: &Access) -> Result<Subnet> {
+        Ok(net::Network::create(id, access).await?.subnet)
     }
 
     async fn remove_network(&self, id: &str) -> Result<()> {
@@ -159,8 +159,17 @@ impl Engine for Containerd {
         tasks::exec(&self.client, id, process, session).await
     }
 
-    async fn recover(&self, own: bool) -> Result<()> {
-        recover::run(&self.client, own).await
+    async fn recover(&self) -> Result<()> {
+        recover::run(&self.client).await
+    }
+
+    fn orphans(&self) -> Result<Vec<u32>> {
+        Ok(Vec::new())
+    }
+
+    async fn settled(&self, _: &[u32]) -> Result<bool> {
+        // It gives up what a client asked for that is gone, and removing waits for that: see tasks::remove.
+        Ok(true)
     }
 
     async fn release(&self) -> Result<()> {

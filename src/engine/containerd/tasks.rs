@@ -4,7 +4,7 @@ use super::client::Client;
 use super::images::system_time;
 use super::{SNAPSHOTTER, snapshots, streams};
 use crate::engine::io::Session;
-use crate::engine::{ContainerInfo, ContainerSpec, Network, ProcessSpec, State, StepRoot, oci};
+use crate::engine::{ContainerInfo, ContainerSpec, NODE_CAPABILITIES, Network, ProcessSpec, State, StepRoot, oci};
 use crate::error::{Context as _, Error, Result};
 use containerd_client::services::v1::container::Runtime;
 use containerd_client::services::v1::snapshots::MountsRequest;
@@ -151,7 +151,7 @@ pub(super) async fn start(client: &Client, id: &str) -> Result<()> {
 
 pub(super) async fn wait(client: &Client, id: &str) -> Result<u32> {
     let request = WaitRequest { container_id: id.into(), exec_id: String::new() };
-    Ok(client.tasks().wait(request).await.doing(|| format!("cannot wait for container {id}"))?.into_inner().exit_status)
+    Ok(client.ends().wait(request).await.doing(|| format!("cannot wait for container {id}"))?.into_inner().exit_status)
 }
 
 async fn signal(client: &Client, id: &str, exec_id: &str, signal: i32) -> Result<()> {
@@ -306,8 +306,8 @@ pub(super) async fn exec(client: &Client, id: &str, process: &ProcessSpec, sessi
     let exec_id = format!("exec-{:016x}", rand::random::<u64>());
     let doing = || format!("cannot run {} in container {id}", process.args.first().map_or("nothing", |a| a));
     let fifos = Fifos::create()?;
-    let value =
-        serde_json::to_vec(&oci::process(process, &["CAP_SYS_ADMIN".into(), "CAP_SYS_NICE".into()])).doing(doing)?;
+    let capabilities = NODE_CAPABILITIES.map(str::to_owned);
+    let value = serde_json::to_vec(&oci::process(process, &capabilities)).doing(doing)?;
     let request = ExecProcessRequest {
         container_id: id.into(),
         stdin: if session.stdin.is_some() { fifos.text("stdin") } else { String::new() },
@@ -335,7 +335,7 @@ pub(super) async fn exec(client: &Client, id: &str, process: &ProcessSpec, sessi
         tokio::spawn(follow_size(client.clone(), id.to_owned(), exec_id.clone(), session.size)),
         tokio::spawn(pass_signals(client.clone(), id.to_owned(), exec_id.clone(), session.signals)),
     ];
-    let waited = client.tasks().wait(WaitRequest { container_id: id.into(), exec_id: exec_id.clone() }).await;
+    let waited = client.ends().wait(WaitRequest { container_id: id.into(), exec_id: exec_id.clone() }).await;
     // Deleting makes the shim flush and close the streams; the readers then see their end.
     let deleted = delete_process(client, id, &exec_id).await;
     if deleted.is_err() {

@@ -1,11 +1,12 @@
 //! Containers: from our spec to the engine's, and their life.
 
 use super::raw::Container;
-use super::{Docker, networks};
+use super::{Docker, libpod, networks};
 use crate::cgroup::View;
 use crate::engine::host::is_rootless;
-use crate::engine::{ContainerInfo, ContainerSpec, Mount, Network, Plug, State, oci};
+use crate::engine::{ContainerInfo, ContainerSpec, Mount, Network, Plug, State, oci, seccomp};
 use crate::error::{Context as _, Error, Result};
+use crate::net::Port;
 use bollard::errors::Error as ApiError;
 use bollard::models::{
     ContainerCreateBody, EndpointIpamConfig, EndpointSettings, HostConfig, HostConfigCgroupnsModeEnum,
@@ -13,12 +14,14 @@ use bollard::models::{
 };
 use bollard::query_parameters::{
     CreateContainerOptionsBuilder, KillContainerOptionsBuilder, RemoveContainerOptionsBuilder, StartContainerOptions,
-    WaitContainerOptions,
+    WaitContainerOptions, WaitContainerOptionsBuilder,
 };
 use futures::StreamExt as _;
 use std::collections::HashMap;
 use std::path::Path;
 use std::time::{Duration, UNIX_EPOCH};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 
 /// Label of everything that we make in the engine.
 pub(super) const MARK: &str = "oardocker";
@@ -27,7 +30,7 @@ pub(super) const MARK: &str = "oardocker";
 const GATE: &str = include_str!("gate.sh");
 
 /// Where the gate finds the console.
-const CONSOLE: &str = "/dev/oardocker-console";
+pub(super) const CONSOLE: &str = "/dev/oardocker-console";
 
 /// How long a killed container may take to end.
 const DYING: Duration = Duration::from_secs(10);
@@ -46,8 +49,7 @@ fn hierarchy(controller: &str, proc_cgroup: &str) -> String {
 fn gate(view: &View, proc_cgroup: &str) -> Vec<String> {
     let line = |c: &crate::cgroup::Controller| format!("{} {}\n", c.target, hierarchy(&c.name, proc_cgroup));
     let controllers: String = view.controllers.iter().map(line).collect();
-    // Podman has no private cgroup namespaces on v1 and hybrid hosts, so the container makes its own.
-    let shell = ["/usr/bin/unshare", "--cgroup", "/bin/sh", "-c", GATE, "gate"];
+    let shell = ["/bin/sh", "-c", GATE, "gate"];
     shell.into_iter().chain([view.kind, &controllers, CONSOLE]).map(Into::into).collect()
 }
 
@@ -66,9 +68,23 @@ fn bind(source: &str, target: &str, read_only: bool) -> ApiMount {
         source: Some(source.into()),
         typ: Some(MountType::BIND),
         read_only: Some(read_only),
-        // Recursive and private is what both engines do when nothing is said; Podman leaves out what is mounted below otherwise.
+        // Recursive and private is what the engine does when nothing is said.
         ..ApiMount::default()
     }
+}
+
+/// Exactly those that containerd gives: the engines' own defaults differ.
+pub(super) fn capabilities(spec: &ContainerSpec) -> Vec<String> {
+    oci::CAPABILITIES.into_iter().map(str::to_owned).chain(spec.capabilities.iter().cloned()).collect()
+}
+
+pub(super) fn is_read_only(mount: &Mount) -> bool {
+    mount.options.iter().any(|o| o == "ro")
+}
+
+/// The address of the host that a port is published on.
+pub(super) fn host_ip(port: &Port) -> &'static str {
+    if port.any { "0.0.0.0" } else { "127.0.0.1" }
 }
 
 impl Docker {
@@ -87,38 +103,25 @@ impl Docker {
 
     fn host_config(&self, spec: &ContainerSpec, plug: &Plug, console: &Path, below_ours: bool) -> HostConfig {
         let (tmpfs, binds): (Vec<&Mount>, Vec<&Mount>) = spec.mounts.iter().partition(|m| m.kind == "tmpfs");
-        let tmpfs = tmpfs.into_iter().map(|m| {
-            // Both engines forbid programs there unless told otherwise, and Podman copies what the image has.
-            let more = if self.podman { ",exec,notmpcopyup" } else { ",exec" };
-            (m.target.clone(), m.options.join(",") + more)
-        });
+        // The engine forbids programs there unless told otherwise.
+        let tmpfs = tmpfs.into_iter().map(|m| (m.target.clone(), m.options.join(",") + ",exec"));
         let mut mounts = vec![bind(&console.to_string_lossy(), CONSOLE, false)];
-        mounts.extend(binds.into_iter().map(|m| bind(&m.source, &m.target, m.options.iter().any(|o| o == "ro"))));
+        mounts.extend(binds.into_iter().map(|m| bind(&m.source, &m.target, is_read_only(m))));
         let ports = plug.ports.iter().map(|p| {
-            let ip = if p.any { "0.0.0.0" } else { "127.0.0.1" };
-            let binding = PortBinding { host_ip: Some(ip.into()), host_port: Some(p.host.to_string()) };
+            let binding = PortBinding { host_ip: Some(host_ip(p).into()), host_port: Some(p.host.to_string()) };
             (format!("{}/tcp", p.container), Some(vec![binding]))
         });
-        let mut security = vec!["seccomp=unconfined".to_owned(), "apparmor=unconfined".into(), "label=disable".into()];
-        if self.podman && spec.open_proc {
-            security.push("unmask=ALL".into());
-        }
-        // Exactly those that containerd gives: the engines' own defaults differ.
-        let capabilities = oci::CAPABILITIES.into_iter().map(str::to_owned).chain(spec.capabilities.iter().cloned());
+        let seccomp = format!("seccomp={}", seccomp::profile());
         HostConfig {
             mounts: Some(mounts),
             tmpfs: Some(tmpfs.collect()),
             cgroup_parent: below_ours.then(|| spec.cgroup.clone()),
             cgroupns_mode: Some(HostConfigCgroupnsModeEnum::PRIVATE),
             cap_drop: Some(vec!["ALL".into()]),
-            cap_add: Some(capabilities.collect()),
-            // Without root nothing can be allowed that the user may not do anyway.
-            device_cgroup_rules: (!is_rootless())
-                .then(|| oci::DEVICES.iter().map(|(a, b)| format!("c {a}:{b} rwm")).collect()),
+            cap_add: Some(capabilities(spec)),
+            device_cgroup_rules: Some(oci::DEVICES.iter().map(|(a, b)| format!("c {a}:{b} rwm")).collect()),
             pids_limit: Some(unlimited()),
-            security_opt: Some(security),
-            masked_paths: spec.open_proc.then(Vec::new),
-            readonly_paths: spec.open_proc.then(Vec::new),
+            security_opt: Some(vec![seccomp, "apparmor=unconfined".into(), "label=disable".into()]),
             network_mode: Some(networks::name(&plug.network)),
             port_bindings: Some(ports.collect()),
             log_config: Some(HostConfigLogConfig { typ: Some("none".into()), config: None }),
@@ -137,6 +140,13 @@ impl Docker {
             std::fs::read_to_string("/proc/self/cgroup").doing(|| "cannot read /proc/self/cgroup".into())?;
         // The variables are those of the first process alone: sessions would inherit what the engine knows.
         let clean = ["/usr/bin/env".to_owned(), "-i".into()].into_iter().chain(spec.process.env.iter().cloned());
+        let command: Vec<String> = clean.chain(spec.process.args.iter().cloned()).collect();
+        let gate = gate(view, &hierarchies);
+        let below_ours = self.takes_cgroup_paths().await?;
+        if self.podman {
+            let wanted = libpod::container(spec, plug, console, image, &gate, &command, below_ours, unlimited());
+            return self.create_libpod(&wanted.doing(doing)?).await.doing(doing);
+        }
         let endpoint = EndpointSettings {
             ipam_config: Some(EndpointIpamConfig {
                 ipv4_address: Some(plug.subnet.host(plug.index)?.to_string()),
@@ -151,11 +161,11 @@ impl Docker {
             image: Some(image.into()),
             user: Some("0:0".into()),
             working_dir: Some("/".into()),
-            entrypoint: Some(gate(view, &hierarchies)),
-            cmd: Some(clean.chain(spec.process.args.iter().cloned()).collect()),
+            entrypoint: Some(gate),
+            cmd: Some(command),
             labels: Some(labels),
             exposed_ports: Some(plug.ports.iter().map(|p| format!("{}/tcp", p.container)).collect()),
-            host_config: Some(self.host_config(spec, plug, console, self.takes_cgroup_paths().await?)),
+            host_config: Some(self.host_config(spec, plug, console, below_ours)),
             networking_config: Some(NetworkingConfig {
                 endpoints_config: Some(HashMap::from([(networks::name(&plug.network), endpoint)])),
             }),
@@ -173,12 +183,28 @@ impl Docker {
         if no_iptables { started.map_err(|e| e.hint("netavark needs iptables: apt install iptables")) } else { started }
     }
 
+    /// Waits for the end of a container. The kernel is waited for first: an engine goes on waiting for a client that is gone.
     pub(super) async fn wait_for(&self, id: &str) -> Result<u32> {
-        let code = match self.api.wait_container(id, None::<WaitContainerOptions>).next().await {
+        let doing = || format!("cannot wait for container {id}");
+        let pid = self.inspect(id).await?.filter(|c| c.state.running).and_then(|c| i32::try_from(c.state.pid).ok());
+        if let Some(pid) = pid.and_then(rustix::process::Pid::from_raw) {
+            match rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::NONBLOCK) {
+                Ok(fd) => {
+                    // SAFETY: the descriptor is the value's own, and is neither replaced nor closed before it.
+                    let ends = unsafe { AsyncFd::register_with_interest(fd, Interest::READABLE) };
+                    let ends = ends.map_err(|e| e.to_string());
+                    drop(ends.doing(doing)?.readable().await.doing(doing)?);
+                }
+                // It has ended since.
+                Err(rustix::io::Errno::SRCH) => {}
+                Err(e) => return Err(std::io::Error::from(e)).doing(doing),
+            }
+        }
+        let code = match self.patient.wait_container(id, None::<WaitContainerOptions>).next().await {
             Some(Ok(answer)) => answer.status_code,
             Some(Err(ApiError::DockerContainerWaitError { code, .. })) => code,
-            Some(Err(e)) => return Err(e).doing(|| format!("cannot wait for container {id}")),
-            None => return Err(Error::new(format!("cannot wait for container {id}: the engine hung up"))),
+            Some(Err(e)) => return Err(e).doing(doing),
+            None => return Err(Error::new("the engine hung up")).doing(doing),
         };
         Ok(u32::try_from(code).unwrap_or(1))
     }
@@ -233,8 +259,21 @@ impl Docker {
             // Without aardvark-dns, which Debian only suggests, Podman removes it, and then says that it could not take its
             // name out of the DNS that it never gave it.
             Err(_) if self.podman && self.is_gone(id).await => Ok(()),
+            // Somebody else is at it, such as a command that was killed a moment ago.
+            Err(e) if is(&e, 409) => self.wait_removed(id).await.doing(|| format!("cannot remove container {id}: {e}")),
             Err(e) if !is(&e, 404) => Err(e).doing(|| format!("cannot remove container {id}")),
             _ => Ok(()),
+        }
+    }
+
+    /// Waits until a container is gone that the engine removes already.
+    async fn wait_removed(&self, id: &str) -> Result<()> {
+        let options = WaitContainerOptionsBuilder::default().condition("removed").build();
+        let mut removed = self.patient.wait_container(id, Some(options));
+        match tokio::time::timeout(DYING, removed.next()).await {
+            // What it says is about the end of the process, or that there is no such container.
+            Ok(_) if self.is_gone(id).await => Ok(()),
+            _ => Err(Error::new(format!("it is still there after {} s", DYING.as_secs()))),
         }
     }
 

@@ -6,9 +6,11 @@
 mod containers;
 mod exec;
 mod images;
+mod libpod;
 mod networks;
 pub(super) mod ping;
 mod raw;
+mod settle;
 
 use super::host::is_rootless;
 use super::io::Session;
@@ -17,10 +19,10 @@ use super::{
     ContainerInfo, ContainerSpec, Engine, EngineInfo, Image, ImageRecord, Layer, ProcessSpec, Purpose, StepRoot,
 };
 use crate::error::{Context as _, Error, Result};
-use crate::net::Subnet;
+use crate::net::{Access, Subnet};
 use async_trait::async_trait;
 use bollard::{API_DEFAULT_VERSION, Docker as Api};
-use ping::{SILENCE, ping, silent};
+use ping::{Pong, SILENCE, ping, silent};
 use std::collections::BTreeMap;
 use std::io::ErrorKind;
 use std::os::unix::fs::FileTypeExt as _;
@@ -35,13 +37,18 @@ const OLDEST_API: (u32, u32) = (1, 41);
 /// Oldest Podman with netavark.
 const OLDEST_PODMAN: u32 = 4;
 
-/// For what may take as long as it takes, such as waiting for a container's end: a day, in seconds.
-const PATIENCE: u64 = 86_400;
+/// How long an answer may take, in seconds: hundreds of containers may be asked for at once.
+const LIMIT: u64 = 600;
+
+/// For what takes as long as it takes: waiting for a container's end, in seconds.
+const FOREVER: u64 = u32::MAX as u64;
 
 /// One connection to one engine.
 #[derive(Debug)]
 pub struct Docker {
     api: Api,
+    /// The same, for waiting.
+    patient: Api,
     info: EngineInfo,
     socket: PathBuf,
     store: Store,
@@ -64,7 +71,9 @@ impl Docker {
         let doing = || format!("cannot use the container engine at {at}");
         let path = socket.to_owned();
         let pong = tokio::task::spawn_blocking(move || ping(&path)).await.doing(doing)?.doing(doing)?;
-        let api = Api::connect_with_unix(&socket.to_string_lossy(), PATIENCE, API_DEFAULT_VERSION).doing(doing)?;
+        let api = |limit| Api::connect_with_unix(&socket.to_string_lossy(), limit, API_DEFAULT_VERSION).doing(doing);
+        let (api, patient) = (api(LIMIT)?, api(FOREVER)?);
+        require_same_mounts(&pong).doing(doing)?;
         let (name, number) = match pong.podman {
             Some(number) => {
                 accept("Podman", &number, &pong.api, "").doing(doing)?;
@@ -91,8 +100,22 @@ impl Docker {
             socket: socket.into(),
             cgroupfs: tokio::sync::OnceCell::new(),
             podman: name == "Podman",
+            patient,
             api,
         })
+    }
+}
+
+/// What oardocker mounts for a cluster has to be there for the engine as well.
+fn require_same_mounts(pong: &Pong) -> Result<()> {
+    let of = |process: &str| std::fs::read_link(format!("/proc/{process}/ns/mnt"));
+    match (of(&pong.listener.to_string()), of("self")) {
+        // Who listens may have ended since, or may not be looked at.
+        (Ok(theirs), Ok(ours)) if theirs != ours => Err(Error::new(
+            "it has mounts of its own, and would not see what oardocker shares",
+        )
+        .hint("run the engine and oardocker in one mount namespace, or use another engine: --docker-host managed")),
+        _ => Ok(()),
     }
 }
 
@@ -194,7 +217,7 @@ impl Engine for Docker {
     }
 
     async fn begin_step(&self, parent: Option<&str>) -> Result<StepRoot> {
-        self.store.recover(false).await?;
+        self.store.recover().await?;
         self.store.begin_step(parent)
     }
 
@@ -207,11 +230,11 @@ impl Engine for Docker {
     }
 
     async fn abort_step(&self, step: StepRoot) -> Result<()> {
-        self.store.abort_step(&step.key)
+        self.store.throw_away(&step.key).await
     }
 
-    async fn create_network(&self, id: &str) -> Result<Subnet> {
-        self.make_network(id).await
+    async fn create_network(&self, id: &str, access: &Access) -> Result<Subnet> {
+        self.make_network(id, access).await
     }
 
     async fn remove_network(&self, id: &str) -> Result<()> {
@@ -256,8 +279,16 @@ impl Engine for Docker {
         self.run_session(id, process, session).await
     }
 
-    async fn recover(&self, own: bool) -> Result<()> {
-        self.store.recover(own).await
+    async fn recover(&self) -> Result<()> {
+        self.store.recover().await
+    }
+
+    fn orphans(&self) -> Result<Vec<u32>> {
+        self.orphans()
+    }
+
+    async fn settled(&self, old: &[u32]) -> Result<bool> {
+        self.settle(old).await
     }
 
     async fn release(&self) -> Result<()> {

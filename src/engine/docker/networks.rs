@@ -2,7 +2,7 @@
 
 use super::Docker;
 use crate::error::{Context as _, Result};
-use crate::net::{self, Subnet};
+use crate::net::{self, Access, Subnet};
 use bollard::models::{Ipam, IpamConfig, NetworkCreateRequest};
 use bollard::query_parameters::ListNetworksOptions;
 use std::collections::HashMap;
@@ -13,8 +13,10 @@ pub(super) fn name(id: &str) -> String {
 }
 
 impl Docker {
-    pub(super) async fn make_network(&self, id: &str) -> Result<Subnet> {
+    pub(super) async fn make_network(&self, id: &str, access: &Access) -> Result<Subnet> {
         self.drop_network(id).await?;
+        // Before there is a network to reach.
+        net::restrict(id, &name(id), access)?;
         let doing = || format!("cannot create network {}", name(id));
         // Podman makes the bridge when the first container starts, so the routing table does not tell yet.
         let known = self.api.list_networks(None::<ListNetworksOptions>).await.doing(doing)?;
@@ -44,10 +46,17 @@ impl Docker {
         Ok(subnet)
     }
 
+    /// Removes all networks of this name: an engine that is asked twice at once may make two.
     pub(super) async fn drop_network(&self, id: &str) -> Result<()> {
-        match self.api.remove_network(&name(id)).await {
-            Err(e) if !super::containers::is(&e, 404) => Err(e).doing(|| format!("cannot remove network {}", name(id))),
-            _ => Ok(()),
+        let doing = || format!("cannot remove network {}", name(id));
+        let known = self.api.list_networks(None::<ListNetworksOptions>).await.doing(doing)?;
+        let ours = known.into_iter().filter(|n| n.name.as_deref() == Some(&name(id))).filter_map(|n| n.id);
+        for network in ours {
+            match self.api.remove_network(&network).await {
+                Err(e) if !super::containers::is(&e, 404) => return Err(e).doing(doing),
+                _ => {}
+            }
         }
+        net::forget(id).await
     }
 }
