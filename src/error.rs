@@ -40,6 +40,11 @@ impl Error {
         Self { kind: Kind::Usage, ..Self::new(what) }
     }
 
+    /// The user does not want it any more: exit code 130, as after Ctrl-C.
+    pub fn interrupted() -> Self {
+        Self::new("interrupted").code(130)
+    }
+
     /// Ends the program with this exit code.
     #[must_use]
     pub fn code(mut self, code: u8) -> Self {

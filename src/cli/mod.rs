@@ -11,9 +11,9 @@ pub mod table;
 pub mod ui;
 
 use crate::engine::rootless;
-use crate::error::Error;
+use crate::error::{Error, Result};
 use commands::Context;
-use parse::{Env, Line, Parsed, Refusal};
+use parse::{Env, Invocation, Line, Parsed, Refusal};
 use std::ffi::OsString;
 use std::sync::Arc;
 use std::time::Instant;
@@ -109,23 +109,12 @@ fn execute(ui: &Arc<Ui>, line: &Line) -> u8 {
         let verbose = line.global.get("verbose").is_some_and(|v| v == true);
         for (i, invocation) in line.chain.iter().enumerate() {
             let begun = Instant::now();
-            let outcome = tokio::select! {
-                outcome = commands::run(&mut context, invocation) => outcome,
-                () = interrupted(invocation.command) => {
-                    ui.progress_end();
-                    ui.talk(&format!("\nInterrupted: {}", aftermath(invocation.command)));
-                    // A second one ends us whatever an engine that hangs does.
-                    tokio::select! {
-                        () = context.undo(invocation.command) => {}
-                        () = interrupted("undo") => ui.talk("Left as it is: run `oardocker stop`"),
-                    }
-                    return INTERRUPTED;
-                }
-            };
+            let Some(outcome) = attend(ui, &mut context, invocation).await else { return INTERRUPTED };
             if verbose {
                 ui.talk(&format!("{} took {:.2} s", invocation.command, begun.elapsed().as_secs_f64()));
             }
             let code = match outcome {
+                _ if context.cancellation().is_cancelled() => INTERRUPTED,
                 Ok(0) => continue,
                 Ok(code) => code,
                 Err(e) => {
@@ -149,7 +138,42 @@ fn execute(ui: &Arc<Ui>, line: &Line) -> u8 {
     code
 }
 
-/// What an interrupted command leaves.
+/// Runs a command. At Ctrl-C it is asked to end, and waited for: an engine may be at work for it. None after a second Ctrl-C.
+async fn attend(ui: &Ui, context: &mut Context, invocation: &Invocation) -> Option<Result<u8>> {
+    let cancel = context.cancellation();
+    let command = invocation.command;
+    let ended = {
+        let running = commands::run(context, invocation);
+        tokio::pin!(running);
+        tokio::select! {
+            outcome = &mut running => return Some(outcome),
+            () = interrupted(command) => {}
+        }
+        ui.progress_end();
+        // What only looks has nothing to end.
+        if matches!(command, "logs" | "status") {
+            return None;
+        }
+        ui.talk(&format!("\nInterrupted: {}", aftermath(command)));
+        cancel.cancel();
+        tokio::select! {
+            outcome = &mut running => Some(outcome),
+            () = interrupted("undo") => None,
+        }
+    };
+    match &ended {
+        None => {
+            context.abandon();
+            ui.talk("Left as it is: run `oardocker stop`");
+        }
+        // That it was interrupted has been said; what could not be undone has not.
+        Some(Err(e)) if e.exit_code() != INTERRUPTED => ui.error(e),
+        _ => {}
+    }
+    ended
+}
+
+/// What becomes of an interrupted command.
 fn aftermath(command: &str) -> String {
     match command {
         "build" | "install" | "start" => format!("{command} is undone"),

@@ -76,6 +76,11 @@ impl Ui {
         };
     }
 
+    /// What the user should know once, on stderr.
+    pub fn note(&self, text: &str) {
+        self.talk(&format!("{} {text}", self.paint(YELLOW, "note:")));
+    }
+
     /// A line on stderr.
     pub fn talk(&self, text: &str) {
         let print = || {

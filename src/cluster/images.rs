@@ -2,16 +2,18 @@
 
 use super::{COMMENT_LABEL, ENV_LABEL};
 use crate::cgroup::Cgroups;
-use crate::engine::host::is_rootless;
+use crate::engine::host::{is_rootless, write_file};
 use crate::engine::{Engine, ImageRecord, Mount, ProcessSpec, Purpose};
 use crate::error::{Context as _, Error, Result};
 use crate::image::build::{Builder, Definition, Network as BuildNetwork, Sandbox};
-use crate::net::{self, Network, Outlet};
+use crate::net::{self, Access, Network, Outlet};
+use crate::rooted::Root;
 use crate::source::{Form, PACKAGES, Prepared};
 use crate::workdir::{Workdir, templates};
 use async_trait::async_trait;
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use tokio::sync::{Mutex, OnceCell};
 
@@ -56,15 +58,15 @@ pub fn definitions(workdir: &Workdir, scratch: &Path) -> Result<Vec<Definition>>
     let mut bases = Vec::new();
     let args = &workdir.manifest.build_args;
     for role in workdir.roles()? {
-        let context = workdir.path("images").join(&role);
-        let text =
-            std::fs::read_to_string(context.join("Dockerfile")).doing(|| format!("cannot read {role}/Dockerfile"))?;
-        let from = crate::image::build::from(&context.join("Dockerfile"), &text, args)?;
+        let context = workdir.context(&role)?;
+        let from = crate::image::build::from(&context, args)?;
         if let Some(base) = templates::base_image(&from)
             && !bases.contains(&from)
         {
             let folder = scratch.join(from.replace(['/', ':'], "-"));
             let _ = std::fs::remove_dir_all(&folder);
+            std::fs::create_dir_all(&folder).doing(|| format!("cannot create {}", folder.display()))?;
+            let folder = Arc::new(Root::beneath(&folder)?);
             base.extract(&folder)?;
             definitions.push(Definition {
                 title: from.rsplit('/').next().unwrap_or(&from).to_owned(),
@@ -100,14 +102,16 @@ fn tagged(name: &str) -> String {
     if name.rsplit('/').next().is_some_and(|n| n.contains(':')) { name.into() } else { format!("{name}:latest") }
 }
 
+/// The script in the images that installs.
+pub fn installer(workdir: &Workdir) -> Result<&str> {
+    let script = workdir.manifest.install_script.as_deref();
+    script.ok_or_else(|| Error::new(format!("environment {} has nothing to install", workdir.env_name)))
+}
+
 /// Runs each role's install script on its `:base` image and keeps the result as `:latest`. Returns names, ids, comments.
 pub async fn install(builder: &Builder, workdir: &Workdir, source: &Prepared) -> Result<Vec<(String, String, String)>> {
-    let script = workdir
-        .manifest
-        .install_script
-        .clone()
-        .ok_or_else(|| Error::new(format!("environment {} has nothing to install", workdir.env_name)))?;
-    let work = workdir.manifest.install_on.iter().map(|role| install_on(builder, workdir, source, &script, role));
+    let script = installer(workdir)?;
+    let work = workdir.manifest.install_on.iter().map(|role| install_on(builder, workdir, source, script, role));
     let outcomes = futures::future::join_all(work).await;
     let (mut done, mut errors) = (Vec::new(), Vec::new());
     for outcome in outcomes {
@@ -213,14 +217,13 @@ enum Way {
 impl StepNetwork {
     /// For the builds of one environment.
     pub fn new(env_id: &str, scratch: &Path) -> Result<Self> {
-        std::fs::create_dir_all(scratch).doing(|| format!("cannot create {}", scratch.display()))?;
         let mut files = Vec::new();
         for (name, text) in [
             ("hosts", net::hosts(&[("build".into(), "127.0.1.1".parse().expect("an address"))])),
             ("resolv.conf", net::resolv_conf()?),
         ] {
             let path = scratch.join(name);
-            std::fs::write(&path, text).doing(|| format!("cannot write {}", path.display()))?;
+            write_file(&path, &text, 0o644)?;
             files.push((path, format!("/etc/{name}")));
         }
         let id = steps_id(env_id);
@@ -234,7 +237,7 @@ impl StepNetwork {
 }
 
 /// The id under which an environment's build steps have network and cgroups of their own, apart from its cluster's.
-fn steps_id(env_id: &str) -> String {
+pub fn steps_id(env_id: &str) -> String {
     // No environment is called so: their ids are hexadecimal.
     format!("{env_id}s")
 }
@@ -248,7 +251,7 @@ pub fn steps_cgroup(env_id: &str) -> String {
 pub async fn remove_steps(engine: &dyn Engine, cgroups: &Cgroups, env_id: &str) -> Result<()> {
     let id = steps_id(env_id);
     let mut errors = Vec::new();
-    errors.extend(engine.recover(false).await.err());
+    errors.extend(engine.recover().await.err());
     if Network::exists(&id) {
         errors.extend(Network::remove(&id).await.err());
     }
@@ -265,7 +268,7 @@ impl BuildNetwork for StepNetwork {
             Way::Outlet(outlet) => return outlet.attach(name).await,
             Way::Bridge { network, next, indices } => (network, next, indices),
         };
-        let network = network.get_or_try_init(|| Network::create(&self.id)).await?;
+        let network = network.get_or_try_init(|| async { Network::create(&self.id, &Access::root()).await }).await?;
         // Addresses are used once per build; a build has a few hundred steps at most.
         let index = next.fetch_add(1, Ordering::Relaxed);
         indices.lock().await.insert(name.into(), index);

@@ -7,9 +7,11 @@ pub mod elsewhere;
 pub mod files;
 pub mod images;
 pub mod legacy;
+pub mod limits;
 pub mod notify;
 pub mod old_folder;
 pub mod plan;
+pub mod preflight;
 pub mod request;
 pub mod run;
 pub mod session;
@@ -39,7 +41,7 @@ pub fn role(host: &str) -> &str {
 /// Fails when the cluster runs on another engine than this one, which would neither find nor remove it.
 pub fn require_its_engine(engine: &dyn Engine, env_id: &str) -> Result<()> {
     let host = &engine.info().docker_host;
-    match files::Files::new(env_id).engine() {
+    match files::Files::new(env_id).engine()? {
         Some(other) if other != *host => {
             Err(Error::new(format!("the cluster of this environment runs on another engine: {other}, not {host}"))
                 .hint(format!("stop it there first: oardocker --docker-host {other} stop")))

@@ -4,8 +4,8 @@ use super::request::Request;
 use super::volume::Mode;
 use super::{ENV_LABEL, HOST_LABEL, container_id, cow, files, role};
 use crate::cgroup::{Cgroups, Controller, Layout, View, node_path};
-use crate::engine::{ContainerSpec, Mount, Network, Plug, ProcessSpec};
-use crate::net::{Port, Subnet};
+use crate::engine::{ContainerSpec, Mount, NODE_CAPABILITIES, Network, Plug, ProcessSpec};
+use crate::net::{Access, Port, Subnet};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
@@ -44,6 +44,8 @@ pub fn hosts(
             let mut env = image_env.get(&role).cloned().unwrap_or_default();
             env.retain(|e| !e.starts_with("container="));
             env.push("container=oci".into());
+            // Before there is a journal, systemd would say what is wrong on a console that containers lack.
+            env.push("SYSTEMD_LOG_TARGET=journal-or-kmsg".into());
             env.push(format!("NOTIFY_SOCKET={}", files::NOTIFY_INSIDE));
             let spec = ContainerSpec {
                 id: container_id(&request.env_id, &name),
@@ -58,8 +60,7 @@ pub fn hosts(
                 }),
                 cgroup: node_path(&request.env_id, &name),
                 cgroup_view: Some(view(cgroups, &request.env_id, &name)),
-                capabilities: vec!["CAP_SYS_ADMIN".into(), "CAP_SYS_NICE".into()],
-                open_proc: true,
+                capabilities: NODE_CAPABILITIES.map(str::to_owned).to_vec(),
                 labels: BTreeMap::from([
                     (ENV_LABEL.to_owned(), request.env_id.clone()),
                     (HOST_LABEL.to_owned(), name.clone()),
@@ -74,6 +75,12 @@ pub fn hosts(
 pub fn ports(request: &Request) -> Vec<Port> {
     let port = |container: &u16| Port { host: request.offset + container, container: *container, any: request.any };
     request.ports.iter().map(port).collect()
+}
+
+/// Who on the host may reach the cluster.
+pub fn access(request: &Request) -> Access {
+    let users = (!request.any).then(|| request.user.into_iter().collect());
+    Access { users, ports: ports(request).iter().map(|p| p.host).collect() }
 }
 
 /// systemd 257 refuses v1, every systemd from 232 on runs on v2, and a host that has v2 can give it to a container. OAR's v1
@@ -108,6 +115,7 @@ fn mounts(request: &Request, host: &str) -> Vec<Mount> {
         tmpfs("/run/lock", "1777"),
         tmpfs("/tmp", "1777"),
         Mount::bind(text(dir.notify_dir(host)), files::NOTIFY_DIR_INSIDE, false),
+        Mount::bind(text(dir.kmsg(host)), "/dev/kmsg", false),
         Mount::bind(text(dir.path("hosts")), "/etc/hosts", true),
         Mount::bind(text(dir.path("resolv.conf")), "/etc/resolv.conf", true),
         Mount::bind(text(dir.path("nodes")), "/var/lib/container/nodes", true),
@@ -115,7 +123,7 @@ fn mounts(request: &Request, host: &str) -> Vec<Mount> {
         Mount::bind(text(dir.path("system.conf")), "/etc/systemd/system.conf.d/oardocker.conf", true),
         Mount::bind(text(dir.path("profile.sh")), "/etc/profile.d/oardocker_env.sh", true),
         Mount::bind(text(dir.path("environment")), "/etc/environment", true),
-        Mount::bind(text(request.init_scripts.clone()), "/var/lib/container/init-scripts", true),
+        Mount::bind(text(dir.init_scripts()), "/var/lib/container/init-scripts", true),
     ];
     if host == "rsyslog" {
         mounts.push(Mount::bind(text(dir.log_dir()), "/var/log/oardocker", false));
@@ -125,12 +133,12 @@ fn mounts(request: &Request, host: &str) -> Vec<Mount> {
         mounts.push(Mount::bind(text(dir.path("ssh_environment")), "/var/lib/oar/.ssh/environment", true));
     }
     for history in files::HISTORIES {
-        mounts.push(Mount::bind(text(files::history(&request.histories, host, history)), history, false));
+        mounts.push(Mount::bind(text(dir.history(host, history)), history, false));
     }
     for (i, volume) in request.volumes.iter().enumerate() {
         mounts.push(match volume.mode {
-            Mode::ReadOnly => Mount::bind(&volume.host, &volume.container, true),
-            Mode::ReadWrite => Mount::bind(&volume.host, &volume.container, false),
+            Mode::ReadOnly => Mount::bind(text(dir.volume(i)), &volume.container, true),
+            Mode::ReadWrite => Mount::bind(text(dir.volume(i)), &volume.container, false),
             Mode::CopyOnWrite => Mount::bind(text(cow::merged(&request.env_id, host, i)), &volume.container, false),
         });
     }
@@ -150,8 +158,8 @@ pub(super) mod tests {
             ports: vec![80],
             offset: 40000,
             any: false,
-            init_scripts: "/w/.oardocker/init-scripts".into(),
-            histories: "/w/.oardocker/tmp".into(),
+            user: Some(1000),
+            env_dir: std::sync::Arc::new(crate::rooted::Root::beneath(std::path::Path::new("/")).unwrap()),
         }
     }
 

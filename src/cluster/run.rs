@@ -15,6 +15,7 @@ use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio_util::sync::CancellationToken;
 
 /// A host that has not booted after this time does not boot.
 const BOOT: Duration = Duration::from_secs(120);
@@ -48,6 +49,8 @@ pub struct Runner {
     pub cgroups: Cgroups,
     /// For progress.
     pub listener: Arc<Listener>,
+    /// Whether the user still wants it. What an engine was asked for is waited for all the same, so that nothing appears later.
+    pub cancel: CancellationToken,
 }
 
 impl std::fmt::Debug for Runner {
@@ -64,7 +67,7 @@ impl Runner {
         let outcome = self.try_start(request, image, wait).await;
         if outcome.is_err() {
             // The first error is the one worth showing; a second stop will tell what this one could not remove.
-            let _ = self.stop(&request.env_id).await;
+            let _ = self.stop(&request.env_id, None).await;
         }
         outcome
     }
@@ -84,9 +87,9 @@ impl Runner {
         }
         let files = Files::new(&request.env_id);
         files.claim(&self.engine.info().docker_host)?;
-        let subnet = self.engine.create_network(&request.env_id).await?;
+        let subnet = self.engine.create_network(&request.env_id, &plan::access(request)).await?;
         let mut hosts = plan::hosts(request, &self.cgroups, subnet, &env);
-        let old = old_folder::is_old(&request.init_scripts);
+        let old = old_folder::is_old(&request.env_dir);
         old_folder::adapt(&mut hosts, &processes, old, &self.cgroups, &request.env_id);
         legacy::keep_to_v1(&mut hosts, &self.cgroups);
         let names: Vec<String> = hosts.iter().map(|h| h.name.clone()).collect();
@@ -94,7 +97,6 @@ impl Runner {
             .map(|(name, index)| Ok((name, subnet.host(index)?)))
             .collect::<Result<_>>()?;
         files.create(request, &names, &net::hosts(&addresses), &net::resolv_conf()?)?;
-        old_folder::console_is_log(&hosts, &files)?;
         let cow = request.volumes.iter().any(|v| v.mode == Mode::CopyOnWrite);
         for name in &names {
             self.cgroups.create(&request.env_id, name)?;
@@ -103,16 +105,19 @@ impl Runner {
             }
         }
         self.fill_home(&files, chain).await?;
+        self.still_wanted()?;
         let mut sockets = Vec::new();
         for name in &names {
             sockets.push((name.clone(), Notify::bind(&files.notify_dir(name))?));
         }
         self.launch(&hosts, &files, image).await?;
+        self.still_wanted()?;
         if !wait {
             return Ok(());
         }
         self.wait_booted(&request.env_id, sockets).await?;
         self.wait_alive(&request.env_id, &names).await?;
+        self.still_wanted()?;
         (self.listener)(Event::Ready);
         Ok(())
     }
@@ -129,7 +134,9 @@ impl Runner {
         let mut starting: FuturesUnordered<_> = hosts
             .iter()
             .map(|host| async {
+                self.still_wanted()?;
                 self.engine.create(&host.spec, &image(&host.role), &files.console(&host.name)).await?;
+                self.still_wanted()?;
                 self.engine.start(&host.spec.id).await?;
                 (self.listener)(Event::Started(host.name.clone()));
                 Ok::<_, Error>(())
@@ -150,9 +157,11 @@ impl Runner {
                 let id = container_id(env_id, name);
                 let outcome = tokio::select! {
                     ready = socket.ready() => ready,
-                    ended = self.engine.wait(&id) => {
-                        Err(Error::new(format!("{name} ended while booting, with code {}", ended.unwrap_or_default())))
-                    }
+                    ended = self.engine.wait(&id) => Err(match ended {
+                        Ok(code) => Error::new(format!("{name} ended while booting, with code {code}")),
+                        Err(e) => e.within(format!("cannot tell whether {name} boots")),
+                    }),
+                    () = self.cancel.cancelled() => Err(Error::interrupted()),
                     () = tokio::time::sleep(BOOT) => {
                         Err(Error::new(format!("{name} did not come up within {} s", BOOT.as_secs())))
                     }
@@ -163,7 +172,8 @@ impl Runner {
         while let Some((name, outcome)) = booting.next().await {
             match outcome {
                 Ok(()) => (self.listener)(Event::Booted(name.clone())),
-                Err(e) => return Err(e.detail(self.journal(env_id, name).await)),
+                Err(e) if self.cancel.is_cancelled() => return Err(e),
+                Err(e) => return Err(e.detail(self.last_words(env_id, name).await)),
             }
         }
         Ok(())
@@ -175,7 +185,8 @@ impl Runner {
         let server = container_id(env_id, "server");
         let mut args = vec!["/bin/bash", "-c", old_folder::WAIT_ALIVE, "wait_alive.sh"];
         args.extend(&nodes);
-        let (code, out, err) = session::capture(self.engine.as_ref(), &server, &args).await?;
+        let asked = self.cancel.run_until_cancelled(session::capture(self.engine.as_ref(), &server, &args)).await;
+        let (code, out, err) = asked.unwrap_or_else(|| Err(Error::interrupted()))?;
         if code != 0 {
             let mut details: Vec<String> = err.lines().map(Into::into).collect();
             details.extend(self.journal(env_id, "server").await);
@@ -196,21 +207,61 @@ impl Runner {
         Ok(())
     }
 
+    fn still_wanted(&self) -> Result<()> {
+        if self.cancel.is_cancelled() { Err(Error::interrupted()) } else { Ok(()) }
+    }
+
     /// The end of a host's journal, as far as it can be had.
     async fn journal(&self, env_id: &str, name: &str) -> Vec<String> {
         let id = container_id(env_id, name);
         let args = ["/bin/journalctl", "--no-pager", "-n", "15", "-o", "short-monotonic"];
-        let text = match session::capture(self.engine.as_ref(), &id, &args).await {
-            Ok((0, out, _)) => out,
-            _ => std::fs::read_to_string(Files::new(env_id).console(name)).unwrap_or_default(),
-        };
-        let lines: Vec<String> = text.lines().map(|l| format!("{name} | {l}")).collect();
-        lines[lines.len().saturating_sub(15)..].to_vec()
+        match session::capture(self.engine.as_ref(), &id, &args).await {
+            Ok((0, out, _)) => last_lines(name, &out),
+            _ => Vec::new(),
+        }
     }
 
-    /// Removes everything of a cluster, whoever left it in whatever state. Nothing there is fine.
-    pub async fn stop(&self, env_id: &str) -> Result<()> {
+    /// The same, with the end of what the host's first process said itself: one that has ended has no journal to read.
+    async fn last_words(&self, env_id: &str, name: &str) -> Vec<String> {
+        let mut lines = self.journal(env_id, name).await;
+        lines.extend(last_lines(name, &Files::new(env_id).last_words(name)));
+        lines
+    }
+
+    /// Waits for what a killed oardocker had asked of the engine, so that nothing of it appears after a stop. `old` is what the
+    /// engine was at work on before.
+    async fn settle(&self, old: &[u32]) -> Result<()> {
+        if !self.engine.settled(old).await? {
+            let name = &self.engine.info().name;
+            let note = format!(
+                "{name} is still at work for a client that is gone: if that was a killed oardocker, `oardocker stop` once more later"
+            );
+            (self.listener)(Event::Note(note));
+        }
+        Ok(())
+    }
+
+    /// Removes everything of a cluster, whoever left it in whatever state. Nothing there is fine. `killed` says that an oardocker
+    /// was, and what the engine was at work on for others before.
+    pub async fn stop(&self, env_id: &str, killed: Option<&[u32]>) -> Result<()> {
         require_its_engine(self.engine.as_ref(), env_id)?;
+        let mut errors = Vec::new();
+        errors.extend(self.remove_containers(env_id).await.err());
+        if let Some(old) = killed {
+            // After the containers, whose ends a client that is gone may have waited for; and what it asked for has come by now.
+            errors.extend(self.settle(old).await.err());
+            errors.extend(self.remove_containers(env_id).await.err());
+        }
+        let files = Files::new(env_id);
+        errors.extend(self.engine.remove_network(env_id).await.err());
+        errors.extend(self.cgroups.remove_patiently(env_id).await.err());
+        if errors.is_empty() {
+            errors.extend(files.remove().err());
+        }
+        Error::all(errors)
+    }
+
+    async fn remove_containers(&self, env_id: &str) -> Result<()> {
         let mut errors = Vec::new();
         // A container that was being created when its oardocker was killed may have left only its filesystem.
         let mut ids: BTreeMap<String, String> = BTreeMap::new();
@@ -237,12 +288,6 @@ impl Runner {
         while let Some(outcome) = removing.next().await {
             errors.extend(outcome.err());
         }
-        errors.extend(cow::unmount_all(env_id).err());
-        errors.extend(self.engine.remove_network(env_id).await.err());
-        errors.extend(self.cgroups.remove_patiently(env_id).await.err());
-        if errors.is_empty() {
-            errors.extend(files.remove().err());
-        }
         Error::all(errors)
     }
 
@@ -263,6 +308,7 @@ impl Runner {
                     self.engine.end_task(&container.id, grace).await?;
                     // Not before: what a systemd that shuts down says is not about the next one.
                     let socket = Notify::bind(&files.notify_dir(name))?;
+                    files.clear_kmsg(name)?;
                     self.engine.restart(&container.id, &files.console(name)).await?;
                     (self.listener)(Event::Restarted(name.clone()));
                     Ok::<_, Error>((name.clone(), socket))
@@ -288,4 +334,10 @@ impl Runner {
         }
         Ok(())
     }
+}
+
+/// The last lines of a text, with the host's name in front.
+fn last_lines(name: &str, text: &str) -> Vec<String> {
+    let lines: Vec<String> = text.lines().filter(|l| !l.trim().is_empty()).map(|l| format!("{name} | {l}")).collect();
+    lines[lines.len().saturating_sub(15)..].to_vec()
 }

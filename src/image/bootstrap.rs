@@ -8,14 +8,19 @@ use std::io::Write as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::Stdio;
+use std::time::Duration;
 use tokio::io::{AsyncBufReadExt as _, BufReader};
-use tokio::process::Command;
+use tokio::process::{Child, Command};
+use tokio_util::sync::CancellationToken;
 
 /// Suites that nobody signs any more: their keys have expired, and are not among those that apt trusts.
 const ARCHIVED: [&str; 3] = ["jessie", "stretch", "buster"];
 
 /// Lets apt accept a good signature by a key that has expired since; the base images use it too.
 const GPGV: &str = include_str!("../../images/debian/gpgv_expired_keys");
+
+/// How long mmdebstrap may take to end when it is asked to.
+const LAST_FAVOUR: Duration = Duration::from_secs(20);
 
 /// Debian's keys, those of suites out of support apart.
 const KEYRINGS: &str =
@@ -60,13 +65,21 @@ fn program(text: &str) -> std::io::Result<tempfile::TempPath> {
 }
 
 /// Makes the layer of a minimal Debian.
-pub async fn bootstrap(suite: &str, to: &Path, line: &(dyn Fn(&str) + Sync)) -> Result<Layer> {
+pub async fn bootstrap(
+    suite: &str,
+    to: &Path,
+    line: &(dyn Fn(&str) + Sync),
+    cancel: &CancellationToken,
+) -> Result<Layer> {
     let mirror = mirror(suite);
     let doing = || format!("cannot bootstrap debian:{suite} from {mirror}");
     line(&format!("Bootstrapping debian:{suite} from {mirror} with mmdebstrap"));
     let tar = tempfile::NamedTempFile::new_in(to.parent().unwrap_or(Path::new("/tmp"))).doing(doing)?;
     let gpgv = program(GPGV).doing(doing)?;
-    let mut child = Command::new("mmdebstrap")
+    let mut command = Command::new("mmdebstrap");
+    command
+        // An index that cannot be had is an error, and not an old one or none.
+        .args(["--aptopt=APT::Update::Error-Mode \"any\"", "--aptopt=Acquire::Retries \"3\""])
         .args(["--variant=minbase", "--mode=root", "--format=tar", "--include=ca-certificates"])
         // The runtime makes /dev anew in every container; without root nobody could unpack devices.
         .arg("--skip=output/dev")
@@ -80,7 +93,13 @@ pub async fn bootstrap(suite: &str, to: &Path, line: &(dyn Fn(&str) + Sync)) -> 
         .stdin(Stdio::null())
         .stdout(tar.reopen().doing(doing)?)
         .stderr(Stdio::piped())
-        .kill_on_drop(true)
+        .env("TMPDIR", to.parent().unwrap_or(Path::new("/tmp")))
+        // A signal for us is ours to pass on.
+        .process_group(0)
+        .kill_on_drop(true);
+    // SAFETY: prctl is safe between fork and exec. It cleans up after itself when we are killed.
+    unsafe { command.pre_exec(|| Ok(nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGTERM)?)) };
+    let mut child = command
         .spawn()
         .map_err(|e| match e.kind() {
             std::io::ErrorKind::NotFound => {
@@ -92,7 +111,15 @@ pub async fn bootstrap(suite: &str, to: &Path, line: &(dyn Fn(&str) + Sync)) -> 
     let mut said = Vec::new();
     if let Some(stderr) = child.stderr.take() {
         let mut lines = BufReader::new(stderr).lines();
-        while let Ok(Some(text)) = lines.next_line().await {
+        loop {
+            let next = tokio::select! {
+                next = lines.next_line() => next,
+                () = cancel.cancelled() => {
+                    end(&mut child).await;
+                    return Err(Error::interrupted());
+                }
+            };
+            let Ok(Some(text)) = next else { break };
             // Its progress bars rewrite one line again and again.
             if let Some(last) = text.rsplit('\r').find(|t| !t.trim().is_empty() && !t.contains("...%")) {
                 line(last);
@@ -110,6 +137,16 @@ pub async fn bootstrap(suite: &str, to: &Path, line: &(dyn Fn(&str) + Sync)) -> 
     }
     let (file, to) = (tar.reopen().doing(doing)?, to.to_owned());
     tokio::task::spawn_blocking(move || layer::from_tar(file, &to)).await.doing(doing)?
+}
+
+/// Has mmdebstrap end, which takes away what it has mounted.
+async fn end(child: &mut Child) {
+    if let Some(pid) = child.id().and_then(|pid| i32::try_from(pid).ok()) {
+        let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGTERM);
+    }
+    if tokio::time::timeout(LAST_FAVOUR, child.wait()).await.is_err() {
+        let _ = child.kill().await;
+    }
 }
 
 #[cfg(test)]

@@ -18,6 +18,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
 
 /// Name prefix of cached steps.
 pub const CACHE: &str = "oardocker.cache/";
@@ -37,7 +38,7 @@ pub struct Definition {
     /// Name in the engine.
     pub tag: String,
     /// Folder with the Dockerfile; the build context.
-    pub context: PathBuf,
+    pub context: Arc<Root>,
     /// Values for its `ARG`s.
     pub args: BTreeMap<String, String>,
     /// Labels for the engine.
@@ -90,6 +91,8 @@ pub struct Builder {
     pub listener: Arc<Listener>,
     /// How.
     pub options: Options,
+    /// Whether the user still wants it; what is at work is ended, and waited for.
+    pub cancel: CancellationToken,
 }
 
 impl std::fmt::Debug for Builder {
@@ -117,13 +120,11 @@ impl Builder {
     pub async fn build(&self, definitions: &[Definition]) -> Result<Vec<(String, String)>> {
         let mut parsed = Vec::new();
         for d in definitions {
-            let file = d.context.join("Dockerfile");
-            let text = std::fs::read_to_string(&file).doing(|| format!("cannot read {}", file.display()))?;
-            if d.context.join(".dockerignore").exists() {
-                return Err(Error::new(format!("{} is not supported", d.context.join(".dockerignore").display()))
+            if d.context.entry(Path::new(".dockerignore")).is_ok() {
+                return Err(Error::new(format!("{}/.dockerignore is not supported", d.context.path().display()))
                     .hint("move what should not be copied out of this folder"));
             }
-            parsed.push(dockerfile::parse(&file.display().to_string(), &text)?);
+            parsed.push(parse(&d.context)?);
         }
         let bases = bases(definitions, &parsed);
         let order = order(definitions, &bases)?;
@@ -150,22 +151,14 @@ impl Builder {
                 };
                 me.one(&definition, &file, from, &cache).await.map(Arc::new).map_err(Arc::new)
             };
-            // Spawned, so that images whose parents are ready make progress on every core.
-            let spawned = tokio::spawn(work);
-            let flat = async move { spawned.await.unwrap_or_else(|e| Err(Arc::new(Error::new(e.to_string())))) };
-            building.insert(i, flat.boxed().shared());
+            building.insert(i, work.boxed().shared());
         }
+        // All of them to their ends, also when one fails: nothing may be at work on the engine when it is torn down.
+        let outcomes = futures::future::join_all((0..definitions.len()).map(|i| building[&i].clone())).await;
         let mut done = Vec::new();
-        for (i, definition) in definitions.iter().enumerate() {
-            let outcome = building[&i].clone().await;
-            match outcome {
-                Ok(_) => done.push((definition.tag.clone(), String::new())),
-                Err(e) => {
-                    // The others may still be at work on the same engine; wait before anything is torn down.
-                    futures::future::join_all(building.into_values()).await;
-                    return Err(unshare(&e).within(format!("cannot build {}", definition.title)));
-                }
-            }
+        for (outcome, definition) in outcomes.into_iter().zip(definitions) {
+            outcome.map_err(|e| unshare(&e).within(format!("cannot build {}", definition.title)))?;
+            done.push((definition.tag.clone(), String::new()));
         }
         let ids: HashMap<_, _> = self.engine.images().await?.into_iter().map(|r| (r.name, r.id)).collect();
         for (tag, id) in &mut done {
@@ -206,11 +199,12 @@ impl Builder {
             return Ok(image);
         }
         let mut labels = BTreeMap::from([("oardocker.base".to_owned(), "true".to_owned())]);
-        let image = match registry::pull(self.engine.as_ref(), name, &self.scratch).await {
+        let image = match registry::pull(self.engine.as_ref(), name, &self.scratch, &self.cancel).await {
             Ok(image) => {
                 say(&format!("Pulled {name}"));
                 image
             }
+            Err(why) if self.cancel.is_cancelled() => return Err(why),
             Err(why) => match bootstrap::suite(name) {
                 Some(suite) => {
                     say(&format!("No registry gives {name} ({why})"));
@@ -231,7 +225,7 @@ impl Builder {
     ) -> Result<Image> {
         let file = self.scratch_file()?;
         let title = definition.title.clone();
-        let layer = bootstrap::bootstrap(suite, &file, &|line| (self.listener)(&title, line)).await?;
+        let layer = bootstrap::bootstrap(suite, &file, &|line| (self.listener)(&title, line), &self.cancel).await?;
         let kept = async {
             self.engine.put_layer(&layer, &file).await?;
             unpack::unpack(self.engine.as_ref(), &layer, &file, None).await
@@ -287,8 +281,12 @@ impl Builder {
         say(&format!("Step 1/{total} : FROM {}", file.from));
         let mut verified = false;
         for (i, step) in file.steps.iter().enumerate() {
+            if self.cancel.is_cancelled() {
+                return Err(Some(Error::interrupted()));
+            }
             say(&format!("Step {}/{total} : {}", i + 2, step.text));
-            let place = || format!("{}:{}: {}", definition.context.join("Dockerfile").display(), step.line, step.text);
+            let file = definition.context.path().join("Dockerfile");
+            let place = || format!("{}:{}: {}", file.display(), step.line, step.text);
             let change = state.evaluate(step, &definition.context).map_err(|e| Some(e.within(place())))?;
             let Some(change) = change else { continue };
             let key = state.key(&change).map_err(|e| Some(e.within(place())))?;
@@ -333,6 +331,9 @@ impl Builder {
         labels: &BTreeMap<String, String>,
         purpose: Purpose,
     ) -> Result<String> {
+        if self.cancel.is_cancelled() {
+            return Err(Error::interrupted());
+        }
         let info = self.engine.info();
         if purpose == Purpose::Run && info.copies_images {
             (self.listener)(title, &format!("Copying the image into {}", info.name));
@@ -356,7 +357,7 @@ impl Builder {
                 Change::Copy(plan) => {
                     let mut plan = plan.clone();
                     if let Some(owner) = state.owner.as_deref() {
-                        let user = Accounts::read(&Root::open(&step.root)?).user(owner)?;
+                        let user = Accounts::read(&Root::open(&step.root)?)?.user(owner)?;
                         plan.owner = Some((user.uid, user.gid));
                     }
                     let root = step.root.clone();
@@ -396,8 +397,8 @@ impl Builder {
             network: Reach::Namespace(netns),
             cgroup: format!("{}/{}", self.cgroup, step.key),
             cgroup_view: None,
-            capabilities: sandbox.capabilities,
-            open_proc: false,
+            // An image may hold devices; which of them can be opened is another matter.
+            capabilities: sandbox.capabilities.into_iter().chain(["CAP_MKNOD".to_owned()]).collect(),
             labels: BTreeMap::from([("oardocker.step".to_owned(), "true".to_owned())]),
         };
         let (sender, mut chunks) = mpsc::channel::<Vec<u8>>(64);
@@ -416,7 +417,10 @@ impl Builder {
             lines.rest().into_iter().for_each(&mut hear);
             tail
         };
-        let (outcome, tail) = tokio::join!(self.engine.run_step(step, &spec, sender), listen);
+        let work = async { tokio::join!(self.engine.run_step(step, &spec, sender), listen) };
+        // Whoever has the step throws it away, with what runs in it.
+        let ended = self.cancel.run_until_cancelled(work).await;
+        let (outcome, tail) = ended.unwrap_or_else(|| (Err(Error::interrupted()), Vec::new()));
         let detached = self.network.detach(&step.key).await;
         let code = outcome?;
         detached?;
@@ -499,16 +503,20 @@ pub fn short(digest: &str) -> &str {
 }
 
 fn unshare(e: &Error) -> Error {
-    let mut copy = Error::new(e.to_string()).detail(e.details().to_vec());
+    let mut copy = Error::new(e.to_string()).code(e.exit_code()).detail(e.details().to_vec());
     for hint in e.hints() {
         copy = copy.hint(hint);
     }
     copy
 }
 
-/// The FROM of a Dockerfile's text, expanded.
-pub fn from(file: &Path, text: &str, args: &BTreeMap<String, String>) -> Result<String> {
-    dockerfile::parse(&file.display().to_string(), text).map(|parsed| expanded_from(&parsed, args))
+fn parse(context: &Root) -> Result<Dockerfile> {
+    dockerfile::parse(&context.path().join("Dockerfile").display().to_string(), &context.needed("Dockerfile")?)
+}
+
+/// The FROM of a build context's Dockerfile, expanded.
+pub fn from(context: &Root, args: &BTreeMap<String, String>) -> Result<String> {
+    parse(context).map(|parsed| expanded_from(&parsed, args))
 }
 
 fn expanded_from(file: &Dockerfile, args: &BTreeMap<String, String>) -> String {
@@ -617,7 +625,7 @@ impl Evaluation {
     }
 
     /// Applies what only changes the configuration; returns what changes the filesystem.
-    fn evaluate(&mut self, step: &Step, context: &Path) -> Result<Option<Change>> {
+    fn evaluate(&mut self, step: &Step, context: &Arc<Root>) -> Result<Option<Change>> {
         let lookup = |name: &str| self.lookup(name);
         let ex = |text: &str| expand::expand(text, &lookup);
         self.owner = match &step.action {
@@ -666,10 +674,9 @@ impl Evaluation {
                 if dest.ends_with("/.") {
                     dest.pop();
                 }
-                let context = context.canonicalize().doing(|| format!("cannot open {}", context.display()))?;
                 return Ok(Some(Change::Copy(copy::Plan {
-                    sources: copy::sources(&context, &patterns)?,
-                    context,
+                    sources: copy::sources(context, &patterns)?,
+                    context: context.clone(),
                     dest,
                     unpack: *add,
                     owner: None,
@@ -738,7 +745,7 @@ impl Evaluation {
     }
 
     fn process(&self, args: Vec<String>, root: &Path) -> Result<ProcessSpec> {
-        let user = Accounts::read(&Root::open(root)?).user(&self.text("User"))?;
+        let user = Accounts::read(&Root::open(root)?)?.user(&self.text("User"))?;
         let mut env = self.list("Env");
         for (key, value) in &self.args {
             if !env.iter().any(|e| e.starts_with(&format!("{key}="))) {
@@ -786,12 +793,16 @@ fn new_config() -> ImageConfiguration {
 mod tests {
     use super::*;
 
+    fn root() -> Arc<Root> {
+        Arc::new(Root::beneath(Path::new("/")).unwrap())
+    }
+
     fn definition(title: &str, known_as: &str) -> Definition {
         Definition {
             title: title.into(),
             known_as: vec![known_as.into()],
             tag: known_as.into(),
-            context: "/".into(),
+            context: root(),
             args: BTreeMap::new(),
             labels: BTreeMap::new(),
             purpose: Purpose::Build,
@@ -819,7 +830,7 @@ mod tests {
         let mut state =
             Evaluation::new(&file, Image { config: new_config(), layers: vec![] }, &BTreeMap::new()).unwrap();
         for step in &file.steps {
-            state.evaluate(step, Path::new("/")).unwrap();
+            state.evaluate(step, &root()).unwrap();
         }
         state
     }

@@ -10,12 +10,13 @@ use oci_client::{Client, Reference};
 use oci_spec::image::ImageConfiguration;
 use std::path::Path;
 use std::time::Duration;
+use tokio_util::sync::CancellationToken;
 
 /// A registry that does not answer within this time does not exist, for a build that has other ways to go on.
 const CONNECT: Duration = Duration::from_secs(5);
 
 /// Pulls an image's layers into the engine; does not name it.
-pub async fn pull(engine: &dyn Engine, name: &str, scratch: &Path) -> Result<Image> {
+pub async fn pull(engine: &dyn Engine, name: &str, scratch: &Path, cancel: &CancellationToken) -> Result<Image> {
     let doing = || format!("cannot pull {name}");
     let reference: Reference =
         name.parse().map_err(|e: oci_client::ParseError| Error::new(e.to_string())).doing(doing)?;
@@ -28,12 +29,21 @@ pub async fn pull(engine: &dyn Engine, name: &str, scratch: &Path) -> Result<Ima
     });
     let auth = RegistryAuth::Anonymous;
     let failed = |e: oci_client::errors::OciDistributionError| Error::new(root_cause(&e));
-    let (manifest, _, config) =
-        client.pull_manifest_and_config(&reference, &auth).await.map_err(failed).doing(doing)?;
+    let asked = wanted(cancel, client.pull_manifest_and_config(&reference, &auth)).await?;
+    let (manifest, _, config) = asked.map_err(failed).doing(doing)?;
     let config: ImageConfiguration = serde_json::from_str(&config).doing(doing)?;
+    let diff_ids = config.rootfs().diff_ids();
+    if manifest.layers.len() != diff_ids.len() {
+        return Err(Error::new(format!(
+            "its manifest has {} layers and its configuration {}",
+            manifest.layers.len(),
+            diff_ids.len()
+        )))
+        .doing(doing);
+    }
     let mut layers = Vec::new();
     let mut parent: Option<String> = None;
-    for (blob, diff_id) in manifest.layers.iter().zip(config.rootfs().diff_ids()) {
+    for (blob, diff_id) in manifest.layers.iter().zip(diff_ids) {
         if ![IMAGE_LAYER_GZIP_MEDIA_TYPE, IMAGE_DOCKER_LAYER_GZIP_MEDIA_TYPE].contains(&blob.media_type.as_str()) {
             return Err(Error::new(format!(
                 "its layer {} is of type {}, only gzip is supported",
@@ -44,12 +54,12 @@ pub async fn pull(engine: &dyn Engine, name: &str, scratch: &Path) -> Result<Ima
         let layer = Layer {
             diff_id: diff_id.clone(),
             digest: blob.digest.clone(),
-            size: u64::try_from(blob.size).unwrap_or_default(),
+            size: u64::try_from(blob.size).map_err(|_| Error::new(format!("layer {} has no size", blob.digest)))?,
         };
         // Another image of the same build may pull the same layer at the same time.
         let file = scratch.join(format!("pull-{:016x}", rand::random::<u64>()));
         let mut out = tokio::fs::File::create(&file).await.doing(doing)?;
-        client.pull_blob(&reference, blob, &mut out).await.map_err(failed).doing(doing)?;
+        wanted(cancel, client.pull_blob(&reference, blob, &mut out)).await?.map_err(failed).doing(doing)?;
         tokio::io::AsyncWriteExt::flush(&mut out).await.doing(doing)?;
         engine.put_layer(&layer, &file).await.doing(doing)?;
         parent = Some(unpack(engine, &layer, &file, parent.as_deref()).await.doing(doing)?);
@@ -57,6 +67,11 @@ pub async fn pull(engine: &dyn Engine, name: &str, scratch: &Path) -> Result<Ima
         layers.push(layer);
     }
     Ok(Image { config, layers })
+}
+
+/// Goes on with what has nothing half done in the engine until the user does not want it any more.
+async fn wanted<T>(cancel: &CancellationToken, work: impl Future<Output = T>) -> Result<T> {
+    cancel.run_until_cancelled(work).await.ok_or_else(Error::interrupted)
 }
 
 fn is_loopback(registry: &str) -> bool {

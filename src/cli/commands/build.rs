@@ -2,7 +2,7 @@
 
 use super::{Context, stop};
 use crate::cli::ui;
-use crate::cluster::{elsewhere, images};
+use crate::cluster::{elsewhere, images, preflight};
 use crate::error::Result;
 use crate::image::build::{Options, short};
 use serde::Deserialize;
@@ -19,7 +19,9 @@ pub(super) struct Params {
 
 pub(super) async fn run(context: &mut Context, params: Params) -> Result<()> {
     let workdir = context.locked_workdir().await?;
-    stop::quietly(context, &workdir).await?;
+    let engine = context.engine().await?;
+    preflight::build(engine.as_ref(), &workdir)?;
+    context.end_steps(&workdir).await?;
     let options = Options {
         no_cache: params.no_cache,
         pull: params.pull,
@@ -43,6 +45,9 @@ pub(super) async fn run(context: &mut Context, params: Params) -> Result<()> {
     context.ui.progress_end();
     let ended = context.end_steps(&workdir).await;
     let (definitions, built) = outcome?;
+    // Not before there is something to take its place.
+    context.still_wanted()?;
+    stop::quietly(context, &workdir).await?;
     for (definition, (_, id)) in definitions.iter().zip(built) {
         let saved = context.ui.paint_out(ui::GREEN, "Saved");
         context.ui.line(&format!("Image {} ({}) --> {saved}", definition.known_as[0], short(&id)));

@@ -10,7 +10,7 @@ use std::collections::BTreeSet;
 pub(super) async fn run(context: &mut Context) -> Result<()> {
     let workdir = context.locked_workdir().await?;
     let engine = context.engine().await?;
-    engine.recover(false).await?;
+    engine.recover().await?;
     for (name, container) in cluster::containers(engine.as_ref(), &workdir.env_id).await? {
         if container.state != State::Running {
             engine.remove(&container.id).await?;

@@ -2,11 +2,13 @@
 
 use super::{Context, scratch, stop};
 use crate::cli::ui;
-use crate::cluster::images;
-use crate::error::Result;
+use crate::cluster::{images, preflight};
+use crate::error::{Context as _, Result};
 use crate::image::build::{Options, short};
 use crate::source;
 use serde::Deserialize;
+use std::path::Path;
+use tokio::runtime::Handle;
 
 /// Parameters.
 #[derive(Debug, Deserialize)]
@@ -16,24 +18,33 @@ pub(super) struct Params {
 
 pub(super) async fn run(context: &mut Context, params: Params) -> Result<()> {
     let workdir = context.locked_workdir().await?;
-    // What is wrong with the source is found before anything is stopped.
+    let engine = context.engine().await?;
+    preflight::install(engine.as_ref(), &workdir).await?;
+    context.end_steps(&workdir).await?;
     let ui = context.ui.clone();
-    let opened = source::open(&params.src, &workdir.path("postinstall"), &|line| ui.progress(line)).await;
+    let place = scratch(&workdir.env_id);
+    // git waits for servers, and not on the thread that hears Ctrl-C.
+    let (env_dir, there, say) = (workdir.env_dir().sub(Path::new("/"))?, place.clone(), ui.clone());
+    let opening = tokio::task::spawn_blocking(move || {
+        let say = |line: &str| say.progress(line);
+        Handle::current().block_on(source::open(&params.src, &env_dir, &there, &say))
+    });
+    let opened = context.wanted(async { opening.await.doing(|| "cannot open the source".into())? }).await;
     ui.progress_end();
     let source = opened?;
-    let engine = context.engine().await?;
-    let roles: Vec<&str> = workdir.manifest.install_on.iter().map(String::as_str).collect();
-    images::require(engine.as_ref(), &workdir, &roles, "base").await?;
-    stop::quietly(context, &workdir).await?;
-    context.ui.line(&format!("Installing {} from {source}", workdir.manifest.install_software_name));
+    ui.line(&format!("Installing {} from {source}", workdir.manifest.install_software_name));
     let builder = context.builder(&workdir, Options::default(), false).await?;
-    let outcome = match source.prepare(&scratch(&workdir.env_id)) {
+    let outcome = match source.prepare(&place) {
         Ok(source) => images::install(&builder, &workdir, &source).await,
         Err(e) => Err(e),
     };
     context.ui.progress_end();
     let ended = context.end_steps(&workdir).await;
-    for (name, id, comment) in outcome? {
+    let installed = outcome?;
+    // Not before there is something to take its place.
+    context.still_wanted()?;
+    stop::quietly(context, &workdir).await?;
+    for (name, id, comment) in installed {
         let saved = context.ui.paint_out(ui::GREEN, "Saved");
         context.ui.line(&format!("Image {name} ({}) --> {saved}: {comment}", short(&id)));
     }

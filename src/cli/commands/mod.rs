@@ -17,10 +17,9 @@ mod stop;
 use super::parse::Invocation;
 use super::ui::{self, Ui};
 use crate::cgroup::Cgroups;
-use crate::cluster;
-use crate::cluster::images::{StepNetwork, remove_steps, steps_cgroup};
+use crate::cluster::images::{StepNetwork, remove_steps, steps_cgroup, steps_id};
 use crate::cluster::run::{Event, Runner};
-use crate::engine::host::data_dir;
+use crate::engine::host::{self, data_dir};
 use crate::engine::{Engine, select};
 use crate::error::{Context as _, Error, Result};
 use crate::image::build::{Builder, Options};
@@ -29,7 +28,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use tokio_util::sync::CancellationToken;
 
 #[derive(Debug, Deserialize)]
 struct Global {
@@ -46,6 +45,7 @@ pub struct Context {
     engine: Option<Arc<dyn Engine>>,
     locks: Vec<Lock>,
     in_session: bool,
+    cancel: CancellationToken,
 }
 
 impl std::fmt::Debug for Context {
@@ -58,7 +58,18 @@ impl Context {
     /// From the global options.
     pub fn new(ui: Arc<Ui>, global: &Map<String, Value>) -> Self {
         let global = serde_json::from_value(Value::Object(global.clone())).expect("the grammar gives all options");
-        Self { ui, global, engine: None, locks: Vec::new(), in_session: false }
+        let cancel = CancellationToken::new();
+        Self { ui, global, engine: None, locks: Vec::new(), in_session: false, cancel }
+    }
+
+    /// Says that the user does not want the command any more; it ends when nothing of it is at work.
+    pub fn cancellation(&self) -> CancellationToken {
+        self.cancel.clone()
+    }
+
+    /// Leaves things as they are: the next oardocker has to clean up.
+    pub fn abandon(&mut self) {
+        std::mem::forget(std::mem::take(&mut self.locks));
     }
 
     fn root(&self) -> Result<PathBuf> {
@@ -79,13 +90,21 @@ impl Context {
             let root = self.root()?;
             let ui = self.ui.clone();
             let waiting = || ui.talk("Waiting for another oardocker that works in this folder ...");
-            self.locks.push(workdir::lock(&workdir::env_dir(&root), waiting).await?);
+            let dir = workdir.env_dir();
+            self.locks.push(self.wanted(workdir::lock(dir.lockable()?, dir.path(), waiting)).await?);
             // Without root nothing of the host is touched; the engine says what is possible then.
             if nix::unistd::geteuid().is_root() {
-                self.locks.push(workdir::claim(&root, &workdir.env_id, waiting).await?);
+                let claim = self.wanted(workdir::claim(&root, &workdir.env_id, waiting)).await?;
+                self.locks.push(claim);
+                self.note()?;
             }
         }
         Ok(workdir)
+    }
+
+    /// Goes on with what has nothing half done until the user does not want it any more.
+    async fn wanted<T>(&self, work: impl Future<Output = Result<T>>) -> Result<T> {
+        self.cancel.run_until_cancelled(work).await.unwrap_or_else(|| Err(Error::interrupted()))
     }
 
     /// The engine, connected when first needed.
@@ -99,14 +118,43 @@ impl Context {
             self.ui.talk(&line);
         }
         self.engine = Some(engine.clone());
+        self.note()?;
         Ok(engine)
+    }
+
+    /// Notes what the engine is at work on for others, for who finds that we were killed.
+    fn note(&self) -> Result<()> {
+        match &self.engine {
+            Some(engine) if !self.locks.is_empty() => {
+                let orphans = engine.orphans()?;
+                self.locks.iter().try_for_each(|lock| lock.note(&orphans))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// That an oardocker which worked in this workdir was killed, and has not been cleaned up after: what it had noted.
+    fn killed(&self) -> Option<Vec<u32>> {
+        self.locks.iter().find_map(|lock| lock.killed().map(<[u32]>::to_vec))
+    }
+
+    /// It has been cleaned up after.
+    fn settled(&mut self) -> Result<()> {
+        let orphans = self.engine.as_ref().map_or_else(|| Ok(Vec::new()), |engine| engine.orphans())?;
+        self.locks.iter_mut().try_for_each(|lock| lock.settled(&orphans))
+    }
+
+    /// Fails when the user does not want it any more.
+    fn still_wanted(&self) -> Result<()> {
+        if self.cancel.is_cancelled() { Err(Error::interrupted()) } else { Ok(()) }
     }
 
     async fn runner(&mut self) -> Result<Runner> {
         let ui = self.ui.clone();
         let engine = self.engine().await?;
         let cgroups = self.cgroups(engine.as_ref())?;
-        Ok(Runner { engine, cgroups, listener: Arc::new(move |event| tell(&ui, &event)) })
+        let listener = Arc::new(move |event| tell(&ui, &event));
+        Ok(Runner { engine, cgroups, listener, cancel: self.cancel.clone() })
     }
 
     fn cgroups(&self, engine: &dyn Engine) -> Result<Cgroups> {
@@ -117,7 +165,12 @@ impl Context {
     /// A builder that prints lines with the role in front.
     async fn builder(&mut self, workdir: &Workdir, options: Options, quiet: bool) -> Result<Builder> {
         let engine = self.engine().await?;
-        let scratch = scratch(&workdir.env_id);
+        self.cgroups(engine.as_ref())?.create_parent(&steps_id(&workdir.env_id))?;
+        host::make_dir(&data_dir().join("scratch"), 0o711)?;
+        host::make_dir(&scratch(&workdir.env_id), 0o711)?;
+        // What images hold is for root alone.
+        let scratch = scratch(&workdir.env_id).join("build");
+        host::private_dir(&scratch)?;
         let network = Arc::new(StepNetwork::new(&workdir.env_id, &scratch)?);
         let width = workdir.roles()?.iter().map(String::len).max().unwrap_or(0).max("debian13".len());
         let ui = self.ui.clone();
@@ -135,6 +188,7 @@ impl Context {
                 }
             }),
             options,
+            cancel: self.cancel.clone(),
         })
     }
 
@@ -144,50 +198,7 @@ impl Context {
         let cgroups = self.cgroups(engine.as_ref())?;
         let removed = remove_steps(engine.as_ref(), &cgroups, &workdir.env_id).await;
         let dir = scratch(&workdir.env_id);
-        match std::fs::remove_dir_all(&dir) {
-            Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
-                removed.and(Err(e).doing(|| format!("cannot remove {}", dir.display())))
-            }
-            _ => removed,
-        }
-    }
-
-    /// Undoes a command that was interrupted.
-    pub async fn undo(&mut self, command: &str) {
-        let Ok(workdir) = self.workdir() else { return };
-        let Some(engine) = self.engine.clone() else { return };
-        // A request that we gave up may still be at work in the engine; it does not tell when that ends.
-        let mut outcome = Ok(());
-        for attempt in 0..5 {
-            if attempt > 0 {
-                tokio::time::sleep(Duration::from_millis(300)).await;
-            }
-            outcome = match command {
-                "build" | "install" => match engine.recover(true).await {
-                    Ok(()) => self.end_steps(&workdir).await,
-                    failed => failed,
-                },
-                "start" | "stop" => match engine.recover(true).await {
-                    Ok(()) => stop::quietly(self, &workdir).await,
-                    failed => failed,
-                },
-                _ => Ok(()),
-            };
-            if outcome.is_ok() && !self.left_over(&workdir).await {
-                break;
-            }
-        }
-        if let Err(e) = outcome {
-            self.ui.error(&e.hint("run `oardocker stop`"));
-        }
-        self.close().await;
-    }
-
-    /// Whether a container has appeared that was asked for before the interrupt.
-    async fn left_over(&self, workdir: &Workdir) -> bool {
-        let Some(engine) = &self.engine else { return false };
-        tokio::time::sleep(Duration::from_millis(300)).await;
-        cluster::containers(engine.as_ref(), &workdir.env_id).await.is_ok_and(|found| !found.is_empty())
+        removed.and(host::unmount_below(&dir).and_then(|()| host::remove_dir(&dir)))
     }
 
     /// Gives up what the engine protects for us.
@@ -216,7 +227,7 @@ fn tell(ui: &Ui, event: &Event) {
         }
         Event::Booted(name) => ui.progress(&format!("{name} has booted")),
         Event::Ready => ui.progress_end(),
-        Event::Note(text) => ui.talk(&format!("{} {text}", ui.paint(ui::YELLOW, "note:"))),
+        Event::Note(text) => ui.note(text),
         Event::Removed(name) => container(name, ui::BLUE, "Removed"),
         Event::Restarted(name) => container(name, ui::GREEN, "Restarted"),
     }

@@ -3,11 +3,14 @@
 use super::{Context, stop};
 use crate::cluster::request::Request;
 use crate::cluster::volume::{self, Mode, Volume};
-use crate::cluster::{images, legacy, plan, role};
+use crate::cluster::{plan, preflight, role};
+use crate::engine::host;
 use crate::error::{Error, Result};
 use crate::net;
 use crate::workdir::manifest::Service;
 use serde::Deserialize;
+use std::path::Path;
+use std::sync::Arc;
 
 /// Parameters.
 #[derive(Debug, Deserialize)]
@@ -66,13 +69,7 @@ pub(super) async fn run(context: &mut Context, params: Params) -> Result<()> {
         }
     }
     let engine = context.engine().await?;
-    images::require(engine.as_ref(), &workdir, &["frontend", "server", "node", "rsyslog"], "latest").await?;
-    let booting = ["frontend", "server", "node", "rsyslog"];
-    let booting = booting.map(|role| (workdir.image_name(role, "latest"), workdir.engine_name(role, "latest")));
     let cgroups = context.cgroups(engine.as_ref())?;
-    cgroups.require_delegation()?;
-    legacy::check(engine.as_ref(), &cgroups, &booting).await?;
-    stop::quietly(context, &workdir).await?;
     let request = Request {
         env_id: workdir.env_id.clone(),
         nodes: params.nodes,
@@ -81,11 +78,16 @@ pub(super) async fn run(context: &mut Context, params: Params) -> Result<()> {
         ports,
         offset: params.port_bindings_offset,
         any: params.port_bindings_to_any,
-        init_scripts: workdir.path("init-scripts"),
-        histories: workdir.path("tmp"),
+        user: host::invoking_user(),
+        env_dir: Arc::new(workdir.env_dir().sub(Path::new("/"))?),
     };
-    net::check_free(&plan::ports(&request))?;
     let ui = context.ui.clone();
+    let changes = preflight::start(engine.as_ref(), &workdir, &cgroups, &request).await?;
+    changes.iter().for_each(|line| ui.note(line));
+    context.still_wanted()?;
+    stop::quietly(context, &workdir).await?;
+    // What the cluster that ran had of it is free now, unless somebody was faster.
+    net::check_free(&workdir.env_id, &[], &plan::ports(&request))?;
     let runner = context.runner().await?;
     ui.progress("creating the containers");
     let outcome = runner.start(&request, &|host| workdir.engine_name(role(host), "latest"), !params.no_wait).await;

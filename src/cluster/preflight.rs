@@ -1,0 +1,52 @@
+//! What is refused before anything is made or taken away: one place for `build`, `install` and `start`, so that a cluster that
+//! runs is not lost over a mistake.
+
+use super::files::Files;
+use super::request::Request;
+use super::{images, legacy, limits, plan, require_its_engine};
+use crate::cgroup::Cgroups;
+use crate::engine::Engine;
+use crate::error::Result;
+use crate::net;
+use crate::workdir::Workdir;
+
+/// The roles of a cluster.
+pub const ROLES: [&str; 4] = ["frontend", "server", "node", "rsyslog"];
+
+/// Whether images can be built here. Returns the roles that they are built for.
+pub fn build(engine: &dyn Engine, workdir: &Workdir) -> Result<Vec<String>> {
+    require_its_engine(engine, &workdir.env_id)?;
+    net::resolv_conf()?;
+    workdir.roles()
+}
+
+/// Whether something can be installed on the images.
+pub async fn install(engine: &dyn Engine, workdir: &Workdir) -> Result<()> {
+    require_its_engine(engine, &workdir.env_id)?;
+    net::resolv_conf()?;
+    images::installer(workdir)?;
+    let roles: Vec<&str> = workdir.manifest.install_on.iter().map(String::as_str).collect();
+    images::require(engine, workdir, &roles, "base").await
+}
+
+/// Whether the cluster that is asked for can be had, but for what the one that runs will give up. Returns lines about what had to
+/// be changed on the host.
+pub async fn start(
+    engine: &dyn Engine,
+    workdir: &Workdir,
+    cgroups: &Cgroups,
+    request: &Request,
+) -> Result<Vec<String>> {
+    require_its_engine(engine, &workdir.env_id)?;
+    images::require(engine, workdir, &ROLES, "latest").await?;
+    cgroups.require_delegation()?;
+    let booting = ROLES.map(|role| (workdir.image_name(role, "latest"), workdir.engine_name(role, "latest")));
+    legacy::check(engine, cgroups, &booting).await?;
+    net::resolv_conf()?;
+    let files = Files::new(&workdir.env_id);
+    files.open_shared(request)?;
+    net::check_free(&workdir.env_id, &files.ports(), &plan::ports(request))?;
+    let hosts = u32::try_from(plan::names(request.nodes).len()).unwrap_or(u32::MAX);
+    limits::open_files(hosts)?;
+    limits::provide(hosts, &limits::Kernel)
+}
