@@ -1,12 +1,15 @@
 # `make demo` shows what this is; `make test` runs all tests. Both want root on a Debian 12 (or later) with Rust's cargo.
 
+# An index that cannot be had is an error, with its address, and not a package that is missing later.
+APT_UPDATE = apt-get -q -o APT::Update::Error-Mode=any -o Acquire::Retries=3 update
+
 PACKAGES = containerd runc nftables mmdebstrap protobuf-compiler docker-registry zsh fish iproute2 git make gcc \
            libc6-dev ca-certificates python3 python3-venv util-linux hostname debian-archive-keyring apt-utils dpkg-dev \
-           docker.io podman netavark iptables curl xvfb gpg gpgv gpg-agent
+           docker.io podman netavark iptables procps curl xvfb gpg gpgv gpg-agent
 OAR = target/oar.tar.gz
 BINARY = target/debug/oardocker
 
-.PHONY: all deps demo test lint bench clean build
+.PHONY: all deps demo test soak lint bench clean build
 
 all: build
 
@@ -18,7 +21,7 @@ deps: $(OAR)
 	@missing=$$(for p in $(PACKAGES); do dpkg-query -W -f '$${Status}' $$p 2>/dev/null | grep -q 'ok installed' || echo $$p; done); \
 	if [ -n "$$missing" ]; then \
 	    echo "Installing: "$$missing; \
-	    apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends $$missing; \
+	    $(APT_UPDATE) && DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends $$missing; \
 	fi
 	@command -v cargo >/dev/null || { echo "cargo is missing: install Rust 1.88 or later (https://rustup.rs)" >&2; exit 1; }
 
@@ -30,6 +33,10 @@ demo: build
 
 test: build
 	cargo test --no-fail-fast
+
+# Every command killed at 200 random instants on each engine; OARDOCKER_TEST_SEED=N repeats a run.
+soak: build
+	OARDOCKER_TEST_KILLS=$${OARDOCKER_TEST_KILLS:-200} cargo test --test main killed_at_random -- --nocapture --test-threads=1
 
 lint:
 	cargo fmt --check

@@ -6,6 +6,10 @@ APT=$ROOT/etc/apt
 MIRROR=$(sed -n 's/^deb \(\[[^]]*\] \)\?\(http[^ ]*\) .*/\2/p' "$APT/sources.list" 2>/dev/null | head -n 1)
 MIRROR=${MIRROR:-http://deb.debian.org/debian}
 
+# An index that cannot be had ends `apt-get update` with an error that names its address; otherwise an old index or none would
+# do, and the next command would miss a package. Before bullseye apt does not know the first line.
+printf 'APT::Update::Error-Mode "any";\nAcquire::Retries "3";\n' > "$APT/apt.conf.d/90oardocker"
+
 echo "deb $MIRROR $SUITE main" > "$APT/sources.list"
 case $SUITE in
     stretch | buster)
