@@ -4,5 +4,6 @@
 mod cli;
 mod cluster;
 mod engine;
+mod safety;
 mod session;
 mod support;

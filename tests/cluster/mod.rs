@@ -3,6 +3,7 @@
 mod archived;
 mod coexist;
 mod jobs;
+mod kills;
 mod oar3;
 mod old_folders;
 

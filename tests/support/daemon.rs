@@ -8,6 +8,7 @@ use std::process::{Child, Command, Stdio};
 
 /// A running engine; it ends with the value.
 pub struct Daemon {
+    engine: Engine,
     child: Child,
     command: Command,
     dir: PathBuf,
@@ -47,6 +48,7 @@ impl Daemon {
                 dockerd(&dir, &data, &["--bridge=none", "--ip-forward=false"])
             }
             Engine::Podman => {
+                forget_addresses();
                 let conf = dir.join("containers.conf");
                 fs::write(&conf, containers_conf()).unwrap();
                 let mut command = Command::new("podman");
@@ -65,7 +67,7 @@ impl Daemon {
                 command
             }
         };
-        Self::run(command, dir, data, Some(rules))
+        Self::run(engine, command, dir, data, Some(rules))
     }
 
     /// Docker with its bridge, in the network namespace of this name.
@@ -77,17 +79,17 @@ impl Daemon {
         let inner = dockerd(&dir, &data, &[]);
         let mut command = Command::new("nsenter");
         command.arg(format!("--net=/run/netns/{netns}")).arg(inner.get_program()).args(inner.get_args());
-        Self::run(command, dir, data, None)
+        Self::run(Engine::Docker, command, dir, data, None)
     }
 
-    fn run(mut command: Command, dir: PathBuf, data: PathBuf, rules: Option<String>) -> Self {
+    fn run(engine: Engine, mut command: Command, dir: PathBuf, data: PathBuf, rules: Option<String>) -> Self {
         // Podman would make the directories above it for root alone, too, and other users' tests are below them.
         fs::create_dir_all(&data).unwrap();
         let log = fs::File::create(dir.join("log")).unwrap();
         command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log).process_group(0);
         let links = links();
         let child = spawn(&mut command);
-        let mut daemon = Self { child, command, dir, data, links, rules };
+        let mut daemon = Self { engine, child, command, dir, data, links, rules };
         daemon.answers();
         daemon
     }
@@ -177,8 +179,28 @@ fn end_leftover(dir: &Path, data: &Path) {
     let _ = fs::remove_dir_all(dir);
 }
 
+/// Podman keeps the addresses of containers in one file for all of its services, and network namespaces in one directory, also
+/// those of containers that are gone since their service was killed.
+fn forget_addresses() {
+    let running = Command::new("sh").args(["-c", "ps -C conmon -o stat= | grep -v Z"]).output().unwrap();
+    if !running.stdout.is_empty() {
+        return;
+    }
+    let _ = fs::remove_file("/run/containers/networks/ipam.db");
+    for entry in fs::read_dir("/run/netns").into_iter().flatten().flatten() {
+        if entry.file_name().to_string_lossy().starts_with("netns-") {
+            let _ = Command::new("umount").arg(entry.path()).stderr(Stdio::null()).status();
+            let _ = fs::remove_file(entry.path());
+        }
+    }
+}
+
 impl Drop for Daemon {
     fn drop(&mut self) {
+        // An engine that is killed with its containers leaves their networks, rules and addresses to the next test.
+        if self.rules.is_some() && self.child.try_wait().is_ok_and(|ended| ended.is_none()) {
+            self.engine.sweep();
+        }
         let pid = nix::unistd::Pid::from_raw(i32::try_from(self.child.id()).unwrap());
         let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM);
         let _ = self.child.wait();

@@ -25,7 +25,7 @@ systemctl --global enable podman.socket
 
 /// What a machine has and a container lacks; then the user's things.
 const BOOT: &str = r#"
-mkdir -p /dev/net && mknod -m 666 /dev/net/tun c 10 200
+awk '$2 ~ "^/(proc|sys)/" && $2 !~ "^/sys/fs/cgroup" {print $2}' /proc/self/mounts | xargs -r umount -l
 mount --make-rshared /
 mkdir -p HOME/.config/containers
 printf '[storage]\ndriver = "overlay"\n' > HOME/.config/containers/storage.conf
@@ -118,7 +118,13 @@ impl Machine {
         );
         let checkout = env!("CARGO_MANIFEST_DIR");
         let (all, own) = (format!("{checkout}:{checkout}:ro"), format!("{0}:{0}:rw", home.display()));
-        workdir.ok(&["start", "-n", "1", "-v", &all, "-v", &own]);
+        // A node makes no devices.
+        let tun = super::data_root().join("tun");
+        let _ = fs::remove_file(&tun);
+        let made = std::process::Command::new("mknod").args(["-m", "666"]).arg(&tun).args(["c", "10", "200"]).status();
+        assert!(made.unwrap().success());
+        let tun = format!("{}:/dev/net/tun", tun.display());
+        workdir.ok(&["start", "-n", "1", "-v", &all, "-v", &own, "-v", &tun]);
         let machine = Self(());
         sh(&script(BOOT));
         machine

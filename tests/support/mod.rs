@@ -17,10 +17,21 @@ use std::time::{Duration, Instant};
 /// The program under test.
 pub const BINARY: &str = env!("CARGO_BIN_EXE_oardocker");
 
+/// One test at a time; one that fails leaves no cluster that the next falls over.
+pub struct Alone(#[allow(dead_code, reason = "held, not used")] MutexGuard<'static, ()>);
+
+impl Drop for Alone {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            Engine::Containerd.sweep();
+        }
+    }
+}
+
 /// Clusters are looked at as a whole, host included: one at a time.
-pub fn alone() -> MutexGuard<'static, ()> {
+pub fn alone() -> Alone {
     static ONE: Mutex<()> = Mutex::new(());
-    ONE.lock().unwrap_or_else(PoisonError::into_inner)
+    Alone(ONE.lock().unwrap_or_else(PoisonError::into_inner))
 }
 
 /// Fails where the tests of this tier cannot run, and says what is missing.
@@ -85,6 +96,19 @@ impl Engine {
         match self {
             Self::Containerd => "managed".into(),
             _ => format!("unix://{}", self.daemon_dir().join("sock").display()),
+        }
+    }
+
+    /// Stops the clusters that still run on it.
+    pub fn sweep(self) {
+        for entry in fs::read_dir(self.data_dir().join("workdirs")).into_iter().flatten().flatten() {
+            let workdir = Workdir { root: entry.path(), engine: self };
+            let id = fs::read_to_string(workdir.root.join(".oardocker/env_id")).unwrap_or_default();
+            let cluster = self.data_dir().join("clusters").join(id.trim());
+            if fs::read_to_string(cluster.join("engine")).is_ok_and(|host| host == self.host()) {
+                let out = workdir.run(&["stop"]);
+                println!("swept {}: {}", workdir.root.display(), out.status);
+            }
         }
     }
 
@@ -258,7 +282,10 @@ pub fn state_on(engine: Engine) -> BTreeSet<String> {
         .map(|e| e.file_name().into_string().unwrap() + "\n")
         .collect();
     add("link", &links);
-    add("mount", &fs::read_to_string("/proc/mounts").unwrap());
+    // The mount on which named network namespaces are kept comes with the first one that a host ever sees, and stays.
+    let mounts = fs::read_to_string("/proc/mounts").unwrap();
+    let ours = mounts.lines().filter(|l| !matches!(l.split(' ').nth(1), Some("/run/netns" | "/var/run/netns")));
+    add("mount", &ours.collect::<Vec<_>>().join("\n"));
     for table in output("nft", &["-s", "list", "ruleset"]).split("\ntable ") {
         if !is_foreign(table.lines().next().unwrap_or_default()) {
             let of_a_cluster = table.trim_start_matches("table ").lines().filter(|l| of_a_cluster(l));
