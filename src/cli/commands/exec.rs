@@ -4,7 +4,7 @@ use super::Context;
 use crate::cli::ui;
 use crate::cluster::session::{self, Wish};
 use crate::engine::io::{Chunk, Session};
-use crate::error::{Error, Result};
+use crate::error::{Context as _, Error, Result};
 use nix::sys::termios::{SetArg, Termios, cfmakeraw, tcgetattr, tcsetattr};
 use serde::Deserialize;
 use std::io::{IsTerminal as _, Read as _, Write as _};
@@ -61,7 +61,7 @@ pub(super) async fn attach(
     let env_id = context.workdir()?.env_id;
     let engine = context.engine().await?;
     let container = session::host(engine.as_ref(), &env_id, hostname).await?;
-    let wish = Wish { user: user.into(), workdir: workdir.into(), args, tty, envs: variables(&env_id, tty) };
+    let wish = Wish { user: user.into(), workdir: workdir.into(), args, tty, envs: variables(&env_id, tty)? };
     let process = session::process(&container, &wish)?;
 
     let raw = if tty { Some(RawTerminal::enter()?) } else { None };
@@ -93,10 +93,11 @@ pub(super) async fn attach(
 }
 
 /// The cluster's variables, and what a terminal program needs of ours.
-fn variables(env_id: &str, tty: bool) -> Vec<(String, String)> {
+fn variables(env_id: &str, tty: bool) -> Result<Vec<(String, String)>> {
     let file = crate::cluster::files::Files::new(env_id).path("env.json");
-    let mut all: Vec<(String, String)> =
-        std::fs::read(&file).ok().and_then(|b| serde_json::from_slice(&b).ok()).unwrap_or_default();
+    let doing = || format!("cannot read {}", file.display());
+    let text = std::fs::read(&file).doing(doing)?;
+    let mut all: Vec<(String, String)> = serde_json::from_slice(&text).doing(doing)?;
     if !all.iter().any(|(k, _)| k == "LANG") {
         let lang =
             std::env::var("LANG").ok().filter(|l| matches!(l.as_str(), "C.UTF-8" | "en_US.UTF-8" | "fr_FR.UTF-8"));
@@ -105,7 +106,7 @@ fn variables(env_id: &str, tty: bool) -> Vec<(String, String)> {
     if tty {
         all.push(("TERM".into(), std::env::var("TERM").unwrap_or_else(|_| "xterm".into())));
     }
-    all
+    Ok(all)
 }
 
 /// The terminal in raw mode until dropped, whatever ends the session.

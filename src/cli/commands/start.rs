@@ -93,6 +93,9 @@ pub(super) async fn run(context: &mut Context, params: Params) -> Result<()> {
     let outcome = runner.start(&request, &|host| workdir.engine_name(role(host), "latest"), !params.no_wait).await;
     ui.progress_end();
     outcome?;
+    if !request.any && request.user.is_none() && ui.live() && !host::is_rootless() {
+        ui.note("other accounts of this host do not reach the cluster: start it with sudo, or open it with -g");
+    }
     context.ui.data(&services_box(&services, params.port_bindings_offset, params.port_bindings_to_any));
     Ok(())
 }
