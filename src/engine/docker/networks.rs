@@ -50,9 +50,11 @@ impl Docker {
     pub(super) async fn drop_network(&self, id: &str) -> Result<()> {
         let doing = || format!("cannot remove network {}", name(id));
         let known = self.api.list_networks(None::<ListNetworksOptions>).await.doing(doing)?;
-        let ours = known.into_iter().filter(|n| n.name.as_deref() == Some(&name(id))).filter_map(|n| n.id);
-        for network in ours {
-            match self.api.remove_network(&network).await {
+        let ours: Vec<_> = known.into_iter().filter(|n| n.name.as_deref() == Some(&name(id))).collect();
+        for network in &ours {
+            // A name that two have means neither.
+            let own = network.id.as_deref().filter(|_| ours.len() > 1);
+            match self.api.remove_network(own.unwrap_or(&name(id))).await {
                 Err(e) if !super::containers::is(&e, 404) => return Err(e).doing(doing),
                 _ => {}
             }

@@ -66,6 +66,12 @@ impl Docker {
         self.get(&format!("containers/{id}/json")).await
     }
 
+    /// Makes a connection of its own, and waits until it has been answered.
+    pub(super) async fn knock(&self) -> Result<()> {
+        let request = "GET /_ping HTTP/1.0\r\nHost: localhost\r\n\r\n";
+        self.exchange(request).await.map(drop).doing(|| format!("{} does not answer", self.info.name))
+    }
+
     /// Creates a container by Podman's own API.
     pub(super) async fn create_libpod(&self, container: &serde_json::Value) -> Result<()> {
         let body = container.to_string();
