@@ -35,6 +35,6 @@ pub(super) async fn download(url: &str, dir: &Path, say: &dyn Fn(&str)) -> Resul
     file.flush().await.doing(doing)?;
     super::tarball::check(part.as_file(), url)
         .map_err(|e| if kind.starts_with("text/") { e.hint(format!("the server calls it {kind}")) } else { e })?;
-    // Nothing but what is open here needs it any more.
-    Ok(part.into_file())
+    // What has no name cannot be mounted.
+    part.persist(dir.join("oar-tarball.tar.gz")).map_err(|e| e.error).doing(doing)
 }

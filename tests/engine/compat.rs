@@ -73,6 +73,21 @@ fn sockets_that_are_no_engine() {
 }
 
 #[test]
+fn a_containerd_that_says_nothing_is_not_waited_for() {
+    require_root();
+    let _alone = alone();
+    let workdir = image_workdir("no-engine", "FROM debian:trixie\n");
+    let path = pretender("mute-containerd.sock", None);
+    let begun = std::time::Instant::now();
+    let mut command = workdir.command(&["status"]);
+    let out = command.env("OARDOCKER_DOCKER_HOST", format!("containerd://{path}")).output().unwrap();
+    let text = texts(&out).1;
+    assert_eq!(out.status.code(), Some(1), "{text}");
+    assert!(text.contains("containerd does not answer within 30 s"), "{text}");
+    assert!(begun.elapsed() < std::time::Duration::from_secs(40), "{:?}", begun.elapsed());
+}
+
+#[test]
 fn an_engine_that_dies_is_told_and_the_next_command_recovers() {
     require_root();
     let _alone = alone();
