@@ -11,7 +11,7 @@ use crate::engine::{Engine, State};
 use crate::error::{Error, Result};
 use crate::net;
 use futures::stream::{FuturesUnordered, StreamExt as _};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -261,34 +261,41 @@ impl Runner {
         Error::all(errors)
     }
 
+    /// Those that the engine tells of, and those whose names are known. An engine in which one is half made may tell of none until
+    /// that one is gone.
     async fn remove_containers(&self, env_id: &str) -> Result<()> {
-        let mut errors = Vec::new();
+        let listed = containers(self.engine.as_ref(), env_id).await;
+        let again = listed.is_err();
+        let known: Vec<String> = listed.map(|found| found.into_keys().collect()).unwrap_or_default();
         // A container that was being created when its oardocker was killed may have left only its filesystem.
-        let mut ids: BTreeMap<String, String> = BTreeMap::new();
-        let known = containers(self.engine.as_ref(), env_id).await?;
-        ids.extend(known.iter().map(|(name, c)| (c.id.clone(), name.clone())));
-        let files = Files::new(env_id);
-        for entry in std::fs::read_dir(files.path("notify")).into_iter().flatten().flatten() {
-            let name = entry.file_name().to_string_lossy().into_owned();
-            ids.entry(container_id(env_id, &name)).or_insert(name);
+        let named = std::fs::read_dir(Files::new(env_id).path("notify")).into_iter().flatten().flatten();
+        let named = named.map(|entry| entry.file_name().to_string_lossy().into_owned());
+        let names: BTreeSet<String> = named.chain(known.iter().cloned()).collect();
+        let mut errors = self.remove_hosts(env_id, &names, &known).await;
+        if again && errors.is_empty() {
+            let left = containers(self.engine.as_ref(), env_id).await?.into_keys().collect();
+            errors = self.remove_hosts(env_id, &left, &[]).await;
         }
-        let mut removing: FuturesUnordered<_> = ids
+        Error::all(errors)
+    }
+
+    /// Removes the containers of these hosts at the same time, and tells of those that are known to have been there.
+    async fn remove_hosts(&self, env_id: &str, names: &BTreeSet<String>, known: &[String]) -> Vec<Error> {
+        let mut removing: FuturesUnordered<_> = names
             .iter()
-            .map(|(id, name)| {
-                let told = known.contains_key(name);
-                async move {
-                    let outcome = self.engine.remove(id).await;
-                    if outcome.is_ok() && told {
-                        (self.listener)(Event::Removed(name.clone()));
-                    }
-                    outcome
+            .map(|name| async move {
+                let outcome = self.engine.remove(&container_id(env_id, name)).await;
+                if outcome.is_ok() && known.contains(name) {
+                    (self.listener)(Event::Removed(name.clone()));
                 }
+                outcome
             })
             .collect();
+        let mut errors = Vec::new();
         while let Some(outcome) = removing.next().await {
             errors.extend(outcome.err());
         }
-        Error::all(errors)
+        errors
     }
 
     /// Restarts hosts; each shuts down within `patience` or is killed.

@@ -14,7 +14,8 @@ struct Case {
     within: u64,
 }
 
-const CASES: [Case; 9] = [
+/// All commands but `destroy`, after which each point would have to build its images again.
+const CASES: [Case; 12] = [
     Case { args: &["start", "-n", "2"], running: false, within: 3000 },
     Case { args: &["start", "-n", "2"], running: true, within: 3500 },
     Case { args: &["stop"], running: true, within: 700 },
@@ -22,6 +23,9 @@ const CASES: [Case; 9] = [
     Case { args: &["install", "SRC"], running: false, within: 8000 },
     Case { args: &["build", "-q"], running: true, within: 300 },
     Case { args: &["exec", "--no-tty", "node1", "sleep 100"], running: true, within: 500 },
+    Case { args: &["connect", "node1"], running: true, within: 300 },
+    Case { args: &["logs", "-f"], running: true, within: 300 },
+    Case { args: &["status"], running: true, within: 200 },
     Case { args: &["clean"], running: true, within: 300 },
     Case { args: &["init", "-f"], running: false, within: 100 },
 ];
