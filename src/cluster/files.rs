@@ -235,7 +235,7 @@ impl Files {
         let doing = || format!("cannot close {}/tmp to others", env_dir.path().display());
         fs::set_permissions(own_path(&histories), std::os::unix::fs::PermissionsExt::from_mode(0o700)).doing(doing)?;
         let mut shared = vec![(scripts, self.init_scripts())];
-        for host in ["server", "frontend", "rsyslog", "node"] {
+        for host in super::ROLES {
             for path in HISTORIES {
                 let file = touch(env_dir, &history(host, path), path.starts_with("/home/"))?;
                 shared.push((file.into(), self.history(host, path)));

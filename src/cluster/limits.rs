@@ -7,7 +7,8 @@ use std::fs;
 
 /// A limit, what one host of a cluster takes of it, and what the rest of the machine may have taken already.
 ///
-/// Counted on booted hosts of all suites, with OAR and a job, and rounded up by half.
+/// Counted on a booted cluster of trixie with OAR (6 inotify instances and 20 watches a host, 8 threads and 12 of its shim), and
+/// rounded up generously: by half for the instances, which are the ones that run out.
 struct Limit {
     /// As sysctl has it.
     name: &'static str,

@@ -21,6 +21,9 @@ use crate::engine::{ContainerInfo, Engine};
 use crate::error::{Error, Result};
 use std::collections::BTreeMap;
 
+/// The roles of a cluster's hosts.
+pub const ROLES: [&str; 4] = ["frontend", "server", "node", "rsyslog"];
+
 /// Label with the environment's id.
 pub const ENV_LABEL: &str = "oardocker.env";
 /// Label with the host name.

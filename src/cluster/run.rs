@@ -5,7 +5,7 @@ use super::notify::Notify;
 use super::plan::{self, Host};
 use super::request::Request;
 use super::volume::Mode;
-use super::{container_id, containers, cow, legacy, old_folder, require_its_engine, session};
+use super::{ROLES, container_id, containers, cow, legacy, old_folder, require_its_engine, session};
 use crate::cgroup::Cgroups;
 use crate::engine::{Engine, State};
 use crate::error::{Error, Result};
@@ -75,7 +75,7 @@ impl Runner {
     async fn try_start(&self, request: &Request, image: &(dyn Fn(&str) -> String + Sync), wait: bool) -> Result<()> {
         let (mut env, mut processes) = (BTreeMap::new(), BTreeMap::new());
         let mut chain = None;
-        for role in ["server", "frontend", "rsyslog", "node"] {
+        for role in ROLES {
             let found = self.engine.image(&image(role)).await?;
             let found = found.ok_or_else(|| Error::new(format!("image {} is not there", image(role))))?;
             if role == "frontend" {

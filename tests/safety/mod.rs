@@ -193,7 +193,7 @@ fn a_refused_command_leaves_the_cluster_that_runs() {
     };
     still("a taken port", 1, &["start", "--port-bindings-offset", "55000"], "port 55080 of 127.0.0.1");
     still("a folder that is not there", 1, &["start", "-v", "/nonexistent:/x"], "cannot share /nonexistent");
-    still("too many nodes", 2, &["start", "-n", "1001"], "");
+    still("too many nodes", 2, &["start", "-n", "1001"], "not in the range");
     still("no source", 1, &["install", "/nonexistent"], "cannot open /nonexistent");
     still("a source that is none", 1, &["install", "/etc"], "holds no OAR sources");
     still("a source that cannot be installed", 1, &["install", tree.to_str().unwrap()], "ended with exit code");
