@@ -20,4 +20,6 @@ awk -v suite="-$SUITE" '{sub(/#.*/, "")} NF && !index($0, suite) {print $1}' /tm
 
 rm -f /usr/sbin/policy-rc.d /etc/apt/sources.list.d/borrowed.list /etc/apt/preferences.d/borrowed
 apt-get clean
-rm -rf /var/lib/apt/lists/* /var/cache/apt/* /var/log/apt /var/log/dpkg.log /tmp/*
+# The lists stay, so that `apt-get install` works in the hosts; those that were borrowed go.
+[ "$SUITE" = trixie ] || rm -f /var/lib/apt/lists/*_dists_trixie_*
+rm -rf /var/cache/apt/* /var/log/apt /var/log/dpkg.log /tmp/*

@@ -100,6 +100,24 @@ fn oar3_dev() {
     let (status, _) = get(58668, "/newoarapi-priv/jobs/", "Authorization: Basic ZG9ja2VyOmRvY2tlcg==\r\n");
     assert!(status.contains("200"), "{status}");
 
+    // What changes something wants a token: the private API passes it on.
+    let post = |token: &str| {
+        let job = "{\\\"resource\\\": [\\\"nodes=1\\\"], \\\"command\\\": \\\"hostname\\\"}";
+        let line = format!(
+            "curl -s -H 'Authorization: {token}' -H 'Content-Type: application/json' -d \"{job}\" http://localhost:6668/newoarapi-priv/jobs/"
+        );
+        workdir.sh("frontend", &line)
+    };
+    let token = workdir.sh("frontend", "oarsub --api-token");
+    let token =
+        token.lines().find_map(|l| l.trim().strip_prefix("OAR_API_TOKEN=")).unwrap_or_else(|| panic!("{token}"));
+    let answer: serde_json::Value = serde_json::from_str(&post(&format!("Bearer {token}"))).unwrap();
+    let id = answer["id"].as_u64().unwrap_or_else(|| panic!("{answer}")).to_string();
+    wait_terminated(&workdir, &id);
+    let job = workdir.sh("frontend", &format!("oarstat -fj {id}"));
+    assert!(job.lines().any(|l| matches!(l.trim(), "owner = docker" | "user = docker")), "{job}");
+    assert!(!post("Bearer nonsense").contains("\"id\""));
+
     // And back to OAR 2's command for a while.
     assert!(workdir.root_sh("frontend", "oarswitch-cli oarstat 2").contains("oarstat2"));
     workdir.sh("frontend", "oarstat");

@@ -1,9 +1,22 @@
 #!/bin/bash
-# Creates one resource per core of every node, in one transaction: oarnodesetting would start Perl for each.
+# Creates one resource per core of every node that is online and that this cluster may use, in one transaction: oarnodesetting would start Perl for each.
 # Jobs of every kind may have them, those of type deploy too.
 # They begin as Absent and become Alive when their node has booted (nodes_alive.sh).
 export PGHOST=localhost PGUSER=oar PGPASSWORD=oar PGDATABASE=oar
-cores=$(nproc --all)
+# The kernel's lists are such as 0-3,8. This is on the way to the first job, so no programs are started.
+read -r online < /sys/devices/system/cpu/online
+while read -r key value; do
+    [ "$key" != Cpus_allowed_list: ] || allowed=$value
+done < /proc/self/status
+declare -A is_online
+for range in ${online//,/ }; do
+    for ((id = ${range%-*}; id <= ${range#*-}; id++)); do is_online[$id]=1; done
+done
+ids=
+for range in ${allowed//,/ }; do
+    for ((id = ${range%-*}; id <= ${range#*-}; id++)); do [ -z "${is_online[$id]}" ] || ids+=,$id; done
+done
+ids=${ids#,}
 mem=$(awk '/^MemTotal/ {print int($2 / 1024 / 1024) + 1}' /proc/meminfo)
 
 {
@@ -20,8 +33,8 @@ mem=$(awk '/^MemTotal/ {print int($2 / 1024 / 1024) + 1}' /proc/meminfo)
 DELETE FROM nodes WHERE name IN (SELECT network_address FROM resources);
 WITH created AS (
     INSERT INTO resources (network_address, host, state, state_num, deploy, cpu, core, cpuset, mem)
-    SELECT name, name, 'Absent', 2, 'YES', cpu, (cpu - 1) * $cores + i + 1, i, $mem
-    FROM nodes, generate_series(0, $cores - 1) AS i ORDER BY cpu, i
+    SELECT name, name, 'Absent', 2, 'YES', cpu, (cpu - 1) * cardinality(ids) + i, ids[i], $mem
+    FROM nodes, (SELECT ARRAY[$ids] AS ids) AS cpus, generate_series(1, cardinality(ids)) AS i ORDER BY cpu, i
     RETURNING resource_id
 )
 INSERT INTO resource_logs (resource_id, attribute, value, date_start)

@@ -6,7 +6,7 @@ for unit in oardocker-postgresql oardocker-resources oar-server; do
 done
 export PGHOST=localhost PGUSER=oar PGPASSWORD=oar PGDATABASE=oar
 list=$(printf "'%s'," "$@")
-psql -qAt -v ON_ERROR_STOP=1 <<SQL
+left=$(psql -qAt -v ON_ERROR_STOP=1 <<SQL
 BEGIN;
 WITH changed AS (
     UPDATE resources SET state = 'Alive', state_num = 1, next_state = 'UnChanged',
@@ -21,4 +21,9 @@ SELECT resource_id, 'state', 'Alive', extract(epoch FROM now())::integer FROM ch
 COMMIT;
 SELECT name FROM unnest(ARRAY[${list%,}]) AS name
 WHERE NOT EXISTS (SELECT 1 FROM resources WHERE network_address = name AND state = 'Alive');
+SELECT '+' WHERE EXISTS (SELECT 1 FROM jobs WHERE state = 'Waiting');
 SQL
+) || exit
+# Jobs that wait for a node that was off are not kept waiting for the next look around.
+[[ $left != *+ ]] || echo Scheduling > /dev/tcp/localhost/6666
+echo "${left%+}"

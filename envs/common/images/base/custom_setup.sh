@@ -1,2 +1,3 @@
 #!/bin/bash
-# Runs at the end of the build of the base image, as root. Yours to edit: `oardocker init -f` never overwrites it.
+# Runs at the end of the build of the base image, as root, with the files of this folder beside it.
+# Yours to edit: `oardocker init -f` never overwrites it.

@@ -20,6 +20,12 @@ perl -i -pe '
     if ($on) { $on = 0 if /#<\/Location>/; s/^#// }
     s/E=X_REMOTE_IDENT:/E=HTTP_X_REMOTE_IDENT:/;
 ' /etc/oar/apache2/oar-restful-api.conf
+# POST /resources/generate: a tool of the server's.
+TOOL=$(find "${SRCDIR:-/nonexistent}" -path '*/tools/oar_resources_add' 2>/dev/null | head -n 1)
+if [ -n "$TOOL" ]; then
+    install -m 755 "$TOOL" $PREFIX/lib/oar/
+    set_conf API_RESOURCES_LIST_GENERATION_CMD "$PREFIX/lib/oar/oar_resources_add -Y"
+fi
 grep -q '^Listen 6668' /etc/apache2/ports.conf || grep -q '^Listen 6668' /etc/oar/apache2/oar-restful-api.conf \
     || echo 'Listen 6668' >> /etc/apache2/ports.conf
 sed -i "1s@^/var/www.*@$PREFIX/lib/cgi-bin@" /etc/apache2/suexec/www-data
@@ -28,8 +34,9 @@ echo "ServerName frontend" > /etc/apache2/conf-available/oardocker.conf
 a2enmod -q suexec headers rewrite cgi fcgid
 a2enconf -q oardocker oar-restful-api oar-web-status
 
-# Monika
-sed -i -e "s/^\(clustername = \).*/\1oardocker for OAR $VERSION/" -e 's/^\(hostname = \).*/\1server/' \
+# Monika; the path of its stylesheet is the browser's.
+sed -i -e 's@^css_path *=.*@css_path = /monika.css@' \
+    -e "s/^\(clustername = \).*/\1oardocker for OAR $VERSION/" -e 's/^\(hostname = \).*/\1server/' \
     -e 's/^\(username.*\)oar.*/\1oar_ro/' -e 's/^\(password.*\)oar.*/\1oar_ro/' \
     -e 's/^\(dbtype.*\)mysql.*/\1psql/' -e 's/^\(dbport.*\)3306.*/\15432/' /etc/oar/monika.conf
 chown www-data /etc/oar/monika.conf

@@ -1,11 +1,18 @@
 #!/bin/bash
-# install_oar.sh SOURCE: installs OAR's server part and creates its database.
+# install_oar.sh SOURCE: installs OAR's server part and the user commands, and creates OAR's database.
 set -e
 . /usr/local/lib/oardocker/oar_source.sh
 
-install_oar server
+install_oar server user
 configure_common
 set_conf OAREXEC_DEBUG_MODE 1
+# Energy saving is off until ENERGY_SAVING_INTERNAL says yes.
+for script in wake_up_nodes.sh shut_down_nodes.sh; do
+    sed "s|@PREFIX@|$PREFIX|" /usr/local/lib/oardocker/$script > /etc/oar/$script
+    chmod 755 /etc/oar/$script
+done
+set_conf ENERGY_SAVING_NODE_MANAGER_WAKE_UP_CMD /etc/oar/wake_up_nodes.sh
+set_conf ENERGY_SAVING_NODE_MANAGER_SLEEP_CMD /etc/oar/shut_down_nodes.sh
 install_oar_keys
 install_unit oar-server.service
 

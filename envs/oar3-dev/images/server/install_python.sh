@@ -12,7 +12,6 @@ apt-get install -y --no-install-recommends python3-venv python3-pip python3-setu
     python3-rsa python3-simplejson python3-sqlalchemy python3-sqlalchemy-utils python3-tabulate python3-toml \
     python3-uvicorn python3-yaml python3-zmq
 apt-get clean
-rm -rf /var/lib/apt/lists/*
 
 python3 -m venv --system-site-packages /opt/oar3
 # The only one that Debian does not have; what it needs itself was installed above.

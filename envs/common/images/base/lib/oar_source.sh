@@ -180,7 +180,7 @@ install_unit() {
 # The last line of the output is the image's comment.
 finish() {
     apt-get clean
-    rm -rf /var/lib/apt/lists/* /var/cache/apt/*
+    rm -rf /var/cache/apt/*
     echo "$VERSION" > /oar_version
     echo "$COMMENT"
 }
