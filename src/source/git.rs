@@ -1,10 +1,12 @@
 //! Git working trees and remote repositories.
 
+use super::history;
 use crate::error::{Context as _, Error, Result};
 use crate::rooted::{Root, link_target, open_plain, own_path};
 use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Uid, openat, symlinkat};
 use std::ffi::OsStr;
 use std::fs;
+use std::io::Write as _;
 use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::process::CommandExt as _;
@@ -42,7 +44,7 @@ pub(super) fn fetch(url: &str, reference: Option<&str>, env_dir: &Root, say: &dy
     if !made.is_empty() {
         owner.give(&dir).doing(doing)?;
     }
-    let git = Git { owner, dir: own_path(&dir) };
+    let git = Git { owner, dir: own_path(&dir), repository: None, offline: false };
     let place = kept.join("oar-git");
     // A link in its place, or one to a repository elsewhere, is none of ours: it goes, and what it leads to stays.
     let there = |name: &str| {
@@ -68,7 +70,7 @@ pub(super) fn fetch(url: &str, reference: Option<&str>, env_dir: &Root, say: &dy
     env_dir.replace(&place.join(".git/config"), config.as_bytes(), 0o644).doing(doing)?;
     let tree = env_dir.sub(&place).doing(doing)?;
     let fd = tree.lockable()?;
-    check_out(&Git { owner, dir: own_path(&fd) }, url, reference).doing(doing)?;
+    check_out(&Git { owner, dir: own_path(&fd), repository: None, offline: false }, url, reference).doing(doing)?;
     Ok(tree)
 }
 
@@ -92,27 +94,66 @@ fn check_out(git: &Git, url: &str, reference: Option<&str>) -> Result<()> {
     git.run(&["clean", "-qfdx", "--exclude=/.oardocker-url"]).map(drop)
 }
 
-/// Copies what git tracks, with the edits that are not committed, and the history for `git describe`. `at` is a path at which
-/// the tree's owner can reach it, `copy` a directory of ours that he can.
+/// Copies what git tracks, with the edits that are not committed, and of the history what `git describe` wants. `at` is a path at
+/// which the tree's owner can reach it, `copy` a directory of ours that he can.
 pub(super) fn copy_tree(tree: &Root, at: &Path, copy: &Path) -> Result<Root> {
     let doing = || format!("cannot copy the git working tree {}", tree.path().display());
     let (_, stat) = tree.entry(Path::new(".git")).doing(doing)?;
     let owner = Owner { uid: stat.st_uid, gid: stat.st_gid };
     owner.give(&fs::File::open(copy).doing(doing)?).doing(doing)?;
     let to = copy.join("oar");
-    let (theirs, ours) = (Git { owner, dir: at.into() }, Git { owner, dir: to.clone() });
-    // Tracked files as they are now, edits included; the history comes along for `git describe`.
-    theirs.run(&["clone", "--quiet", "--no-checkout", "--shared", ".", &to.to_string_lossy()]).doing(doing)?;
-    let names = theirs.bytes(&["ls-files", "-z"]).doing(doing)?;
+    let repository = elsewhere(tree).doing(doing)?;
+    if let Some(repository) = &repository {
+        owned(repository, owner).doing(doing)?;
+    }
+    let theirs = Git { owner, dir: at.into(), repository, offline: true };
+    let format = theirs.run(&["rev-parse", "--show-object-format"]).unwrap_or_else(|_| "sha1".into());
+    let here = Git { owner, dir: copy.into(), repository: None, offline: true };
+    // Of a git that knows one format only, the option as well.
+    let format = (format.trim() != "sha1").then(|| format!("--object-format={}", format.trim()));
+    here.run(&[&["init", "--quiet"][..], &format.iter().map(String::as_str).collect::<Vec<_>>(), &["oar"]].concat())
+        .doing(doing)?;
+    // A submodule that is broken has nothing to copy.
+    let names =
+        theirs.bytes(&["ls-files", "-z", "--recurse-submodules"]).or_else(|_| theirs.bytes(&["ls-files", "-z"]));
     let new = Root::beneath(&to)?;
-    for name in names.split(|b| *b == 0).filter(|n| !n.is_empty()) {
+    for name in names.doing(doing)?.split(|b| *b == 0).filter(|n| !n.is_empty()) {
         copy_entry(tree, &new, Path::new(OsStr::from_bytes(name))).doing(doing)?;
     }
-    // Inside the container the objects are not where the clone borrows them from.
-    ours.run(&["repack", "-a", "-d", "-q"]).doing(doing)?;
-    new.remove(Path::new(".git/objects/info/alternates")).doing(doing)?;
-    ours.run(&["reset", "--quiet"]).doing(doing)?;
+    history::copy(&theirs, &Git { owner, dir: to, repository: None, offline: true }, &new).doing(doing)?;
     Ok(new)
+}
+
+/// Where a tree's repository is, if it is not in the tree: a worktree and a submodule have a file that tells. What that says of a
+/// place relative to the tree is true at its own place only, and not where we show it to its owner.
+fn elsewhere(tree: &Root) -> Result<Option<PathBuf>> {
+    if !tree.is_file(Path::new(".git")) {
+        return Ok(None);
+    }
+    let text = tree.needed(".git")?;
+    let place = text.trim_end_matches(['\n', '\r']).strip_prefix("gitdir: ");
+    let place = place.ok_or_else(|| Error::new(format!("{}/.git names no repository", tree.path().display())))?;
+    Ok(Some(tree.path().join(place)))
+}
+
+/// Fails when a repository elsewhere is not of the account that the tree says: its configuration would be somebody else's word.
+fn owned(repository: &Path, owner: Owner) -> Result<()> {
+    let root = Root::open(repository)?;
+    // A worktree has its own part of the repository, and names the rest.
+    let common = root.text("/commondir")?.map(|text| repository.join(text.trim_end_matches('\n')));
+    for dir in [Some(repository.to_owned()), common].into_iter().flatten() {
+        let doing = || format!("cannot look at {}", dir.display());
+        let uid = std::os::unix::fs::MetadataExt::uid(&fs::metadata(&dir).doing(doing)?);
+        if uid != owner.uid {
+            return Err(Error::new(format!(
+                "its repository {} belongs to user {uid}, and the tree's .git to {}",
+                dir.display(),
+                owner.uid
+            ))
+            .hint("clone the repository, or give both to one account"));
+        }
+    }
+    Ok(())
 }
 
 /// Copies a file or a link. One that was deleted, or is something else, is left out.
@@ -164,9 +205,13 @@ impl Owner {
 
 /// git in a directory, as the owner of the tree: what the tree's configuration says is its owner's word, not root's.
 #[derive(Debug)]
-struct Git {
+pub(super) struct Git {
     owner: Owner,
     dir: PathBuf,
+    /// Where that is not in the directory.
+    repository: Option<PathBuf>,
+    /// What a partial clone lacks is not fetched in passing: a remote's configuration names programs.
+    offline: bool,
 }
 
 /// What no configuration of a tree can have git run.
@@ -186,18 +231,52 @@ const MISLEADING: [&str; 8] = [
 
 impl Git {
     /// Runs it; its output as text.
-    fn run(&self, args: &[&str]) -> Result<String> {
+    pub(super) fn run(&self, args: &[&str]) -> Result<String> {
         self.bytes(args).map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
     }
 
     /// Runs it; its output.
-    fn bytes(&self, args: &[&str]) -> Result<Vec<u8>> {
+    pub(super) fn bytes(&self, args: &[&str]) -> Result<Vec<u8>> {
+        self.fed(args, &[])
+    }
+
+    /// Runs it with something to read; its output.
+    pub(super) fn fed(&self, args: &[&str], input: &[u8]) -> Result<Vec<u8>> {
+        let doing = || format!("cannot run git in {}", self.dir.display());
+        let mut command = self.command(args);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().map_err(|e| match e.kind() {
+            std::io::ErrorKind::NotFound => Error::new("git is not installed").hint("install it: apt install git"),
+            _ => Error::new(format!("{}: {e}", doing())),
+        })?;
+        let mut stdin = child.stdin.take();
+        let out = std::thread::scope(|scope| {
+            // What it does not want to read is no error.
+            scope.spawn(move || stdin.take().map(|mut stdin| stdin.write_all(input)));
+            child.wait_with_output()
+        });
+        let out = out.doing(doing)?;
+        if out.status.success() {
+            Ok(out.stdout)
+        } else {
+            Err(Error::new(format!("git {}: {}", args[0], String::from_utf8_lossy(&out.stderr).trim())))
+        }
+    }
+
+    fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new("git");
         // Also where parts of the tree are somebody else's.
-        command.args(["-c", "safe.directory=*"]).args(QUIET.iter().flat_map(|setting| ["-c", setting])).args(args);
-        command.current_dir(&self.dir).stdin(Stdio::null());
+        command.args(["-c", "safe.directory=*"]).args(QUIET.iter().flat_map(|setting| ["-c", setting]));
+        if let Some(repository) = &self.repository {
+            command.arg("--git-dir").arg(repository).args(["--work-tree", "."]);
+        }
+        command.args(args).current_dir(&self.dir);
         for name in MISLEADING {
             command.env_remove(name);
+        }
+        if self.offline {
+            // Only newer gits know the first.
+            command.env("GIT_NO_LAZY_FETCH", "1").env("GIT_ALLOW_PROTOCOL", "none");
         }
         let me = nix::unistd::geteuid();
         if me.is_root() && self.owner.uid != 0 {
@@ -207,23 +286,15 @@ impl Git {
         }
         // SAFETY: prctl is safe between fork and exec. A git that waits for a server ends with us.
         unsafe { command.pre_exec(|| Ok(nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGTERM)?)) };
-        let out = command.output().map_err(|e| match e.kind() {
-            std::io::ErrorKind::NotFound => Error::new("git is not installed").hint("install it: apt install git"),
-            _ => Error::new(format!("cannot run git in {}: {e}", self.dir.display())),
-        })?;
-        if out.status.success() {
-            Ok(out.stdout)
-        } else {
-            Err(Error::new(format!("git {}: {}", args[0], String::from_utf8_lossy(&out.stderr).trim())))
-        }
+        command
     }
 }
 
 /// git in a tree of the tests' own.
 #[cfg(test)]
 pub(super) fn git(dir: &Path, args: &[&str]) -> Result<String> {
-    Git { owner: Owner { uid: nix::unistd::geteuid().as_raw(), gid: nix::unistd::getegid().as_raw() }, dir: dir.into() }
-        .run(args)
+    let owner = Owner { uid: nix::unistd::geteuid().as_raw(), gid: nix::unistd::getegid().as_raw() };
+    Git { owner, dir: dir.into(), repository: None, offline: false }.run(args)
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 //! Knows tar files, directories, git and HTTP; knows no container. The user's files are never written to.
 
 mod git;
+mod history;
 mod http;
 mod tarball;
 
@@ -281,6 +282,12 @@ mod tests {
         let copy = directory(&source);
         let owner = |name: &str| fs::metadata(copy.join(name)).unwrap().uid();
         assert_eq!((owner(MARKS[0]), owner(".git/HEAD")), (61234, 61234), "git was run by the owner");
+        // Of a worktree that is root's, whose repository is not, nobody knows whose word that is.
+        let own = tmp.path().join("own");
+        shell(&format!("git -c safe.directory='*' -C {} worktree add -q {}", tree.display(), own.display()));
+        shell(&format!("chown 0:0 {}/.git", own.display()));
+        let error = local(&own.to_string_lossy()).unwrap().prepare(&scratch.path().join("scratch")).unwrap_err();
+        assert!(error.to_string().contains("belongs to user"), "{error}");
     }
 
     #[test]
@@ -337,9 +344,151 @@ mod tests {
         assert!(!copy.join("product.o").exists());
         assert_eq!(fs::read_to_string(copy.join(MARKS[0])).unwrap(), "edited");
         assert_eq!(git::git(&copy, &["describe", "--tags"]).unwrap().trim(), "2.6.1");
-        assert!(git::git(&copy, &["fsck"]).is_ok());
+        assert_eq!(git::git(&copy, &["status", "--porcelain"]).unwrap(), format!(" M {}\n", MARKS[0]));
         drop(source);
         assert!(!copy.exists());
         assert!(tree.join("product.o").exists());
+    }
+
+    /// A tree with an old version of a large file, a tag, and two commits after that; what `git describe` says there.
+    fn long_history(tree: &Path) -> String {
+        let commit = |message: &str| {
+            git::git(tree, &["add", "."]).unwrap();
+            git::git(tree, &[&COMMIT[..], &["-qm", message]].concat()).unwrap();
+        };
+        oar_tree(tree);
+        git::git(tree, &["init", "-q", "-b", "devel"]).unwrap();
+        let noise: Vec<u8> = (0..3_000_000).map(|_| rand::random()).collect();
+        fs::write(tree.join("large"), noise).unwrap();
+        commit("a");
+        fs::write(tree.join("large"), "small now").unwrap();
+        commit("b");
+        git::git(tree, &["-c", "user.name=a", "-c", "user.email=a@b", "tag", "-am", "x", "2.6.1"]).unwrap();
+        for message in ["c", "d"] {
+            fs::write(tree.join("news"), message).unwrap();
+            commit(message);
+        }
+        git::git(tree, &["describe", "--tags"]).unwrap()
+    }
+
+    /// What an installation sees of a tree: what `git describe` says, the branch, and a file.
+    #[track_caller]
+    fn seen(tree: &Path, scratch: &Path) -> (String, String, String) {
+        let source = prepared(tree, scratch);
+        let copy = directory(&source);
+        let git = |args: &[&str]| git::git(copy, args).unwrap_or_else(|e| e.to_string());
+        let file = fs::read_to_string(copy.join("news")).unwrap_or_default();
+        (git(&["describe", "--tags"]), git(&["rev-parse", "--abbrev-ref", "HEAD"]).trim().to_owned(), file)
+    }
+
+    #[test]
+    fn of_the_history_only_what_describe_wants() {
+        let tmp = tempfile::tempdir().unwrap();
+        let (tree, scratch) = (tmp.path().join("oar"), tmp.path().join("scratch"));
+        let described = long_history(&tree);
+        assert!(described.starts_with("2.6.1-2-g"), "{described}");
+        assert_eq!(seen(&tree, &scratch), (described.clone(), "devel".into(), "d".into()));
+        let source = prepared(&tree, &scratch);
+        let old = git::git(&tree, &["rev-parse", "HEAD~3:large"]).unwrap();
+        assert!(
+            git::git(directory(&source), &["cat-file", "-e", old.trim()]).is_err(),
+            "the old version is not copied"
+        );
+        assert_eq!(git::git(directory(&source), &["rev-list", "--count", "HEAD"]).unwrap(), "3\n");
+        assert_eq!(git::git(directory(&source), &["status", "--porcelain"]).unwrap(), "");
+
+        // A merge of what was begun before the tag.
+        let git = |args: &[&str]| git::git(&tree, &[&COMMIT[..4], args].concat()).unwrap();
+        git(&["checkout", "-q", "-b", "side", "HEAD~3"]);
+        git(&["commit", "-q", "--allow-empty", "-m", "s"]);
+        git(&["checkout", "-q", "devel"]);
+        git(&["merge", "-q", "--no-ff", "-m", "m", "side"]);
+        assert_eq!(seen(&tree, &scratch).0, git(&["describe", "--tags"]));
+        git(&["checkout", "-q", "--detach", "HEAD~1"]);
+        assert_eq!(seen(&tree, &scratch).1, "HEAD");
+        // Nothing committed yet, and no tag.
+        let young = tmp.path().join("young");
+        oar_tree(&young);
+        git::git(&young, &["init", "-q"]).unwrap();
+        git::git(&young, &["add", "."]).unwrap();
+        assert!(directory(&prepared(&young, &scratch)).join(MARKS[0]).is_file());
+        git::git(&young, &[&COMMIT[..], &["-qm", "x"]].concat()).unwrap();
+        assert!(seen(&young, &scratch).0.contains("git describe"), "there is nothing to describe");
+    }
+
+    #[test]
+    fn clones_that_lack_something_are_copied() {
+        let tmp = tempfile::tempdir().unwrap();
+        let (origin, scratch) = (tmp.path().join("origin"), tmp.path().join("scratch"));
+        let described = long_history(&origin);
+        for key in ["uploadpack.allowFilter", "uploadpack.allowAnySHA1InWant"] {
+            git::git(&origin, &["config", key, "true"]).unwrap();
+        }
+        let url = format!("file://{}", origin.display());
+        let clone = |name: &str, args: &[&str]| {
+            let place = tmp.path().join(name);
+            shell(&format!("git clone -q {} {url} {}", args.join(" "), place.display()));
+            place
+        };
+        for (name, args) in [
+            ("full", &[][..]),
+            ("no-blobs", &["--filter=blob:none"]),
+            ("no-trees", &["--filter=tree:0"]),
+            ("depth", &["--depth=3"]),
+            ("bare-of-tags", &["--depth=1"]),
+            ("sparse", &["--sparse", "--filter=blob:none"]),
+        ] {
+            let place = clone(name, args);
+            git::git(&place, &["repack", "-adq"]).unwrap();
+            if name == "sparse" {
+                shell(&format!("git -C {} sparse-checkout set sources", place.display()));
+            }
+            // Nobody is asked for what is missing.
+            git::git(&place, &["remote", "set-url", "origin", "file:///nonexistent"]).unwrap();
+            let (version, branch, file) = seen(&place, &scratch);
+            assert_eq!(branch, "devel", "{name}");
+            assert_eq!(file, "d", "{name}");
+            if name != "bare-of-tags" {
+                assert_eq!(version, described, "{name}");
+            }
+        }
+        // An object of the past that is lost.
+        let old = git::git(&origin, &["rev-parse", "HEAD~3:large"]).unwrap();
+        fs::remove_file(origin.join(".git/objects").join(&old[..2]).join(old[2..].trim())).unwrap();
+        assert_eq!(seen(&origin, &scratch).0, described);
+    }
+
+    #[test]
+    fn worktrees_and_submodules_are_copied() {
+        let tmp = tempfile::tempdir().unwrap();
+        let (tree, scratch) = (tmp.path().join("oar"), tmp.path().join("scratch"));
+        let described = long_history(&tree);
+        let git = |dir: &Path, args: &[&str]| {
+            git::git(dir, &[&COMMIT[..4], &["-c", "protocol.file.allow=always"], args].concat()).unwrap()
+        };
+        git(&tree, &["worktree", "add", "-q", "-b", "feature", "../feature"]);
+        let feature = tmp.path().join("feature");
+        assert_eq!(seen(&feature, &scratch), (described.clone(), "feature".into(), "d".into()));
+        // As newer gits can write it.
+        fs::write(feature.join(".git"), "gitdir: ../oar/.git/worktrees/feature\n").unwrap();
+        assert_eq!(seen(&feature, &scratch), (described.clone(), "feature".into(), "d".into()));
+
+        // OAR as a part of something larger.
+        let larger = tmp.path().join("larger");
+        fs::create_dir(&larger).unwrap();
+        git(&larger, &["init", "-q"]);
+        git(&larger, &["submodule", "--quiet", "add", tree.to_str().unwrap(), "parts/oar"]);
+        assert_eq!(seen(&larger.join("parts/oar"), &scratch), (described, "devel".into(), "d".into()));
+        // And with parts.
+        let part = tmp.path().join("part");
+        fs::create_dir(&part).unwrap();
+        git(&part, &["init", "-q"]);
+        fs::write(part.join("file"), "of a submodule").unwrap();
+        git(&part, &["add", "."]);
+        git(&part, &["commit", "-qm", "x"]);
+        git(&tree, &["submodule", "--quiet", "add", part.to_str().unwrap(), "part"]);
+        git(&tree, &["commit", "-qm", "y"]);
+        let source = prepared(&tree, &scratch);
+        assert_eq!(fs::read_to_string(directory(&source).join("part/file")).unwrap(), "of a submodule");
     }
 }
