@@ -169,7 +169,7 @@ impl Cgroups {
                     hand_down(&parent);
                 }
                 for file in ["cpuset.cpus", "cpuset.mems"] {
-                    inherit(&parent.join(file), &dir.join(file), self.layout)?;
+                    inherit(&parent.join(file), &dir.join(file), self.layout, depth < 2)?;
                 }
                 // Of an environment as a whole, and while nothing is below it: the kernel wants it so.
                 if new && depth == 1 {
@@ -228,14 +228,20 @@ fn restrict_devices(dir: &Path) -> Result<()> {
     DEVICES.iter().try_for_each(|device| write(&allow, device))
 }
 
-fn inherit(from: &Path, to: &Path, layout: Layout) -> Result<()> {
+/// Gives a v1 cpuset what its parent has: where others are below it, again each time, since v1 takes a CPU that goes off out of all
+/// cpusets and gives it back to none.
+fn inherit(from: &Path, to: &Path, layout: Layout, again: bool) -> Result<()> {
     if layout == Layout::Unified || !to.exists() {
         return Ok(());
     }
-    if fs::read_to_string(to).is_ok_and(|t| !t.trim().is_empty()) {
+    let has = fs::read_to_string(to).unwrap_or_default();
+    if !again && !has.trim().is_empty() {
         return Ok(());
     }
     let value = fs::read_to_string(from).doing(|| format!("cannot read {}", from.display()))?;
+    if value.trim() == has.trim() {
+        return Ok(());
+    }
     fs::write(to, value.trim()).doing(|| format!("cannot write {}", to.display()))
 }
 
@@ -323,6 +329,29 @@ mod tests {
         let cgroups = Cgroups::detect(dir.path()).unwrap();
         cgroups.create("ab", "node1").unwrap();
         assert_eq!(fs::read_to_string(dir.path().join("cgroup.subtree_control")).unwrap(), "+cpuset");
+    }
+
+    #[test]
+    fn a_cpu_that_was_off_comes_back_to_later_nodes() {
+        let dir = tree(&["unified/cgroup.procs", "cpuset/tasks", "cpuset/cpuset.cpus", "cpuset/cpuset.mems"]);
+        let cpuset = dir.path().join("cpuset");
+        let below = |path: &str| cpuset.join(path);
+        for group in ["oardocker", "oardocker/ab", "oardocker/ab/node1"] {
+            fs::create_dir_all(below(group)).unwrap();
+            for file in ["cpuset.cpus", "cpuset.mems"] {
+                fs::write(below(group).join(file), "0\n").unwrap();
+            }
+        }
+        fs::create_dir_all(below("oardocker/ab/node2")).unwrap();
+        for file in ["cpuset.cpus", "cpuset.mems"] {
+            fs::write(below("oardocker/ab/node2").join(file), "\n").unwrap();
+        }
+        let cgroups = Cgroups::detect(dir.path()).unwrap();
+        cgroups.create("ab", "node1").unwrap();
+        cgroups.create("ab", "node2").unwrap();
+        let cpus = |group: &str| fs::read_to_string(below(group).join("cpuset.cpus")).unwrap().trim().to_owned();
+        assert_eq!([cpus("oardocker"), cpus("oardocker/ab"), cpus("oardocker/ab/node2")], ["0-1", "0-1", "0-1"]);
+        assert_eq!(cpus("oardocker/ab/node1"), "0", "what a node that runs has is its own");
     }
 
     #[test]
