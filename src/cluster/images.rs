@@ -6,7 +6,7 @@ use crate::engine::host::{is_rootless, write_file};
 use crate::engine::{Engine, ImageRecord, Mount, ProcessSpec, Purpose};
 use crate::error::{Context as _, Error, Result};
 use crate::image::build::{Builder, Definition, Network as BuildNetwork, Sandbox};
-use crate::net::{self, Access, Network, Outlet};
+use crate::net::{self, Access, Network, Outlet, ProxyRelay};
 use crate::rooted::Root;
 use crate::source::{Form, PACKAGES, Prepared};
 use crate::workdir::{Workdir, templates};
@@ -202,6 +202,8 @@ async fn install_on(
 pub struct StepNetwork {
     id: String,
     files: Vec<(PathBuf, String)>,
+    proxies: Vec<(String, String)>,
+    relays: Mutex<HashMap<String, ProxyRelay>>,
     way: Way,
 }
 
@@ -220,7 +222,7 @@ impl StepNetwork {
         let mut files = Vec::new();
         for (name, text) in [
             ("hosts", net::hosts(&[("build".into(), "127.0.1.1".parse().expect("an address"))])),
-            ("resolv.conf", net::resolv_conf()?),
+            ("resolv.conf", net::resolv_conf()?.text),
         ] {
             let path = scratch.join(name);
             write_file(&path, &text, 0o644)?;
@@ -232,7 +234,7 @@ impl StepNetwork {
         } else {
             Way::Bridge { network: OnceCell::new(), next: AtomicU32::new(1), indices: Mutex::default() }
         };
-        Ok(Self { id, files, way })
+        Ok(Self { id, files, proxies: net::proxies(), relays: Mutex::default(), way })
     }
 }
 
@@ -264,6 +266,29 @@ pub async fn remove_steps(engine: &dyn Engine, cgroups: &Cgroups, env_id: &str) 
 #[async_trait]
 impl BuildNetwork for StepNetwork {
     async fn attach(&self, name: &str) -> Result<PathBuf> {
+        let netns = self.plug(name).await?;
+        if let Some(relay) = net::relay_proxies(&netns, &self.proxies).await? {
+            self.relays.lock().await.insert(name.into(), relay);
+        }
+        Ok(netns)
+    }
+
+    async fn detach(&self, name: &str) -> Result<()> {
+        self.relays.lock().await.remove(name);
+        self.unplug(name).await
+    }
+
+    fn files(&self) -> Vec<(PathBuf, String)> {
+        self.files.clone()
+    }
+
+    fn variables(&self) -> Vec<(String, String)> {
+        self.proxies.clone()
+    }
+}
+
+impl StepNetwork {
+    async fn plug(&self, name: &str) -> Result<PathBuf> {
         let (network, next, indices) = match &self.way {
             Way::Outlet(outlet) => return outlet.attach(name).await,
             Way::Bridge { network, next, indices } => (network, next, indices),
@@ -275,7 +300,7 @@ impl BuildNetwork for StepNetwork {
         network.attach(name, index).await
     }
 
-    async fn detach(&self, name: &str) -> Result<()> {
+    async fn unplug(&self, name: &str) -> Result<()> {
         let (network, indices) = match &self.way {
             Way::Outlet(outlet) => return outlet.detach(name).await,
             Way::Bridge { network, indices, .. } => (network, indices),
@@ -285,9 +310,5 @@ impl BuildNetwork for StepNetwork {
             (Some(network), Some(index)) => network.detach(name, index).await,
             _ => Ok(()),
         }
-    }
-
-    fn files(&self) -> Vec<(PathBuf, String)> {
-        self.files.clone()
     }
 }

@@ -9,25 +9,27 @@ use crate::engine::Engine;
 use crate::error::Result;
 use crate::net;
 use crate::workdir::Workdir;
+use std::path::PathBuf;
 
-/// Whether images can be built here.
-pub fn build(engine: &dyn Engine, workdir: &Workdir) -> Result<()> {
+/// Whether images can be built here. Returns what the user should know before.
+pub fn build(engine: &dyn Engine, workdir: &Workdir) -> Result<Vec<String>> {
     require_its_engine(engine, &workdir.env_id)?;
-    net::resolv_conf()?;
-    workdir.roles().map(drop)
+    workdir.roles()?;
+    let told = |folder: PathBuf| format!("{} has no Dockerfile: nothing is built of it", folder.display());
+    Ok(workdir.unbuilt()?.into_iter().map(told).chain(net::resolv_conf()?.warning).collect())
 }
 
-/// Whether something can be installed on the images.
-pub async fn install(engine: &dyn Engine, workdir: &Workdir) -> Result<()> {
+/// Whether something can be installed on the images. Returns what the user should know before.
+pub async fn install(engine: &dyn Engine, workdir: &Workdir) -> Result<Vec<String>> {
     require_its_engine(engine, &workdir.env_id)?;
-    net::resolv_conf()?;
     images::installer(workdir)?;
     let roles: Vec<&str> = workdir.manifest.install_on.iter().map(String::as_str).collect();
-    images::require(engine, workdir, &roles, "base").await
+    images::require(engine, workdir, &roles, "base").await?;
+    Ok(net::resolv_conf()?.warning.into_iter().collect())
 }
 
-/// Whether the cluster that is asked for can be had, but for what the one that runs will give up. Returns lines about what had to
-/// be changed on the host.
+/// Whether the cluster that is asked for can be had, but for what the one that runs will give up. Returns what had to be changed on
+/// the host, and what else the user should know.
 pub async fn start(
     engine: &dyn Engine,
     workdir: &Workdir,
@@ -39,11 +41,13 @@ pub async fn start(
     cgroups.require_delegation()?;
     let booting = ROLES.map(|role| (workdir.image_name(role, "latest"), workdir.engine_name(role, "latest")));
     legacy::check(engine, cgroups, &booting).await?;
-    net::resolv_conf()?;
+    let warning = net::resolv_conf()?.warning;
     let files = Files::new(&workdir.env_id);
     files.open_shared(request)?;
     net::check_free(&workdir.env_id, &files.ports(), &plan::ports(request))?;
     let hosts = u32::try_from(plan::names(request.nodes).len()).unwrap_or(u32::MAX);
+    net::require_room(hosts)?;
     limits::open_files(hosts)?;
-    limits::provide(hosts, &limits::Kernel)
+    let changes = limits::provide(hosts, &limits::Kernel)?;
+    Ok(warning.into_iter().chain(changes).collect())
 }

@@ -13,13 +13,16 @@ mod firewall;
 mod forward;
 mod links;
 mod names;
+mod proxy;
+mod relay;
 mod slirp;
 mod subnet;
 
 pub use firewall::{Access, Port};
 pub use links::mtu;
-pub use names::{hosts, resolv_conf};
-pub use subnet::Subnet;
+pub use names::{Resolv, hosts, resolv_conf};
+pub use proxy::proxies;
+pub use subnet::{Subnet, require_room, use_pools};
 
 use crate::engine::host::{is_rootless, private_dir, runtime_dir};
 use crate::error::{Context as _, Error, Result};
@@ -28,7 +31,7 @@ use nix::mount::{MntFlags, umount2};
 use std::collections::HashMap;
 use std::fs::{self, File};
 use std::net::{Ipv4Addr, TcpListener};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// One network.
 #[derive(Debug, Clone)]
@@ -189,6 +192,16 @@ impl Outlet {
         }
         unmount(&netns_dir(&self.id).join(name))
     }
+}
+
+/// What build steps of a namespace reach of the host's loopback: the caller's proxies. It lasts as long as the value.
+#[derive(Debug)]
+pub struct ProxyRelay(#[allow(dead_code, reason = "held, not used")] relay::Relay);
+
+/// Has proxies that are on the host's loopback answer in a namespace, if there are any.
+pub async fn relay_proxies(netns: &Path, proxies: &[(String, String)]) -> Result<Option<ProxyRelay>> {
+    let ports = proxy::local_ports(proxies);
+    if ports.is_empty() { Ok(None) } else { relay::Relay::open(netns, &ports).await.map(|r| Some(ProxyRelay(r))) }
 }
 
 /// A free subnet for a network that an engine makes, which must exist when the second value is dropped. `taken` are the

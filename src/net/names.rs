@@ -12,17 +12,41 @@ pub fn hosts(nodes: &[(String, Ipv4Addr)]) -> String {
     text
 }
 
+/// Where those that listen on the host's loopback keep the servers that they ask themselves.
+const BEHIND: [&str; 4] = [
+    "/run/systemd/resolve/resolv.conf",
+    "/run/NetworkManager/no-stub-resolv.conf",
+    "/run/dnsmasq/resolv.conf",
+    "/run/resolvconf/resolv.conf",
+];
+
+/// What hosts and build steps are told about name servers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Resolv {
+    /// The text of /etc/resolv.conf.
+    pub text: String,
+    /// That there is no server which they could reach, in the words for the user.
+    pub warning: Option<String>,
+}
+
 /// The host's resolv.conf without servers that only the host itself reaches.
-pub fn resolv_conf() -> Result<String> {
+pub fn resolv_conf() -> Result<Resolv> {
     let text = std::fs::read_to_string("/etc/resolv.conf").doing(|| "cannot read /etc/resolv.conf".into())?;
-    Ok(match reachable(&text) {
-        Some(text) => text,
-        // systemd-resolved listens on loopback and keeps the real servers here.
-        None => std::fs::read_to_string("/run/systemd/resolve/resolv.conf")
-            .ok()
-            .and_then(|t| reachable(&t))
-            .unwrap_or_default(),
-    })
+    let behind = BEHIND.iter().filter_map(|path| std::fs::read_to_string(path).ok());
+    Ok(resolv(&text, behind))
+}
+
+fn resolv(text: &str, behind: impl Iterator<Item = String>) -> Resolv {
+    let found = reachable(text).or_else(|| behind.filter_map(|text| reachable(&text)).next());
+    let warning = found.is_none().then(|| {
+        let servers: Vec<&str> = text.lines().filter_map(|l| l.strip_prefix("nameserver")).map(str::trim).collect();
+        let servers = if servers.is_empty() { "none".to_owned() } else { servers.join(", ") };
+        format!(
+            "/etc/resolv.conf names no server that hosts and build steps reach ({servers}), so names of other machines mean \
+             nothing there: add a line such as `nameserver 192.0.2.1` to it"
+        )
+    });
+    Resolv { text: found.unwrap_or_default(), warning }
 }
 
 /// The text with loopback servers removed; None when no server is left.
@@ -40,6 +64,17 @@ fn reachable(text: &str) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn servers_behind_one_on_loopback_are_found() {
+        let behind = |texts: &[&str]| texts.iter().map(|t| (*t).to_owned()).collect::<Vec<_>>().into_iter();
+        let stub = "nameserver 127.0.0.53\n";
+        let found = resolv(stub, behind(&["nameserver 127.0.0.1\n", "# x\nnameserver 192.0.2.7\n"]));
+        assert_eq!(found, Resolv { text: "nameserver 192.0.2.7\n".into(), warning: None });
+        let lost = resolv(stub, behind(&[]));
+        assert!(lost.text.is_empty() && lost.warning.unwrap().contains("reach (127.0.0.53)"));
+        assert!(resolv("search lab\n", behind(&[])).warning.unwrap().contains("reach (none)"));
+    }
 
     #[test]
     fn loopback_servers_are_left_out() {

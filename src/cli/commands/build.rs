@@ -20,7 +20,7 @@ pub(super) struct Params {
 pub(super) async fn run(context: &mut Context, params: Params) -> Result<()> {
     let workdir = context.locked_workdir().await?;
     let engine = context.engine().await?;
-    preflight::build(engine.as_ref(), &workdir)?;
+    preflight::build(engine.as_ref(), &workdir)?.iter().for_each(|line| context.ui.note(line));
     context.end_steps(&workdir).await?;
     let options = Options {
         no_cache: params.no_cache,

@@ -19,7 +19,7 @@ pub(super) struct Params {
 pub(super) async fn run(context: &mut Context, params: Params) -> Result<()> {
     let workdir = context.locked_workdir().await?;
     let engine = context.engine().await?;
-    preflight::install(engine.as_ref(), &workdir).await?;
+    preflight::install(engine.as_ref(), &workdir).await?.iter().for_each(|line| context.ui.note(line));
     context.end_steps(&workdir).await?;
     let ui = context.ui.clone();
     let place = scratch(&workdir.env_id);
