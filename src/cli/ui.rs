@@ -3,7 +3,9 @@
 use super::help::Style;
 use crate::error::Error;
 use indicatif::{ProgressBar, ProgressStyle};
-use std::io::{IsTerminal as _, Write as _};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use std::io::IsTerminal as _;
+use std::os::fd::AsFd;
 use std::sync::Mutex;
 use std::time::Duration;
 
@@ -63,8 +65,7 @@ impl Ui {
 
     /// What the user asked for. A reader that went away is not an error, but no reason to go on either: false.
     pub fn data(&self, text: &str) -> bool {
-        let mut out = std::io::stdout().lock();
-        out.write_all(text.as_bytes()).and_then(|()| out.flush()).is_ok()
+        write(std::io::stdout(), text.as_bytes()).is_ok()
     }
 
     /// A line on stdout, above a live line if there is one.
@@ -84,8 +85,7 @@ impl Ui {
     /// A line on stderr.
     pub fn talk(&self, text: &str) {
         let print = || {
-            let mut err = std::io::stderr().lock();
-            let _ = writeln!(err, "{text}");
+            let _ = write(std::io::stderr(), format!("{text}\n").as_bytes());
         };
         let bar = self.bar.lock().expect("nobody panics while printing");
         match &*bar {
@@ -137,6 +137,26 @@ impl Default for Ui {
     }
 }
 
+/// Writes all of it, also where the other side has made the stream one that does not wait: a slow reader is no error.
+pub fn write(to: impl AsFd, mut bytes: &[u8]) -> std::io::Result<()> {
+    while !bytes.is_empty() {
+        match rustix::io::write(&to, bytes) {
+            Ok(0) => return Err(std::io::ErrorKind::WriteZero.into()),
+            Ok(n) => bytes = &bytes[n..],
+            Err(rustix::io::Errno::INTR) => {}
+            Err(rustix::io::Errno::AGAIN) => {
+                let mut fds = [PollFd::new(to.as_fd(), PollFlags::POLLOUT)];
+                match poll(&mut fds, PollTimeout::NONE) {
+                    Ok(_) | Err(nix::Error::EINTR) => {}
+                    Err(e) => return Err(e.into()),
+                }
+            }
+            Err(e) => return Err(e.into()),
+        }
+    }
+    Ok(())
+}
+
 /// Columns and rows of the terminal, if there is one.
 pub fn terminal_size() -> Option<(u16, u16)> {
     nix::ioctl_read_bad!(window_size, nix::libc::TIOCGWINSZ, nix::libc::winsize);
@@ -148,4 +168,29 @@ pub fn terminal_size() -> Option<(u16, u16)> {
         }
     }
     None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Read as _;
+
+    #[test]
+    fn a_slow_reader_gets_everything() {
+        let (mut reader, writer) = std::io::pipe().unwrap();
+        let flags = rustix::fs::fcntl_getfl(&writer).unwrap();
+        rustix::fs::fcntl_setfl(&writer, flags | rustix::fs::OFlags::NONBLOCK).unwrap();
+        let bytes = vec![7; 3_000_000];
+        let expected = bytes.len();
+        let writing = std::thread::spawn(move || write(writer, &bytes));
+        std::thread::sleep(Duration::from_millis(50));
+        let mut all = Vec::new();
+        reader.read_to_end(&mut all).unwrap();
+        writing.join().unwrap().unwrap();
+        assert_eq!(all.len(), expected);
+        // One that went away is an error.
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        assert!(write(writer, b"x").is_err());
+    }
 }

@@ -6,12 +6,13 @@ use crate::engine::{ContainerInfo, Engine, ProcessSpec, State};
 use crate::error::{Error, Result};
 use crate::image::users::Accounts;
 use crate::rooted::Root;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tokio::sync::mpsc;
 
 /// Where programs are, in the order of a Debian root's PATH.
-const PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+pub(super) const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// What a user wants to run.
 #[derive(Debug, Clone)]
@@ -22,8 +23,10 @@ pub struct Wish {
     pub workdir: String,
     /// Program and arguments.
     pub args: Vec<String>,
-    /// With a terminal.
-    pub tty: bool,
+    /// Columns and rows of its terminal, if it has one.
+    pub terminal: Option<(u16, u16)>,
+    /// Variables of the host's image, as in `PATH=/bin`.
+    pub image_env: Vec<String>,
     /// Variables of the cluster and of the caller's terminal.
     pub envs: Vec<(String, String)>,
 }
@@ -58,16 +61,14 @@ pub fn process(container: &ContainerInfo, wish: &Wish) -> Result<ProcessSpec> {
         return Err(Error::new(format!("there is no directory {cwd} on this host"))
             .hint("name another one with --workdir DIRECTORY"));
     }
-    check_program(&root, &cwd, wish.args.first().map_or("", |a| a))?;
     let shell = accounts.shell(&user).unwrap_or("/bin/sh");
-    let mut env = vec![
-        PATH.to_owned(),
-        format!("HOME={}", user.home),
-        format!("USER={}", user.name),
-        format!("LOGNAME={}", user.name),
-        format!("SHELL={shell}"),
-    ];
-    env.extend(wish.envs.iter().map(|(k, v)| format!("{k}={v}")));
+    let own = [("HOME", user.home.as_str()), ("USER", &user.name), ("LOGNAME", &user.name), ("SHELL", shell)];
+    let mut env = BTreeMap::from([("PATH", PATH)]);
+    env.extend(wish.image_env.iter().filter_map(|e| e.split_once('=')));
+    env.extend(own);
+    env.extend(wish.envs.iter().map(|(k, v)| (k.as_str(), v.as_str())));
+    check_program(&root, &cwd, env["PATH"], &wish.args)?;
+    let env = env.into_iter().map(|(k, v)| format!("{k}={v}")).collect();
     Ok(ProcessSpec {
         args: wish.args.clone(),
         env,
@@ -75,23 +76,43 @@ pub fn process(container: &ContainerInfo, wish: &Wish) -> Result<ProcessSpec> {
         uid: user.uid,
         gid: user.gid,
         groups: user.groups,
-        tty: wish.tty,
+        terminal: wish.terminal,
     })
 }
 
+/// Where a Debian root has descriptions of terminals.
+const TERMINFO: [&str; 3] = ["/etc/terminfo", "/lib/terminfo", "/usr/share/terminfo"];
+
+/// The name of a terminal that programs of this host know: that of the user's, or of one that is most like it.
+pub fn terminal(container: &ContainerInfo, wanted: &str) -> Result<String> {
+    let root = Root::open(Path::new(&format!("/proc/{}/root", container.pid)))?;
+    let known = |name: &str| {
+        let Some(first) = name.chars().next().filter(|_| !name.contains('/')) else { return false };
+        TERMINFO.iter().any(|dir| root.is_file(&Path::new(dir).join(first.to_string()).join(name)))
+    };
+    let others = ["xterm-256color", "xterm"];
+    let found = [wanted].into_iter().chain(others).find(|name| known(name));
+    // A host that knows none has no programs that look there.
+    Ok(found.unwrap_or(wanted).to_owned())
+}
+
 /// Says before anything is run that it is not there, or no program: each engine has a long story of its own about that.
-fn check_program(root: &Root, cwd: &str, program: &str) -> Result<()> {
+fn check_program(root: &Root, cwd: &str, path: &str, args: &[String]) -> Result<()> {
+    let program = args.first().map_or("", |a| a);
     let places: Vec<PathBuf> = if program.contains('/') {
         vec![Path::new(cwd).join(program)]
     } else {
-        PATH.trim_start_matches("PATH=").split(':').map(|dir| Path::new(dir).join(program)).collect()
+        path.split(':').map(|dir| Path::new(cwd).join(dir).join(program)).collect()
     };
     let found: Vec<u32> = places.iter().filter_map(|path| root.mode(path)).collect();
     let runs = |mode: &u32| mode & nix::libc::S_IFMT == nix::libc::S_IFREG && mode & 0o111 != 0;
     if found.iter().any(runs) {
         Ok(())
     } else if found.is_empty() {
-        Err(Error::new(format!("{program}: command not found")).code(127))
+        let error = Error::new(format!("{program}: command not found")).code(127);
+        let hint =
+            || format!("several words are run as they are; for the shell, quote them as one: '{}'", args.join(" "));
+        Err(if args.len() > 1 { error.hint(hint()) } else { error })
     } else {
         Err(Error::new(format!("{program}: permission denied")).code(126))
     }
@@ -105,7 +126,7 @@ const LONGEST: Duration = Duration::from_secs(180);
 pub async fn capture(engine: &dyn Engine, id: &str, args: &[&str]) -> Result<(u32, String, String)> {
     let process = ProcessSpec {
         args: args.iter().map(|a| (*a).to_owned()).collect(),
-        env: vec![PATH.into(), "HOME=/root".into(), "LC_ALL=C.UTF-8".into()],
+        env: vec![format!("PATH={PATH}"), "HOME=/root".into(), "LC_ALL=C.UTF-8".into()],
         cwd: "/".into(),
         ..ProcessSpec::default()
     };
@@ -148,7 +169,7 @@ mod tests {
         for (program, code) in
             [("tool", 0), ("/bin/tool", 0), ("./tool", 0), ("text", 126), ("/usr/bin", 126), ("none", 127), ("", 126)]
         {
-            let outcome = check_program(&root, "/usr/bin", program);
+            let outcome = check_program(&root, "/usr/bin", PATH, &[program.to_owned()]);
             assert_eq!(outcome.err().map_or(0, |e| e.exit_code()), code, "{program:?}");
         }
     }

@@ -44,8 +44,8 @@ pub(super) const DEVICES: [(i64, i64); 2] = [(10, 200), (10, 229)];
 
 pub(super) fn process(p: &ProcessSpec, capabilities: &[String]) -> Value {
     let all: Vec<&str> = CAPABILITIES.into_iter().chain(capabilities.iter().map(String::as_str)).collect();
-    json!({
-        "terminal": p.tty,
+    let mut process = json!({
+        "terminal": p.terminal.is_some(),
         "user": {"uid": p.uid, "gid": p.gid, "additionalGids": p.groups},
         "args": p.args,
         "env": p.env,
@@ -57,7 +57,11 @@ pub(super) fn process(p: &ProcessSpec, capabilities: &[String]) -> Value {
             "permitted": if p.uid == 0 { all.clone() } else { vec![] },
         },
         "noNewPrivileges": false,
-    })
+    });
+    if let Some((columns, rows)) = p.terminal {
+        process["consoleSize"] = json!({"width": columns, "height": rows});
+    }
+    process
 }
 
 /// The whole bundle. `root` is the root filesystem, absolute or relative to the bundle; `netns` a network namespace's path.
@@ -123,6 +127,7 @@ mod tests {
             hostname: "node1".into(),
             process: ProcessSpec { args: vec!["/sbin/init".into()], uid: 0, ..ProcessSpec::default() },
             mounts: vec![crate::engine::Mount::bind("/a", "/b", true)],
+            seeds: Vec::new(),
             network: crate::engine::Network::Namespace("/run/netns/x".into()),
             cgroup_view: Some(crate::cgroup::View { kind: "cgroup2", controllers: Vec::new() }),
             cgroup: "/oardocker/x/node1".into(),

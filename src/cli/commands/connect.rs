@@ -1,6 +1,7 @@
 //! `oardocker connect`: a login shell on a host.
 
-use super::{Context, exec};
+use super::Context;
+use super::exec::{self, Input};
 use crate::error::Result;
 use serde::Deserialize;
 use std::io::IsTerminal as _;
@@ -19,5 +20,6 @@ pub(super) async fn run(context: &mut Context, params: Params) -> Result<u8> {
     let line = format!("cat /etc/motd 2>/dev/null; exec {}", params.shell);
     let args = vec!["/bin/bash".into(), "-lc".into(), line];
     let tty = std::io::stdin().is_terminal() && std::io::stdout().is_terminal();
-    exec::attach(context, &params.hostname, &params.user, &params.workdir, args, tty).await
+    let input = if tty { Input::Terminal } else { Input::File };
+    exec::attach(context, &params.hostname, &params.user, &params.workdir, args, input).await
 }

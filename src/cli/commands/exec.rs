@@ -2,12 +2,17 @@
 
 use super::Context;
 use crate::cli::ui;
+use crate::cluster;
+use crate::cluster::files::Files;
 use crate::cluster::session::{self, Wish};
-use crate::engine::io::{Chunk, Session};
+use crate::engine::io::{Chunk, Session, Stdin};
 use crate::error::{Context as _, Error, Result};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::termios::{SetArg, Termios, cfmakeraw, tcgetattr, tcsetattr};
 use serde::Deserialize;
-use std::io::{IsTerminal as _, Read as _, Write as _};
+use std::io::{ErrorKind, IsTerminal as _, Read as _};
+use std::os::fd::AsFd as _;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -25,6 +30,8 @@ pub(super) struct Params {
     user: String,
     workdir: String,
     tty: bool,
+    #[serde(default)]
+    no_stdin: bool,
     hostname: String,
     cmd: Vec<String>,
 }
@@ -45,8 +52,23 @@ pub(super) async fn run(context: &mut Context, params: Params) -> Result<u8> {
         several => several.to_vec(),
     };
     // A terminal inside needs one outside: into a pipe it would turn every newline into two characters.
-    let tty = params.tty && std::io::stdin().is_terminal() && std::io::stdout().is_terminal();
-    attach(context, &params.hostname, &params.user, &params.workdir, args, tty).await
+    let input = match params.tty && std::io::stdin().is_terminal() && std::io::stdout().is_terminal() {
+        _ if params.no_stdin => Input::None,
+        true => Input::Terminal,
+        false => Input::File,
+    };
+    attach(context, &params.hostname, &params.user, &params.workdir, args, input).await
+}
+
+/// What a session reads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Input {
+    /// Nothing.
+    None,
+    /// What is typed; the session has a terminal of its own then.
+    Terminal,
+    /// Our standard input.
+    File,
 }
 
 /// Runs something on a host with our streams as its own; returns its exit code.
@@ -56,19 +78,37 @@ pub(super) async fn attach(
     user: &str,
     workdir: &str,
     args: Vec<String>,
-    tty: bool,
+    input: Input,
 ) -> Result<u8> {
     let env_id = context.workdir()?.env_id;
     let engine = context.engine().await?;
     let container = session::host(engine.as_ref(), &env_id, hostname).await?;
-    let wish = Wish { user: user.into(), workdir: workdir.into(), args, tty, envs: variables(&env_id, tty)? };
+    let files = Files::new(&env_id);
+    let image_env = files.image_env(cluster::role(hostname))?;
+    let tty = input == Input::Terminal;
+    let mut envs = variables(&files)?;
+    if tty {
+        let wanted = std::env::var("TERM").ok().filter(|t| !t.is_empty()).unwrap_or_else(|| "xterm".into());
+        let known = session::terminal(&container, &wanted)?;
+        if known != wanted {
+            context.ui.note(&format!("{hostname} does not know the terminal {wanted}: TERM is {known} there"));
+        }
+        envs.push(("TERM".into(), known));
+    }
+    let size = tty.then(follow_size);
+    let terminal = size.as_ref().map(|size| *size.borrow());
+    let wish = Wish { user: user.into(), workdir: workdir.into(), args, terminal, image_env, envs };
     let process = session::process(&container, &wish)?;
 
     let raw = if tty { Some(RawTerminal::enter()?) } else { None };
     let (output, chunks) = mpsc::channel(16);
-    let size = tty.then(follow_size);
     let (signals, passed) = pass_signals(tty);
-    let session = Session { stdin: Some(read_stdin()), output, size, signals: Some(passed) };
+    let stdin = match input {
+        Input::None => None,
+        Input::Terminal => Some(Stdin::Keys(read_stdin())),
+        Input::File => own_stdin(),
+    };
+    let session = Session { stdin, output, size, init: Some(container.pid), signals: Some(passed) };
     let (gone, reader_gone) = oneshot::channel();
     let writer = tokio::task::spawn_blocking(move || {
         if !write_output(chunks) {
@@ -92,9 +132,9 @@ pub(super) async fn attach(
     outcome.map(|code| u8::try_from(code).unwrap_or(u8::MAX))
 }
 
-/// The cluster's variables, and what a terminal program needs of ours.
-fn variables(env_id: &str, tty: bool) -> Result<Vec<(String, String)>> {
-    let file = crate::cluster::files::Files::new(env_id).path("env.json");
+/// The cluster's variables, and a language.
+fn variables(files: &Files) -> Result<Vec<(String, String)>> {
+    let file = files.path("env.json");
     let doing = || format!("cannot read {}", file.display());
     let text = std::fs::read(&file).doing(doing)?;
     let mut all: Vec<(String, String)> = serde_json::from_slice(&text).doing(doing)?;
@@ -102,9 +142,6 @@ fn variables(env_id: &str, tty: bool) -> Result<Vec<(String, String)>> {
         let lang =
             std::env::var("LANG").ok().filter(|l| matches!(l.as_str(), "C.UTF-8" | "en_US.UTF-8" | "fr_FR.UTF-8"));
         all.push(("LANG".into(), lang.unwrap_or_else(|| "en_US.UTF-8".into())));
-    }
-    if tty {
-        all.push(("TERM".into(), std::env::var("TERM").unwrap_or_else(|_| "xterm".into())));
     }
     Ok(all)
 }
@@ -131,6 +168,11 @@ impl Drop for RawTerminal {
     }
 }
 
+/// Our standard input; none where we have none.
+fn own_stdin() -> Option<Stdin> {
+    std::io::stdin().as_fd().try_clone_to_owned().ok().map(|fd| Stdin::File(Arc::new(fd)))
+}
+
 /// Reads on a thread of its own, which is left behind when the session ends first.
 fn read_stdin() -> mpsc::Receiver<Vec<u8>> {
     let (sender, receiver) = mpsc::channel(4);
@@ -138,6 +180,8 @@ fn read_stdin() -> mpsc::Receiver<Vec<u8>> {
         let mut buffer = vec![0; 64 << 10];
         let mut stdin = std::io::stdin().lock();
         loop {
+            let mut fds = [PollFd::new(stdin.as_fd(), PollFlags::POLLIN)];
+            let _ = poll(&mut fds, PollTimeout::NONE);
             match stdin.read(&mut buffer) {
                 Ok(0) => return,
                 Ok(n) => {
@@ -145,7 +189,7 @@ fn read_stdin() -> mpsc::Receiver<Vec<u8>> {
                         return;
                     }
                 }
-                Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
+                Err(e) if matches!(e.kind(), ErrorKind::Interrupted | ErrorKind::WouldBlock) => {}
                 Err(_) => return,
             }
         }
@@ -155,11 +199,10 @@ fn read_stdin() -> mpsc::Receiver<Vec<u8>> {
 
 /// Writes until the session closes its output: true; or until nobody reads ours: false.
 fn write_output(mut chunks: mpsc::Receiver<Chunk>) -> bool {
-    let (mut out, mut err) = (std::io::stdout(), std::io::stderr());
     while let Some(chunk) = chunks.blocking_recv() {
         let written = match chunk {
-            Chunk::Out(bytes) => out.write_all(&bytes).and_then(|()| out.flush()),
-            Chunk::Err(bytes) => err.write_all(&bytes),
+            Chunk::Out(bytes) => ui::write(std::io::stdout(), &bytes),
+            Chunk::Err(bytes) => ui::write(std::io::stderr(), &bytes),
         };
         if written.is_err() {
             return false;

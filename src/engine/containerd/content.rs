@@ -73,8 +73,16 @@ async fn send(
     let (requests, received) = futures::channel::mpsc::channel(2);
     let mut content = client.content();
     let answers = async { drain(in_time(content.write(received)).await?.into_inner()).await };
-    let (fed, outcome) = tokio::join!(feed(data, requests, template, labels.clone()), answers);
-    fed.doing(doing)?;
+    let feeding = feed(data, requests, template, labels.clone());
+    tokio::pin!(answers, feeding);
+    // A blob that another build has stored meanwhile is answered at once, and nobody reads the rest of it.
+    let outcome = tokio::select! {
+        outcome = &mut answers => outcome,
+        fed = &mut feeding => {
+            fed.doing(doing)?;
+            answers.await
+        }
+    };
     match outcome {
         Ok(()) => Ok(()),
         Err(status) if status.code() == Code::AlreadyExists => set_labels(client, digest, labels).await.doing(doing),

@@ -122,6 +122,7 @@ fn start(dir: &Path) -> Result<()> {
         .stderr(log_file)
         .current_dir("/")
         .process_group(0);
+    crate::engine::host::shed_descriptors(&mut command);
     let mut child = command.spawn().map_err(|e| match e.kind() {
         std::io::ErrorKind::NotFound => {
             Error::new("no containerd answers, and there is no `containerd` program to start")

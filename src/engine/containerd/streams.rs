@@ -1,5 +1,6 @@
 //! Standard streams through FIFOs, the way containerd's shims want them.
 
+use crate::engine::family::Heard;
 use crate::engine::host::runtime_dir;
 use crate::engine::io::Chunk;
 use crate::error::{Context as _, Result};
@@ -8,19 +9,23 @@ use std::fs::{File, OpenOptions};
 use std::io::{Read as _, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::sync::mpsc;
 
 /// The FIFOs of one process; their directory goes away with the value.
 #[derive(Debug)]
 pub(super) struct Fifos {
     dir: PathBuf,
+    /// Nothing more is read.
+    over: Arc<AtomicBool>,
 }
 
 impl Fifos {
     pub(super) fn create() -> Result<Self> {
         let dir = runtime_dir().join("io").join(format!("{}-{:08x}", std::process::id(), rand::random::<u32>()));
         std::fs::create_dir_all(&dir).doing(|| format!("cannot create {}", dir.display()))?;
-        let fifos = Self { dir };
+        let fifos = Self { dir, over: Arc::default() };
         for name in ["stdin", "stdout", "stderr"] {
             let path = fifos.path(name);
             nix::unistd::mkfifo(&path, Mode::from_bits_truncate(0o600))
@@ -48,21 +53,27 @@ impl Fifos {
         self.path(name).to_string_lossy().into_owned()
     }
 
-    /// Reads a stream to its end on a thread of its own: opening a FIFO waits for the shim.
+    /// Reads a stream to its end on a thread of its own: opening a FIFO waits for the shim. `heard` is told of every piece.
     pub(super) fn reader<T: Send + 'static>(
         &self,
         name: &str,
+        heard: Arc<Heard>,
         wrap: impl Fn(Vec<u8>) -> T + Send + 'static,
         to: mpsc::Sender<T>,
     ) -> tokio::task::JoinHandle<()> {
-        let path = self.path(name);
+        let (path, over) = (self.path(name), self.over.clone());
         tokio::task::spawn_blocking(move || {
             let Ok(mut fifo) = File::open(&path) else { return };
             let mut buffer = vec![0; 64 << 10];
             while let Ok(n @ 1..) = fifo.read(&mut buffer) {
+                if over.load(Ordering::SeqCst) {
+                    return;
+                }
+                let _piece = heard.piece();
                 if to.blocking_send(wrap(buffer[..n].to_vec())).is_err() {
                     // Nobody listens any more; go on reading so that the process does not block.
-                    while matches!(fifo.read(&mut buffer), Ok(1..)) {}
+                    while !over.load(Ordering::SeqCst) && matches!(fifo.read(&mut buffer), Ok(1..)) {}
+                    return;
                 }
             }
         })
@@ -79,6 +90,17 @@ impl Fifos {
             }
             true
         })
+    }
+
+    /// Ends the readers although others may still write.
+    pub(super) fn let_go(&self) {
+        self.over.store(true, Ordering::SeqCst);
+        for name in ["stdout", "stderr"] {
+            if let Ok(mut fifo) = open_both_ways(&self.path(name)) {
+                // What wakes a reader is not kept.
+                let _ = fifo.write(&[0]);
+            }
+        }
     }
 
     /// Lets threads go that still wait for a shim which never came, or whose process ended.

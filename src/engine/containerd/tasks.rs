@@ -3,9 +3,14 @@
 use super::client::Client;
 use super::images::system_time;
 use super::{SNAPSHOTTER, snapshots, streams};
-use crate::engine::io::Session;
-use crate::engine::{ContainerInfo, ContainerSpec, NODE_CAPABILITIES, Network, ProcessSpec, State, StepRoot, oci};
+use crate::engine::family::{Family, Heard};
+use crate::engine::feed::{End, Feed};
+use crate::engine::io::{Session, Stdin};
+use crate::engine::{
+    ContainerInfo, ContainerSpec, Content, NODE_CAPABILITIES, Network, ProcessSpec, State, StepRoot, oci,
+};
 use crate::error::{Context as _, Error, Result};
+use crate::rooted::Root;
 use containerd_client::services::v1::container::Runtime;
 use containerd_client::services::v1::snapshots::MountsRequest;
 use containerd_client::services::v1::{
@@ -19,6 +24,7 @@ use prost_types::Any;
 use std::collections::HashMap;
 use std::io::{Read as _, Seek as _};
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, Instant, UNIX_EPOCH};
 use streams::Fifos;
 use tokio::sync::mpsc;
@@ -35,6 +41,9 @@ const GIVEN_UP: Duration = Duration::from_secs(5);
 
 /// How long after a killed process the end of its container is told, at most.
 const LAST_WORDS: Duration = Duration::from_millis(300);
+
+/// How long containerd is listened to when it gives up a session whose streams somebody else has.
+const GIVING_UP: Duration = Duration::from_millis(100);
 
 /// Where the standard streams of a first process go.
 enum Stdio<'a> {
@@ -64,7 +73,23 @@ pub(super) async fn create(
         ..container(spec, netns).doing(doing)?
     };
     client.containers().create(CreateContainerRequest { container: Some(container) }).await.doing(doing)?;
-    create_task(client, &spec.id, mounts, Stdio::Log(console)).await.doing(doing)
+    let pid = create_task(client, &spec.id, mounts, Stdio::Log(console)).await.doing(doing)?;
+    let config = found.config.config().as_ref();
+    let volumes = config.and_then(|c| c.volumes().clone()).unwrap_or_default();
+    furnish(pid, spec, &volumes).doing(doing)
+}
+
+/// Puts a container's own files in its filesystem, and makes the directories that its image calls volumes. Its first process, `pid`,
+/// is there and waits to become its program.
+fn furnish(pid: u32, spec: &ContainerSpec, volumes: &[String]) -> Result<()> {
+    let root = Root::open(Path::new(&format!("/proc/{pid}/root")))?;
+    for volume in volumes {
+        root.make_dir(Path::new(volume))?;
+    }
+    spec.seeds.iter().try_for_each(|seed| match &seed.content {
+        Content::Text(text) => root.replace(Path::new(seed.path), text.as_bytes(), 0o644),
+        Content::Link(target) => root.link(Path::new(seed.path), Path::new(target)),
+    })
 }
 
 fn container(spec: &ContainerSpec, netns: &Path) -> Result<Container> {
@@ -112,7 +137,8 @@ fn bind_root(root: &Path) -> Vec<Mount> {
     }]
 }
 
-async fn create_task(client: &Client, id: &str, rootfs: Vec<Mount>, io: Stdio<'_>) -> Result<()> {
+/// The process id of the task, which waits to be started.
+async fn create_task(client: &Client, id: &str, rootfs: Vec<Mount>, io: Stdio<'_>) -> Result<u32> {
     let mut request = CreateTaskRequest { container_id: id.into(), rootfs, ..CreateTaskRequest::default() };
     let fifos = match io {
         Stdio::Log(path) => {
@@ -125,8 +151,8 @@ async fn create_task(client: &Client, id: &str, rootfs: Vec<Mount>, io: Stdio<'_
             request.stdout = fifos.text("stdout");
             request.stderr = fifos.text("stderr");
             let readers = [
-                fifos.reader("stdout", std::convert::identity, to.clone()),
-                fifos.reader("stderr", std::convert::identity, to),
+                fifos.reader("stdout", Arc::default(), std::convert::identity, to.clone()),
+                fifos.reader("stderr", Arc::default(), std::convert::identity, to),
             ];
             Some((fifos, readers))
         }
@@ -141,7 +167,7 @@ async fn create_task(client: &Client, id: &str, rootfs: Vec<Mount>, io: Stdio<'_
             drop(fifos);
         });
     }
-    outcome.map(drop).doing(|| "the runtime refused it".into())
+    outcome.map(|answer| answer.into_inner().pid).doing(|| "the runtime refused it".into())
 }
 
 pub(super) async fn start(client: &Client, id: &str) -> Result<()> {
@@ -312,16 +338,17 @@ pub(super) async fn exec(client: &Client, id: &str, process: &ProcessSpec, sessi
         container_id: id.into(),
         stdin: if session.stdin.is_some() { fifos.text("stdin") } else { String::new() },
         stdout: fifos.text("stdout"),
-        stderr: if process.tty { String::new() } else { fifos.text("stderr") },
-        terminal: process.tty,
+        stderr: if process.terminal.is_some() { String::new() } else { fifos.text("stderr") },
+        terminal: process.terminal.is_some(),
         spec: Some(Any { type_url: "types.containerd.io/opencontainers/runtime-spec/1/Process".into(), value }),
         exec_id: exec_id.clone(),
     };
     client.tasks().exec(request).await.doing(doing)?;
 
-    let mut readers = vec![fifos.reader("stdout", streams::out, session.output.clone())];
-    if !process.tty {
-        readers.push(fifos.reader("stderr", streams::err, session.output.clone()));
+    let heard = Arc::<Heard>::default();
+    let mut readers = vec![fifos.reader("stdout", heard.clone(), streams::out, session.output.clone())];
+    if process.terminal.is_none() {
+        readers.push(fifos.reader("stderr", heard.clone(), streams::err, session.output.clone()));
     }
     drop(session.output);
     let started = client.tasks().start(StartRequest { container_id: id.into(), exec_id: exec_id.clone() }).await;
@@ -329,19 +356,65 @@ pub(super) async fn exec(client: &Client, id: &str, process: &ProcessSpec, sessi
         fifos.unblock();
         let _ = delete_process(client, id, &exec_id).await;
     }
-    started.doing(doing)?;
+    let pid = started.doing(doing)?.into_inner().pid;
+    let family = session.init.and_then(|init| Family::of(pid, init)).map(Arc::new);
+    let closing = close_stdin(client.clone(), id.to_owned(), exec_id.clone());
+    let (feed, feeding) = match session.stdin {
+        Some(Stdin::Keys(keys)) => {
+            let path = fifos.path("stdin");
+            let typed = async move {
+                if let Ok(true) = Fifos::writer(path, keys).await {
+                    closing.await;
+                }
+            };
+            (None, tokio::spawn(typed))
+        }
+        Some(Stdin::File(file)) => {
+            let (feed, end) = Feed::begin(file, pid).doing(doing)?;
+            let fed = async move {
+                if let Ok(End::Eof) = end.await {
+                    closing.await;
+                }
+            };
+            (Some(feed), tokio::spawn(fed))
+        }
+        None => (None, tokio::spawn(std::future::ready(()))),
+    };
     let helpers = [
-        tokio::spawn(feed_stdin(client.clone(), id.to_owned(), exec_id.clone(), fifos.path("stdin"), session.stdin)),
+        feeding,
         tokio::spawn(follow_size(client.clone(), id.to_owned(), exec_id.clone(), session.size)),
-        tokio::spawn(pass_signals(client.clone(), id.to_owned(), exec_id.clone(), session.signals)),
+        tokio::spawn(pass_signals(family.clone(), session.signals)),
     ];
     let waited = client.ends().wait(WaitRequest { container_id: id.into(), exec_id: exec_id.clone() }).await;
-    // Deleting makes the shim flush and close the streams; the readers then see their end.
-    let deleted = delete_process(client, id, &exec_id).await;
-    if deleted.is_err() {
-        fifos.unblock();
+    helpers[2].abort();
+    if let Some(feed) = feed {
+        feed.end().await;
     }
-    futures::future::join_all(readers).await;
+    if let Some(family) = &family {
+        family.hang_up().await;
+    }
+    let mut reading = futures::future::join_all(readers);
+    // The shim closes the streams when all that have them are gone. Deleting closes them two seconds later, read or not.
+    let deleted = match &family {
+        Some(family) => tokio::select! {
+            _ = &mut reading => delete_process(client, id, &exec_id).await,
+            () = family.silent(&heard) => {
+                fifos.let_go();
+                reading.await;
+                // containerd goes on without us.
+                let deleting = tokio::time::timeout(GIVING_UP, delete_process(client, id, &exec_id));
+                deleting.await.unwrap_or(Ok(()))
+            }
+        },
+        None => {
+            let deleted = delete_process(client, id, &exec_id).await;
+            if deleted.is_err() {
+                fifos.unblock();
+            }
+            reading.await;
+            deleted
+        }
+    };
     helpers.iter().for_each(tokio::task::JoinHandle::abort);
     fifos.unblock();
     let ended = || format!("container {id} ended during the session");
@@ -359,18 +432,10 @@ async fn delete_process(client: &Client, id: &str, exec_id: &str) -> Result<()> 
     client.tasks().delete_process(request).await.map(drop).doing(|| format!("container {id} ended during the session"))
 }
 
-async fn feed_stdin(
-    client: Client,
-    id: String,
-    exec_id: String,
-    path: std::path::PathBuf,
-    stdin: Option<mpsc::Receiver<Vec<u8>>>,
-) {
-    let Some(stdin) = stdin else { return };
-    if let Ok(true) = Fifos::writer(path, stdin).await {
-        let request = CloseIoRequest { container_id: id, exec_id, stdin: true };
-        let _ = client.tasks().close_io(request).await;
-    }
+/// Tells the process that nothing more is to come.
+async fn close_stdin(client: Client, id: String, exec_id: String) {
+    let request = CloseIoRequest { container_id: id, exec_id, stdin: true };
+    let _ = client.tasks().close_io(request).await;
 }
 
 async fn follow_size(
@@ -395,9 +460,9 @@ async fn follow_size(
     }
 }
 
-async fn pass_signals(client: Client, id: String, exec_id: String, signals: Option<mpsc::Receiver<i32>>) {
-    let Some(mut signals) = signals else { return };
+async fn pass_signals(family: Option<Arc<Family>>, signals: Option<mpsc::Receiver<i32>>) {
+    let (Some(family), Some(mut signals)) = (family, signals) else { return };
     while let Some(number) = signals.recv().await {
-        let _ = signal(&client, &id, &exec_id, number).await;
+        family.signal(number);
     }
 }

@@ -3,8 +3,9 @@
 use super::raw::Container;
 use super::{Docker, libpod, networks};
 use crate::cgroup::View;
+use crate::engine::family;
 use crate::engine::host::is_rootless;
-use crate::engine::{ContainerInfo, ContainerSpec, Mount, Network, Plug, State, oci, seccomp};
+use crate::engine::{ContainerInfo, ContainerSpec, Content, Mount, Network, Plug, Seed, State, oci, seccomp};
 use crate::error::{Context as _, Error, Result};
 use crate::net::Port;
 use bollard::errors::Error as ApiError;
@@ -20,8 +21,6 @@ use futures::StreamExt as _;
 use std::collections::HashMap;
 use std::path::Path;
 use std::time::{Duration, UNIX_EPOCH};
-use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
 
 /// Label of everything that we make in the engine.
 pub(super) const MARK: &str = "oardocker";
@@ -46,11 +45,15 @@ fn hierarchy(controller: &str, proc_cgroup: &str) -> String {
     lists.into_iter().find(|list| list.split(',').any(|c| c == controller)).unwrap_or(controller).to_owned()
 }
 
-fn gate(view: &View, proc_cgroup: &str) -> Vec<String> {
+fn gate(view: &View, seeds: &[Seed], proc_cgroup: &str) -> Vec<String> {
     let line = |c: &crate::cgroup::Controller| format!("{} {}\n", c.target, hierarchy(&c.name, proc_cgroup));
     let controllers: String = view.controllers.iter().map(line).collect();
     let shell = ["/bin/sh", "-c", GATE, "gate"];
-    shell.into_iter().chain([view.kind, &controllers, CONSOLE]).map(Into::into).collect()
+    let seeds = seeds.iter().flat_map(|seed| match &seed.content {
+        Content::Text(text) => ["text", seed.path, text],
+        Content::Link(target) => ["link", seed.path, target],
+    });
+    shell.into_iter().chain([view.kind, &controllers, CONSOLE]).chain(seeds).chain(["run"]).map(Into::into).collect()
 }
 
 /// No limit of processes, where Podman has one: -1. A host whose v2 lacks the controller can only be told 0, which newer runtimes
@@ -141,7 +144,7 @@ impl Docker {
         // The variables are those of the first process alone: sessions would inherit what the engine knows.
         let clean = ["/usr/bin/env".to_owned(), "-i".into()].into_iter().chain(spec.process.env.iter().cloned());
         let command: Vec<String> = clean.chain(spec.process.args.iter().cloned()).collect();
-        let gate = gate(view, &hierarchies);
+        let gate = gate(view, &spec.seeds, &hierarchies);
         let below_ours = self.takes_cgroup_paths().await?;
         if self.podman {
             let wanted = libpod::container(spec, plug, console, image, &gate, &command, below_ours, unlimited());
@@ -186,19 +189,8 @@ impl Docker {
     /// Waits for the end of a container. The kernel is waited for first: an engine goes on waiting for a client that is gone.
     pub(super) async fn wait_for(&self, id: &str) -> Result<u32> {
         let doing = || format!("cannot wait for container {id}");
-        let pid = self.inspect(id).await?.filter(|c| c.state.running).and_then(|c| i32::try_from(c.state.pid).ok());
-        if let Some(pid) = pid.and_then(rustix::process::Pid::from_raw) {
-            match rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::NONBLOCK) {
-                Ok(fd) => {
-                    // SAFETY: the descriptor is the value's own, and is neither replaced nor closed before it.
-                    let ends = unsafe { AsyncFd::register_with_interest(fd, Interest::READABLE) };
-                    let ends = ends.map_err(|e| e.to_string());
-                    drop(ends.doing(doing)?.readable().await.doing(doing)?);
-                }
-                // It has ended since.
-                Err(rustix::io::Errno::SRCH) => {}
-                Err(e) => return Err(std::io::Error::from(e)).doing(doing),
-            }
+        if let Some(container) = self.inspect(id).await?.filter(|c| c.state.running) {
+            family::ended(u32::try_from(container.state.pid).unwrap_or(0)).await.doing(doing)?;
         }
         let code = match self.patient.wait_container(id, None::<WaitContainerOptions>).next().await {
             Some(Ok(answer)) => answer.status_code,

@@ -3,19 +3,20 @@
 use super::Docker;
 use super::containers::is;
 use crate::engine::ProcessSpec;
-use crate::engine::io::{Chunk, Session};
+use crate::engine::family::{self, Family, Heard};
+use crate::engine::feed::{End, Feed};
+use crate::engine::io::{Chunk, Session, Stdin};
 use crate::error::{Context as _, Error, Result};
 use bollard::container::LogOutput;
 use bollard::exec::{ResizeExecOptions, StartExecOptions, StartExecResults};
 use bollard::models::{ExecConfig, ExecInspectResponse};
 use futures::{Stream, StreamExt as _, TryStreamExt as _};
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
-use std::os::fd::AsFd as _;
+use std::os::fd::OwnedFd;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncWrite, AsyncWriteExt as _};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Mutex, Notify, mpsc, watch};
 use tokio_util::io::ReaderStream;
 
 type Output = Pin<Box<dyn Stream<Item = Result<LogOutput, bollard::errors::Error>> + Send>>;
@@ -28,8 +29,8 @@ const KILLED: i64 = 137;
 const LOOK_AGAIN: Duration = Duration::from_millis(5);
 const LAST_WORDS: Duration = Duration::from_secs(5);
 
-/// How long after a killed process of a container its first one ends, at most, in milliseconds.
-const END_OF_ALL: u16 = 500;
+/// How long after a killed process of a container its first one ends, at most.
+const END_OF_ALL: Duration = Duration::from_millis(500);
 
 impl Docker {
     pub(super) async fn run_session(&self, id: &str, process: &ProcessSpec, session: Session) -> Result<u32> {
@@ -38,9 +39,9 @@ impl Docker {
             attach_stdin: Some(session.stdin.is_some()),
             attach_stdout: Some(true),
             attach_stderr: Some(true),
-            tty: Some(process.tty),
+            tty: Some(process.terminal.is_some()),
             env: Some(process.env.clone()),
-            cmd: Some(process.args.clone()),
+            cmd: Some(command(process)),
             // A name or number alone makes the engine look up the further groups.
             user: Some(if process.groups.is_empty() {
                 format!("{}:{}", process.uid, process.gid)
@@ -51,7 +52,7 @@ impl Docker {
             ..ExecConfig::default()
         };
         let exec = self.api.create_exec(id, config).await.doing(doing)?.id;
-        let (mut output, input) = if process.tty {
+        let (mut output, input) = if process.terminal.is_some() {
             let (output, input) = self.start_terminal(&exec).await.doing(doing)?.into_split();
             let output = ReaderStream::with_capacity(output, 64 << 10)
                 .map_ok(|message| LogOutput::Console { message })
@@ -66,27 +67,53 @@ impl Docker {
             };
             (output, input)
         };
+        let (known, family) = watch::channel(None);
+        let (heard, over) = (Arc::<Heard>::default(), Arc::new(Notify::new()));
+        let (typed, file) = match session.stdin {
+            Some(Stdin::Keys(keys)) => (Some(keys), None),
+            Some(Stdin::File(file)) => (None, Some(file)),
+            None => (None, None),
+        };
+        let feeding = Arc::new(Mutex::new(None));
         let helpers = [
-            tokio::spawn(feed_stdin(input, session.stdin)),
+            tokio::spawn(feed_stdin(input, typed, file, family.clone(), feeding.clone())),
             tokio::spawn(follow_size(self.api.clone(), exec.clone(), session.size)),
-            tokio::spawn(pass_signals(self.api.clone(), exec.clone(), session.signals)),
+            tokio::spawn(pass_signals(family.clone(), session.signals, over.clone())),
+            tokio::spawn(follow_end(self.api.clone(), exec.clone(), session.init, known, heard.clone(), over.clone())),
         ];
         let mut broken = None;
-        while let Some(chunk) = output.next().await {
+        loop {
+            let chunk = tokio::select! {
+                // What has come already comes first.
+                biased;
+                chunk = output.next() => chunk,
+                () = over.notified() => None,
+            };
             let chunk = match chunk {
-                Ok(LogOutput::StdErr { message }) => Chunk::Err(message.to_vec()),
-                Ok(other) => Chunk::Out(other.into_bytes().to_vec()),
-                Err(e) => {
+                Some(Ok(LogOutput::StdErr { message })) => Chunk::Err(message.to_vec()),
+                Some(Ok(other)) => Chunk::Out(other.into_bytes().to_vec()),
+                Some(Err(e)) => {
                     broken = Some(e);
                     break;
                 }
+                None => break,
             };
+            let _piece = heard.piece();
             // Nobody listens any more; go on reading so that the process does not block.
             let _ = session.output.send(chunk).await;
         }
         helpers.iter().for_each(tokio::task::JoinHandle::abort);
+        let fed: Option<Feed> = feeding.lock().await.take();
+        if let Some(feed) = fed {
+            feed.end().await;
+        }
         let ended = || format!("container {id} ended during the session");
         let answer = self.last_words(&exec).await;
+        // Perhaps the streams were closed before anybody had looked.
+        let left = family.borrow().clone();
+        if let Some(left) = left {
+            left.hang_up().await;
+        }
         let code = match (answer, broken) {
             (Ok(Some(code)), _) => code,
             (_, Some(e)) => return Err(e).doing(|| format!("{} is gone", self.info.name)),
@@ -103,16 +130,10 @@ impl Docker {
     /// Whether a container's first process ends now. The kernel tells, which knows before the engine does.
     async fn has_ended(&self, id: &str) -> bool {
         let pid = match self.inspect(id).await {
-            Ok(Some(container)) if container.state.running => i32::try_from(container.state.pid).ok(),
-            _ => None,
+            Ok(Some(container)) if container.state.running => u32::try_from(container.state.pid).unwrap_or(0),
+            _ => 0,
         };
-        let Some(pid) = pid.and_then(rustix::process::Pid::from_raw) else { return true };
-        let ends = tokio::task::spawn_blocking(move || {
-            let Ok(fd) = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()) else { return true };
-            let mut fds = [nix::poll::PollFd::new(fd.as_fd(), nix::poll::PollFlags::POLLIN)];
-            nix::poll::poll(&mut fds, END_OF_ALL).is_ok_and(|n| n > 0)
-        });
-        ends.await.unwrap_or(false)
+        tokio::time::timeout(END_OF_ALL, family::ended(pid)).await.is_ok()
     }
 
     /// The exit code of a session whose streams are closed; none when the engine does not know the session any more.
@@ -130,9 +151,40 @@ impl Docker {
     }
 }
 
-async fn feed_stdin(mut to: Input, stdin: Option<mpsc::Receiver<Vec<u8>>>) {
-    let Some(mut stdin) = stdin else { return };
-    while let Some(bytes) = stdin.recv().await {
+/// The program with its arguments. Not every API can be told how large a terminal is before a program looks at it.
+fn command(process: &ProcessSpec) -> Vec<String> {
+    let sized = process.terminal.iter().flat_map(|(columns, rows)| {
+        let line = format!("stty cols {columns} rows {rows} 2>/dev/null; exec \"$@\"");
+        ["/bin/sh".to_owned(), "-c".to_owned(), line, "sh".to_owned()]
+    });
+    sized.chain(process.args.iter().cloned()).collect()
+}
+
+/// Keys go to the engine, a file to the program itself: only that tells how much has been taken. Closing the engine's end is the end
+/// of either.
+async fn feed_stdin(
+    mut to: Input,
+    typed: Option<mpsc::Receiver<Vec<u8>>>,
+    file: Option<Arc<OwnedFd>>,
+    mut family: watch::Receiver<Option<Arc<Family>>>,
+    feeding: Arc<Mutex<Option<Feed>>>,
+) {
+    if let Some(file) = file {
+        let leader = match family.wait_for(Option::is_some).await.as_deref() {
+            Ok(Some(family)) => family.leader(),
+            _ => return,
+        };
+        let Ok((feed, end)) = Feed::begin(file, leader) else { return };
+        *feeding.lock().await = Some(feed);
+        if end.await != Ok(End::Eof) {
+            return;
+        }
+    }
+    let Some(mut typed) = typed else {
+        let _ = to.shutdown().await;
+        return;
+    };
+    while let Some(bytes) = typed.recv().await {
         if to.write_all(&bytes).await.is_err() || to.flush().await.is_err() {
             return;
         }
@@ -152,21 +204,46 @@ async fn follow_size(api: bollard::Docker, exec: String, size: Option<watch::Rec
 }
 
 /// The API has no signals for sessions, but tells their process, and we are root.
-async fn pass_signals(api: bollard::Docker, exec: String, signals: Option<mpsc::Receiver<i32>>) {
+async fn pass_signals(
+    mut family: watch::Receiver<Option<Arc<Family>>>,
+    signals: Option<mpsc::Receiver<i32>>,
+    over: Arc<Notify>,
+) {
     let Some(mut signals) = signals else { return };
     while let Some(number) = signals.recv().await {
         // A session that was asked for a moment ago has no process yet.
-        let pid = loop {
-            match api.inspect_exec(&exec).await.map(|e| (e.running, e.pid.and_then(|p| i32::try_from(p).ok()))) {
-                // It had one, which is another one's by now, perhaps.
-                Ok((Some(false), Some(1..))) => return,
-                Ok((_, Some(pid @ 1..))) => break pid,
-                Ok(_) => tokio::time::sleep(LOOK_AGAIN).await,
-                Err(_) => return,
-            }
-        };
-        if let Ok(signal) = Signal::try_from(number) {
-            let _ = kill(Pid::from_raw(pid), signal);
+        match family.wait_for(Option::is_some).await.as_deref() {
+            Ok(Some(family)) if family.signal(number) => {}
+            // Only others still say something, and whoever hears it has had enough.
+            Ok(Some(_)) => over.notify_one(),
+            _ => return,
         }
+    }
+}
+
+/// Finds the session's processes, hangs up those that are left when the first one has ended, and says when nothing more is to come.
+async fn follow_end(
+    api: bollard::Docker,
+    exec: String,
+    init: Option<u32>,
+    known: watch::Sender<Option<Arc<Family>>>,
+    heard: Arc<Heard>,
+    over: Arc<Notify>,
+) {
+    let Some(init) = init else { return };
+    let pid = loop {
+        match api.inspect_exec(&exec).await.map(|e| (e.running, e.pid.and_then(|p| u32::try_from(p).ok()))) {
+            Ok((_, Some(pid @ 1..))) => break pid,
+            // A session that was asked for a moment ago has no process yet, and for Podman one that has ended has none any more.
+            Ok(_) => tokio::time::sleep(LOOK_AGAIN).await,
+            Err(_) => return,
+        }
+    };
+    let Some(family) = Family::of(pid, init).map(Arc::new) else { return };
+    known.send_replace(Some(family.clone()));
+    if family::ended(pid).await.is_ok() {
+        family.hang_up().await;
+        family.silent(&heard).await;
+        over.notify_one();
     }
 }

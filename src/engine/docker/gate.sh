@@ -1,7 +1,8 @@
 # The first program of a container, before its own: it gives that its part of the cgroups as oardocker wants it seen. The engine
 # shows it read-only, and on hybrid hosts in the form that systemd refuses.
 #   $1: type of the filesystem at /sys/fs/cgroup    $2: v1 controllers, a line each: where, and its mount options
-#   $3: the file that hears what is said            the rest: what to run
+#   $3: the file that hears what is said
+#   then, for each file of its own: text or link, path, content; then the word run, and what to run
 exec >>"$3" 2>&1
 view=$1 controllers=$2 console=$3
 shift 3
@@ -28,4 +29,20 @@ echo "$controllers" | while read -r target options; do
     mkdir -p "$target"
     mount -t cgroup -o "nosuid,nodev,noexec,$options" cgroup "$target" || exit 1
 done || fail "cannot mount the v1 controllers"
+
+# The engine mounts some of them anew each time; what is below was written by the first boot, and changed since, perhaps.
+made=/var/lib/oardocker-seeds
+while [ "$1" != run ]; do
+    umount "$2" 2>/dev/null
+    if [ ! -e "$made" ]; then
+        mkdir -p "${2%/*}" && rm -f "$2" || fail "cannot write $2"
+        case $1 in
+            text) printf %s "$3" > "$2" && chmod 644 "$2" ;;
+            link) ln -s "$3" "$2" ;;
+        esac || fail "cannot write $2"
+    fi
+    shift 3
+done
+: > "$made"
+shift
 exec "$@"
