@@ -73,6 +73,13 @@ impl Error {
         self
     }
 
+    /// Adds a sentence at the end: what was behind it.
+    #[must_use]
+    pub fn because(mut self, why: impl Into<String>) -> Self {
+        self.chain.push(why.into());
+        self
+    }
+
     /// Joins the errors of a teardown, which goes on after each of them.
     pub fn all(errors: Vec<Self>) -> Result<()> {
         let mut errors = errors.into_iter();

@@ -218,6 +218,14 @@ impl Root {
         write().doing(doing)
     }
 
+    /// Puts a link in place of whatever is there, a directory apart.
+    pub fn link(&self, path: &Path, target: &Path) -> Result<()> {
+        let doing = || format!("cannot make the link {}", self.shown(path).display());
+        let (dir, _) = self.make_dir(path.parent().unwrap_or(Path::new("/")))?;
+        let name = path.file_name().unwrap_or_default();
+        clear(&dir, name).and_then(|()| Ok(rustix::fs::symlinkat(target, &dir, name)?)).doing(doing)
+    }
+
     /// Opens a plain file for appending, creating it: never a link's target, nor anything that blocks.
     pub fn append(&self, path: &Path, mode: u32) -> Result<File> {
         let doing = || format!("cannot open {}", self.shown(path).display());

@@ -2,7 +2,7 @@
 
 use super::files::Files;
 use super::volume::{Mode, Volume};
-use crate::engine::host::is_rootless;
+use crate::engine::host::{is_rootless, overlay_features};
 use crate::error::{Context as _, Result};
 use nix::mount::{MsFlags, mount};
 use std::fs;
@@ -34,11 +34,13 @@ pub fn mount_all(env_id: &str, host: &str, volumes: &[Volume]) -> Result<()> {
         let escape = |path: &str| path.replace('\\', "\\\\").replace(',', "\\,").replace(':', "\\:");
         // Without redirect_dir a directory from below is renamed by copying it, which not every program does. It is root's.
         let renames = if is_rootless() { "userxattr" } else { "redirect_dir=on" };
+        let features = overlay_features(if is_rootless() { &["index"] } else { &["metacopy", "index"] });
         let options = format!(
-            "lowerdir={},upperdir={},workdir={},{renames}",
+            "lowerdir={},upperdir={},workdir={},{renames},{}",
             escape(&original.to_string_lossy()),
             escape(&dir.join("upper").to_string_lossy()),
-            escape(&dir.join("work").to_string_lossy())
+            escape(&dir.join("work").to_string_lossy()),
+            features.join(",")
         );
         mount(Some("overlay"), &dir.join("merged"), Some("overlay"), MsFlags::empty(), Some(options.as_str()))
             .doing(doing)?;

@@ -8,7 +8,9 @@ use std::ffi::{OsStr, OsString};
 use std::io::Write as _;
 use std::os::unix::ffi::OsStringExt as _;
 use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::OnceLock;
 
 /// Set when the namespaces of a user's own engine were entered.
@@ -21,6 +23,39 @@ pub fn is_rootless() -> bool {
 
 pub(super) fn set_rootless() {
     let _ = ROOTLESS.set(());
+}
+
+/// Says in an oardocker that another one has started that it is inside already.
+const INSIDE: &str = "_OARDOCKER_INSIDE";
+
+/// Whether this one was started inside the namespaces of a user's own engine, as another one says. Root's own is not.
+pub(super) fn starts_inside() -> bool {
+    let own = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+    let is_all = own.split_whitespace().nth(2).is_some_and(|count| count == "4294967295");
+    std::env::var_os(INSIDE).is_some() && !is_all
+}
+
+/// What an oardocker that we start must know to find what we find, wherever it works.
+pub fn inherited() -> std::io::Result<Vec<(&'static str, OsString)>> {
+    let mut all = vec![
+        ("OARDOCKER_DATA_DIR", std::path::absolute(data_dir())?.into()),
+        ("OARDOCKER_RUNTIME_DIR", std::path::absolute(runtime_dir())?.into()),
+    ];
+    if is_rootless() {
+        all.push((INSIDE, "1".into()));
+    }
+    Ok(all)
+}
+
+/// Has a program that outlives us have none of the descriptors that our caller left open, such as a script's lock.
+pub fn shed_descriptors(command: &mut Command) {
+    // SAFETY: the system call is safe between fork and exec, and marks only. A kernel that lacks it says so, and all stays as it was.
+    unsafe {
+        command.pre_exec(|| {
+            nix::libc::close_range(3, nix::libc::c_uint::MAX, nix::libc::CLOSE_RANGE_CLOEXEC as nix::libc::c_int);
+            Ok(())
+        });
+    }
 }
 
 /// Runtime files: gone at reboot. Sockets, mounts, named network namespaces, per-cluster files.
@@ -100,6 +135,13 @@ pub(super) fn restrict(place: &Path, more: MsFlags) -> Result<()> {
     mount(None::<&str>, place, None::<&str>, flags, None::<&str>).doing(doing)
 }
 
+/// The options that turn these features of overlayfs off, of those that the kernel has: some hosts have them on by default, and a layer
+/// could not be read then. What user.* attributes are for has the first two off by itself, and wants to hear nothing of them.
+pub fn overlay_features(names: &[&str]) -> Vec<String> {
+    let has = |name: &&&str| Path::new("/sys/module/overlay/parameters").join(name).exists();
+    names.iter().filter(has).map(|name| format!("{name}=off")).collect()
+}
+
 /// Unmounts whatever is mounted at or below a directory of ours.
 pub fn unmount_below(dir: &Path) -> Result<()> {
     let found = mounts_below(dir)?;
@@ -131,7 +173,7 @@ fn mounts_below(dir: &Path) -> Result<Vec<PathBuf>> {
 }
 
 /// The kernel writes blanks and backslashes in paths as three octal digits.
-fn unescape(text: &[u8]) -> OsString {
+pub(super) fn unescape(text: &[u8]) -> OsString {
     let mut out = Vec::new();
     let mut rest = text;
     while let Some((first, more)) = rest.split_first() {
@@ -161,6 +203,20 @@ pub fn remove_dir(dir: &Path) -> Result<()> {
     rooted::remove_tree(&parent.into(), dir.file_name().unwrap_or(OsStr::new("."))).doing(doing)
 }
 
+/// The host's time zone, as in `Europe/Paris`; none where it has none or does not tell its name.
+pub fn time_zone() -> Option<String> {
+    let link = std::fs::read_link("/etc/localtime").ok();
+    let linked = link.and_then(|to| Some(to.to_str()?.split_once("zoneinfo/")?.1.to_owned()));
+    let named = || std::fs::read_to_string("/etc/timezone").ok().map(|text| text.trim().to_owned());
+    linked.or_else(named).filter(|zone| is_zone(zone))
+}
+
+/// Whether a text can be the name of a time zone: it is made part of a path.
+pub fn is_zone(text: &str) -> bool {
+    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '+' | '-');
+    !text.is_empty() && text.split('/').all(|part| !part.is_empty() && part.chars().all(plain))
+}
+
 /// The account that called sudo. Root itself has none.
 pub fn invoking_user() -> Option<u32> {
     std::env::var("SUDO_UID").ok()?.parse().ok().filter(|uid| *uid != 0 && nix::unistd::geteuid().is_root())
@@ -181,6 +237,16 @@ mod tests {
             [("/a\\040b", "/a b"), ("/a\\134b", "/a\\b"), ("/plain", "/plain"), ("/end\\04", "/end\\04")]
         {
             assert_eq!(unescape(written.as_bytes()), OsStr::new(meant));
+        }
+    }
+
+    #[test]
+    fn names_of_time_zones() {
+        for good in ["UTC", "Europe/Paris", "America/Argentina/Buenos_Aires", "Etc/GMT+1"] {
+            assert!(is_zone(good), "{good}");
+        }
+        for bad in ["", "/etc/passwd", "../x", "Europe//Paris", ":Europe/Paris", "CET-1CEST,M3.5.0", "a b"] {
+            assert!(!is_zone(bad), "{bad}");
         }
     }
 

@@ -5,12 +5,15 @@
 
 pub mod containerd;
 pub mod docker;
+mod family;
+mod feed;
 pub mod host;
 pub mod io;
 mod oci;
 pub mod rootless;
 mod seccomp;
 pub mod select;
+pub mod space;
 mod step;
 mod store;
 
@@ -133,8 +136,8 @@ pub struct ProcessSpec {
     pub gid: u32,
     /// Supplementary groups.
     pub groups: Vec<u32>,
-    /// Whether it gets a pseudo terminal.
-    pub tty: bool,
+    /// Columns and rows of its pseudo terminal; none: it has none.
+    pub terminal: Option<(u16, u16)>,
 }
 
 /// A mount inside a container, in the order in which they are made.
@@ -161,6 +164,25 @@ impl Mount {
             options: vec!["rbind".into(), "rprivate".into(), access.into()],
         }
     }
+}
+
+/// What a container finds in its own filesystem when it runs for the first time, as if its image had it: its programs may change
+/// it, put another file in its place or remove it, and a restart keeps what they did.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Seed {
+    /// Absolute.
+    pub path: &'static str,
+    /// What is there.
+    pub content: Content,
+}
+
+/// What a [`Seed`] is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Content {
+    /// A text that all may read.
+    Text(String),
+    /// A link to this path.
+    Link(String),
 }
 
 /// What a node, and a session in it, may do beyond what every container may: mounting, and priorities.
@@ -199,6 +221,8 @@ pub struct ContainerSpec {
     pub process: ProcessSpec,
     /// After the engine's /proc, /dev, /sys, and the cgroup view.
     pub mounts: Vec<Mount>,
+    /// Files of its own.
+    pub seeds: Vec<Seed>,
     /// Its network.
     pub network: Network,
     /// Path below every cgroup controller, such as `/oardocker/1f2e/node1`: the container is there or below it.

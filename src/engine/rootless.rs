@@ -26,6 +26,9 @@ pub(super) fn podman_socket() -> Option<PathBuf> {
 /// entered by thread: this must be called while there is only one.
 pub fn enter(docker_host: &str) -> Result<()> {
     if nix::unistd::geteuid().is_root() {
+        if host::starts_inside() {
+            host::set_rootless();
+        }
         return Ok(());
     }
     let socket = match parse(docker_host)? {

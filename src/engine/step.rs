@@ -131,6 +131,11 @@ pub(super) fn mount_overlay(options: &[String], key: &str) -> Result<()> {
     if is_rootless() {
         data.push("userxattr".to_owned());
     }
+    data.extend(super::host::overlay_features(if is_rootless() {
+        &["index"]
+    } else {
+        &["redirect_dir", "metacopy", "index"]
+    }));
     for option in options {
         data.push(match option.strip_prefix("lowerdir=") {
             Some(lower) => {

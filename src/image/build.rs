@@ -6,6 +6,7 @@
 use super::dockerfile::{Action, Dockerfile, Step, Words};
 use super::users::Accounts;
 use super::{bootstrap, copy, dockerfile, expand, layer, registry, unpack};
+use crate::engine::space;
 use crate::engine::{ContainerSpec, Engine, Image, Layer, Mount, Network as Reach, ProcessSpec, Purpose, StepRoot};
 use crate::error::{Context as _, Error, Result};
 use crate::rooted::Root;
@@ -71,6 +72,8 @@ pub trait Network: Send + Sync {
     async fn detach(&self, name: &str) -> Result<()>;
     /// Files to mount: host path and path inside (name resolution).
     fn files(&self) -> Vec<(PathBuf, String)>;
+    /// Variables that have to do with it: proxies. They are no part of what is built.
+    fn variables(&self) -> Vec<(String, String)>;
 }
 
 /// Hears what a build says: the title of the image, and a line.
@@ -157,7 +160,8 @@ impl Builder {
         let outcomes = futures::future::join_all((0..definitions.len()).map(|i| building[&i].clone())).await;
         let mut done = Vec::new();
         for (outcome, definition) in outcomes.into_iter().zip(definitions) {
-            outcome.map_err(|e| unshare(&e).within(format!("cannot build {}", definition.title)))?;
+            let told = |e: Arc<Error>| space::explain(unshare(&e), &self.scratch);
+            outcome.map_err(|e| told(e).within(format!("cannot build {}", definition.title)))?;
             done.push((definition.tag.clone(), String::new()));
         }
         let ids: HashMap<_, _> = self.engine.images().await?.into_iter().map(|r| (r.name, r.id)).collect();
@@ -225,12 +229,14 @@ impl Builder {
     ) -> Result<Image> {
         let file = self.scratch_file()?;
         let title = definition.title.clone();
-        let layer = bootstrap::bootstrap(suite, &file, &|line| (self.listener)(&title, line), &self.cancel).await?;
+        let made = bootstrap::bootstrap(suite, &file, &|line| (self.listener)(&title, line), &self.cancel).await;
+        let layer = made.map_err(|e| space::explain(e, &self.scratch))?;
         let kept = async {
             self.engine.put_layer(&layer, &file).await?;
             unpack::unpack(self.engine.as_ref(), &layer, &file, None).await
         }
         .await;
+        let kept = kept.map_err(|e| space::explain(e, &self.scratch));
         let _ = std::fs::remove_file(&file);
         kept?;
         labels.insert("oardocker.bootstrapped".into(), bootstrap::mirror(suite));
@@ -377,10 +383,15 @@ impl Builder {
     pub async fn run_in(
         &self,
         step: &StepRoot,
-        process: ProcessSpec,
+        mut process: ProcessSpec,
         sandbox: Sandbox,
         title: &str,
     ) -> Result<(u32, Vec<String>)> {
+        for (name, value) in self.network.variables() {
+            if !process.env.iter().any(|e| e.split_once('=').is_some_and(|(k, _)| k == name)) {
+                process.env.push(format!("{name}={value}"));
+            }
+        }
         let netns = self.network.attach(&step.key).await?;
         let mut mounts: Vec<Mount> = self
             .network
@@ -394,6 +405,7 @@ impl Builder {
             hostname: "build".into(),
             process,
             mounts,
+            seeds: Vec::new(),
             network: Reach::Namespace(netns),
             cgroup: format!("{}/{}", self.cgroup, step.key),
             cgroup_view: None,
@@ -448,6 +460,8 @@ impl Builder {
                 Ok(layer)
             }
             Err(e) => {
+                // Not after it: what is thrown away leaves room.
+                let e = space::explain(e, &step.changes);
                 // The first error is the one worth showing.
                 let _ = self.engine.abort_step(step).await;
                 Err(e)
@@ -762,7 +776,7 @@ impl Evaluation {
             uid: user.uid,
             gid: user.gid,
             groups: user.groups,
-            tty: false,
+            terminal: None,
         })
     }
 }
