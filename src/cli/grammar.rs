@@ -141,6 +141,14 @@ pub const GLOBAL: &[Opt] = &[
         "The engine: auto, managed, containerd://PATH or unix://PATH.",
     ),
     value("cgroup_path", None, &["cgroup-path"], Text, Default::Text("/sys/fs/cgroup"), "The cgroup file system path."),
+    new(value(
+        "networks",
+        None,
+        &["network"],
+        Text,
+        Default::None,
+        "The range of addresses that networks are cut from, such as 172.30.0.0/16; 10.158.0.0/15 without it.",
+    )),
     value(
         "docker_binary",
         None,
@@ -235,16 +243,19 @@ pub const COMMANDS: &[Cmd] = &[
         name: "exec",
         summary: "Run a command in an existing node",
         about: "One word is a line for the shell; several words are run exactly as given. Ends with the command's exit \
-                code. Nothing can be chained after exec.",
+                code. Of standard input no more is taken than the command takes; signals go to all its processes, and \
+                when it ends, those that it left behind are hung up. Nothing can be chained after exec.",
         options: &[
             value("user", Some('l'), &["user"], Text, Default::Text("docker"), "Run as this user."),
             value("workdir", Some('w'), &["workdir"], Text, Default::Text("~"), "Run in this directory."),
             value("tty", Some('t'), &["tty"], Pair("no-tty"), Default::Bool(true), "Allocate a pseudo-TTY."),
+            new(flag("no_stdin", Some('n'), &["no-stdin"], "Read nothing, as ssh -n; no pseudo-TTY then.")),
         ],
         args: Args::HostAndRest,
         examples: &[
             ("oardocker exec frontend oarnodes -s", "the state of the nodes"),
             ("oardocker exec node1 'cat /proc/self/cgroup | sort'", "a line for the shell"),
+            ("while read h; do oardocker exec -n $h uptime; done < hosts", "one host after the other"),
             ("oardocker exec -l root --no-tty server cat /var/log/oar.log > oar.log", "a file, byte by byte"),
         ],
     },
@@ -297,16 +308,23 @@ pub const COMMANDS: &[Cmd] = &[
         name: "reset",
         summary: "Restart the containers",
         about: "Restarts the named nodes, or all of them. Nothing can be chained after reset.",
-        options: &[value(
-            "time",
-            Some('t'),
-            &["time"],
-            Seconds,
-            Default::Int(10),
-            "Number of seconds to wait for a node to shut down before it is killed.",
-        )],
+        options: &[
+            value(
+                "time",
+                Some('t'),
+                &["time"],
+                Seconds,
+                Default::Int(10),
+                "Number of seconds to wait for a node to shut down before it is killed.",
+            ),
+            new(flag("stopped", None, &["stopped"], "Only those that do not run.")),
+        ],
         args: Args::Rest("hostnames"),
-        examples: &[("oardocker reset", "all nodes"), ("oardocker reset -t 0 node1 node2", "two of them, at once")],
+        examples: &[
+            ("oardocker reset", "all nodes"),
+            ("oardocker reset -t 0 node1 node2", "two of them, at once"),
+            ("oardocker reset --stopped", "those that were shut down"),
+        ],
     },
     Cmd {
         name: "start",

@@ -10,6 +10,7 @@ pub mod python;
 pub mod table;
 pub mod ui;
 
+use crate::cluster::keeper;
 use crate::engine::rootless;
 use crate::error::{Error, Result};
 use commands::Context;
@@ -27,6 +28,8 @@ const INTERRUPTED: u8 = 130;
 
 /// Runs a command line; returns the exit code.
 pub fn run(args: Vec<OsString>) -> u8 {
+    // Images, and what hosts and other accounts read, are not the caller's own files.
+    nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o022));
     let ui = Ui::new();
     let mut words = Vec::new();
     for arg in args {
@@ -43,6 +46,17 @@ pub fn run(args: Vec<OsString>) -> u8 {
     if env.contains_key("_OARDOCKER_COMPLETE") {
         ui.data(&complete::offer(&words, &commands::completion::hosts(&words)).render());
         return 0;
+    }
+    if let Some(env_id) = env.get(keeper::VARIABLE) {
+        let kept = rootless::enter("managed")
+            .and_then(|()| keeper::keep(env_id, &words.iter().map(OsString::from).collect::<Vec<_>>()));
+        return match kept {
+            Ok(()) => 0,
+            Err(e) => {
+                ui.error(&e);
+                e.exit_code()
+            }
+        };
     }
     match parse::parse(&words, &env) {
         Ok(Parsed::Help(page)) => {

@@ -248,7 +248,7 @@ impl Level {
             params.insert(option.param.into(), value);
         }
         for option in self.options().iter().filter(|o| o.new) {
-            if params.get(option.param) == Some(&json!(false)) {
+            if matches!(params.get(option.param), Some(Value::Null | Value::Bool(false))) {
                 params.remove(option.param);
             }
         }

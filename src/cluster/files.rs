@@ -5,12 +5,15 @@
 //! <data dir>/hosts/<env id>                   the names of the nodes, for completion: what everybody may read
 //! <data dir>/clusters/<env id>/engine         --docker-host of the engine that it runs on
 //!                             /ports          ports of the host that it publishes
-//!                             /hosts resolv.conf nodes cow_volumes system.conf profile.sh environment ssh_environment env.json
+//!                             /hosts nodes cow_volumes system.conf ssh_environment env.json image_env.json
+//!                             /profile/<role>  what login shells read
 //!                             /home            shared by frontend and nodes
 //!                             /log/cluster.log what the log host collected
 //!                             /console/<host>  what a host's first process said
 //!                             /kmsg/<host>     the same of a systemd that has no journal yet
 //!                             /notify/<host>/s the socket on which a host's systemd says that it has booted
+//!                             /wake/<node>     a node that the server wakes
+//!                             /keeper          the socket of the process that hears of it, and keeper.log
 //!                             /pins/...        what of the user's is shared, mounted: see [`crate::rooted::pin`]
 //!                             /cow/<host>/<n>  overlay mounts of `-v ...:cow`
 //! ```
@@ -20,6 +23,7 @@ use crate::engine::host::{self, data_dir, make_dir, own_data_dir, private_dir, w
 use crate::error::{Context as _, Result};
 use crate::rooted::{Root, own_path, pin};
 use rustix::fs::{Gid, Mode, OFlags, Uid};
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{Read as _, Seek as _};
 use std::os::fd::OwnedFd;
@@ -34,6 +38,9 @@ pub const NOTIFY_INSIDE: &str = "/run/host/s";
 /// Files that outlive the cluster, in the env dir.
 pub const HISTORIES: [&str; 4] =
     ["/root/.bash_history", "/root/.python_history", "/home/docker/.bash_history", "/home/docker/.python_history"];
+
+/// The variables of the roles' images.
+const IMAGE_ENV: &str = "image_env.json";
 
 /// Owner of user docker's histories; the base image makes it the first user.
 const DOCKER_ID: u32 = 1000;
@@ -77,6 +84,22 @@ impl Files {
         self.dir.join(name)
     }
 
+    /// What login shells of a role's hosts read.
+    pub fn profile(&self, role: &str) -> PathBuf {
+        self.path("profile").join(role)
+    }
+
+    /// The variables of a role's image, as in `PATH=/bin`. A cluster of an older oardocker has none.
+    pub fn image_env(&self, role: &str) -> Result<Vec<String>> {
+        let path = self.path(IMAGE_ENV);
+        let doing = || format!("cannot read {}", path.display());
+        let mut all: BTreeMap<String, Vec<String>> = match fs::read(&path) {
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => BTreeMap::new(),
+            text => serde_json::from_slice(&text.doing(doing)?).doing(doing)?,
+        };
+        Ok(all.remove(role).unwrap_or_default())
+    }
+
     /// The shared /home.
     pub fn home(&self) -> PathBuf {
         self.path("home")
@@ -90,6 +113,18 @@ impl Files {
     /// What all hosts said.
     pub fn log(&self) -> PathBuf {
         self.log_dir().join("cluster.log")
+    }
+
+    /// The nodes of the cluster.
+    pub fn nodes(&self) -> Result<Vec<String>> {
+        let path = self.path("nodes");
+        let text = fs::read_to_string(&path).doing(|| format!("cannot read {}", path.display()))?;
+        Ok(text.lines().map(str::to_owned).collect())
+    }
+
+    /// Where the server says which nodes it wakes.
+    pub fn wake_dir(&self) -> PathBuf {
+        self.path("wake")
     }
 
     /// The directory with a host's notify socket.
@@ -195,29 +230,39 @@ impl Files {
     }
 
     /// Makes all but /home and the mounts of single hosts.
-    pub fn create(&self, request: &Request, hosts: &[String], hosts_file: &str, resolv_conf: &str) -> Result<()> {
-        for dir in ["log", "home", "console", "kmsg", "notify", "cow", "pins"] {
+    pub fn create(
+        &self,
+        request: &Request,
+        hosts: &[String],
+        hosts_file: &str,
+        image_env: &BTreeMap<String, Vec<String>>,
+    ) -> Result<()> {
+        for dir in ["log", "home", "console", "kmsg", "notify", "cow", "pins", "profile"] {
             private_dir(&self.path(dir))?;
         }
+        // OAR's own account writes there, whose number is the image's.
+        make_dir(&self.wake_dir(), 0o1777)?;
         for host in hosts {
             make_dir(&self.notify_dir(host), 0o755)?;
             self.clear_kmsg(host)?;
         }
         let nodes: String = (1..=request.nodes).map(|i| format!("node{i}\n")).collect();
+        let storing = || "cannot store the variables".to_owned();
         let ports: Vec<String> = super::plan::ports(request).iter().map(|p| p.host.to_string()).collect();
         for (name, text, mode) in [
             ("hosts", hosts_file, 0o644),
-            ("resolv.conf", resolv_conf, 0o644),
             ("nodes", &nodes, 0o644),
             ("cow_volumes", "", 0o644),
             ("system.conf", &system_conf(&request.envs), 0o644),
-            ("profile.sh", &profile(&request.envs), 0o644),
-            ("environment", &environment(&request.envs), 0o644),
             ("ssh_environment", &ssh_environment(&request.envs), 0o644),
-            ("env.json", &serde_json::to_string(&request.envs).doing(|| "cannot store the variables".into())?, 0o600),
+            ("env.json", &serde_json::to_string(&request.envs).doing(storing)?, 0o600),
+            (IMAGE_ENV, &serde_json::to_string(image_env).doing(storing)?, 0o600),
             ("ports", &ports.join(" "), 0o600),
         ] {
             write_file(&self.path(name), text, mode)?;
+        }
+        for (role, env) in image_env {
+            write_file(&self.profile(role), &profile(env, &request.envs), 0o644)?;
         }
         if let Some(dir) = self.public().parent() {
             make_dir(dir, 0o755)?;
@@ -302,13 +347,16 @@ fn system_conf(envs: &[(String, String)]) -> String {
     format!("[Manager]\nDefaultEnvironment={}\n", quoted.join(" "))
 }
 
-/// Shell quoting.
-fn profile(envs: &[(String, String)]) -> String {
-    envs.iter().map(|(k, v)| format!("export {k}='{}'\n", v.replace('\'', "'\\''"))).collect()
+/// Shell quoting. Debian's /etc/profile has forgotten the image's PATH; other variables stay as a session was given them.
+fn profile(image: &[String], envs: &[(String, String)]) -> String {
+    let path = image.iter().find_map(|e| e.strip_prefix("PATH=")).filter(|path| *path != super::session::PATH);
+    let path = path.map(|path| ("PATH".to_owned(), path.to_owned()));
+    let quoted = |(k, v): &(String, String)| format!("export {k}='{}'\n", v.replace('\'', "'\\''"));
+    path.iter().chain(envs).map(quoted).collect()
 }
 
 /// pam_env's form, for sessions that are no logins.
-fn environment(envs: &[(String, String)]) -> String {
+pub(super) fn environment(envs: &[(String, String)]) -> String {
     envs.iter().filter(|(_, v)| !v.contains('\n')).map(|(k, v)| format!("{k}=\"{v}\"\n")).collect()
 }
 
@@ -325,7 +373,10 @@ mod tests {
     fn variables_are_quoted_for_each_reader() {
         let envs = [("A".to_owned(), "it's \"50%\" = x".to_owned())];
         assert_eq!(system_conf(&envs), "[Manager]\nDefaultEnvironment=\"A=it's \\\"50%%\\\" = x\"\n");
-        assert_eq!(profile(&envs), "export A='it'\\''s \"50%\" = x'\n");
+        assert_eq!(profile(&[], &envs), "export A='it'\\''s \"50%\" = x'\n");
+        let image = |path: &str| vec![format!("PATH={path}"), "LANG=C".to_owned()];
+        assert_eq!(profile(&image("/opt/bin:/bin"), &[]), "export PATH='/opt/bin:/bin'\n");
+        assert_eq!(profile(&image(super::super::session::PATH), &[]), "", "/etc/profile knows better who is root");
     }
 
     /// An image's tree, a secret of the host beside it, and the files of a cluster.

@@ -6,6 +6,7 @@ pub mod cow;
 pub mod elsewhere;
 pub mod files;
 pub mod images;
+pub mod keeper;
 pub mod legacy;
 pub mod limits;
 pub mod notify;

@@ -2,9 +2,9 @@
 
 use super::request::Request;
 use super::volume::Mode;
-use super::{ENV_LABEL, HOST_LABEL, container_id, cow, files, role};
+use super::{ENV_LABEL, HOST_LABEL, container_id, cow, files, keeper, role};
 use crate::cgroup::{Cgroups, Controller, Layout, View, node_path};
-use crate::engine::{ContainerSpec, Mount, NODE_CAPABILITIES, Network, Plug, ProcessSpec};
+use crate::engine::{ContainerSpec, Content, Mount, NODE_CAPABILITIES, Network, Plug, ProcessSpec, Seed};
 use crate::net::{Access, Port, Subnet};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -18,6 +18,17 @@ pub struct Host {
     pub role: String,
     /// The container.
     pub spec: ContainerSpec,
+}
+
+/// What hosts are told of the world around them.
+#[derive(Debug, Clone, Default)]
+pub struct Surroundings {
+    /// The text of /etc/hosts.
+    pub hosts: String,
+    /// The text of /etc/resolv.conf.
+    pub resolv_conf: String,
+    /// As in `Europe/Paris`.
+    pub zone: Option<String>,
 }
 
 /// Names of all hosts in the order in which they are started: first what takes longest to become ready.
@@ -37,6 +48,7 @@ pub fn hosts(
     cgroups: &Cgroups,
     subnet: Subnet,
     image_env: &BTreeMap<String, Vec<String>>,
+    around: &Surroundings,
 ) -> Vec<Host> {
     numbered(request.nodes)
         .map(|(name, index)| {
@@ -52,6 +64,7 @@ pub fn hosts(
                 hostname: name.clone(),
                 process: ProcessSpec { args: vec!["/sbin/init".into()], env, ..ProcessSpec::default() },
                 mounts: mounts(request, &name),
+                seeds: seeds(request, around),
                 network: Network::Plug(Plug {
                     network: request.env_id.clone(),
                     subnet,
@@ -107,6 +120,20 @@ fn tmpfs(target: &str, mode: &str) -> Mount {
     }
 }
 
+/// The files that users edit, so no mounts: nobody can put another file in the place of one.
+fn seeds(request: &Request, around: &Surroundings) -> Vec<Seed> {
+    let mut seeds = vec![
+        Seed { path: "/etc/hosts", content: Content::Text(around.hosts.clone()) },
+        Seed { path: "/etc/resolv.conf", content: Content::Text(around.resolv_conf.clone()) },
+        Seed { path: "/etc/environment", content: Content::Text(files::environment(&request.envs)) },
+    ];
+    if let Some(zone) = &around.zone {
+        seeds.push(Seed { path: "/etc/timezone", content: Content::Text(format!("{zone}\n")) });
+        seeds.push(Seed { path: "/etc/localtime", content: Content::Link(format!("/usr/share/zoneinfo/{zone}")) });
+    }
+    seeds
+}
+
 fn mounts(request: &Request, host: &str) -> Vec<Mount> {
     let dir = files::Files::new(&request.env_id);
     let text = |path: PathBuf| path.to_string_lossy().into_owned();
@@ -116,15 +143,15 @@ fn mounts(request: &Request, host: &str) -> Vec<Mount> {
         tmpfs("/tmp", "1777"),
         Mount::bind(text(dir.notify_dir(host)), files::NOTIFY_DIR_INSIDE, false),
         Mount::bind(text(dir.kmsg(host)), "/dev/kmsg", false),
-        Mount::bind(text(dir.path("hosts")), "/etc/hosts", true),
-        Mount::bind(text(dir.path("resolv.conf")), "/etc/resolv.conf", true),
         Mount::bind(text(dir.path("nodes")), "/var/lib/container/nodes", true),
         Mount::bind(text(dir.path("cow_volumes")), "/var/lib/container/cow_volumes", true),
         Mount::bind(text(dir.path("system.conf")), "/etc/systemd/system.conf.d/oardocker.conf", true),
-        Mount::bind(text(dir.path("profile.sh")), "/etc/profile.d/oardocker_env.sh", true),
-        Mount::bind(text(dir.path("environment")), "/etc/environment", true),
+        Mount::bind(text(dir.profile(role(host))), "/etc/profile.d/oardocker_env.sh", true),
         Mount::bind(text(dir.init_scripts()), "/var/lib/container/init-scripts", true),
     ];
+    if host == "server" {
+        mounts.push(Mount::bind(text(dir.wake_dir()), keeper::WAKE_DIR_INSIDE, false));
+    }
     if host == "rsyslog" {
         mounts.push(Mount::bind(text(dir.log_dir()), "/var/log/oardocker", false));
     }
@@ -155,10 +182,12 @@ pub(super) mod tests {
             nodes: 2,
             volumes: vec![super::super::volume::parse("/src:/x:cow").unwrap()],
             envs: vec![],
+            zone: None,
             ports: vec![80],
             offset: 40000,
             any: false,
             user: Some(1000),
+            global: vec![],
             env_dir: std::sync::Arc::new(crate::rooted::Root::beneath(std::path::Path::new("/")).unwrap()),
         }
     }
@@ -175,7 +204,7 @@ pub(super) mod tests {
     }
 
     pub(in crate::cluster) fn planned(files: &[&str]) -> Vec<Host> {
-        hosts(&request(), &cgroups(files), Subnet::first(), &BTreeMap::new())
+        hosts(&request(), &cgroups(files), Subnet::first(), &BTreeMap::new(), &Surroundings::default())
     }
 
     #[test]

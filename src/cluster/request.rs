@@ -2,6 +2,7 @@
 
 use super::volume::Volume;
 use crate::rooted::Root;
+use std::ffi::OsString;
 use std::sync::Arc;
 
 /// What the user asked for, checked.
@@ -15,6 +16,8 @@ pub struct Request {
     pub volumes: Vec<Volume>,
     /// Variables for services, logins and sessions.
     pub envs: Vec<(String, String)>,
+    /// Time zone, as in `Europe/Paris`; none: the images'.
+    pub zone: Option<String>,
     /// Published ports of the frontend.
     pub ports: Vec<u16>,
     /// Added to each of them.
@@ -23,6 +26,8 @@ pub struct Request {
     pub any: bool,
     /// The account, besides root, that may reach the cluster otherwise.
     pub user: Option<u32>,
+    /// The global options with which another oardocker finds this cluster.
+    pub global: Vec<OsString>,
     /// `.oardocker`, with the init scripts and the shell histories.
     pub env_dir: Arc<Root>,
 }

@@ -5,7 +5,7 @@ use super::notify::Notify;
 use super::plan::{self, Host};
 use super::request::Request;
 use super::volume::Mode;
-use super::{ROLES, container_id, containers, cow, legacy, old_folder, require_its_engine, session};
+use super::{ROLES, container_id, containers, cow, keeper, legacy, old_folder, require_its_engine, session};
 use crate::cgroup::Cgroups;
 use crate::engine::{Engine, State};
 use crate::error::{Error, Result};
@@ -88,15 +88,20 @@ impl Runner {
         let files = Files::new(&request.env_id);
         files.claim(&self.engine.info().docker_host)?;
         let subnet = self.engine.create_network(&request.env_id, &plan::access(request)).await?;
-        let mut hosts = plan::hosts(request, &self.cgroups, subnet, &env);
+        let addresses: Vec<(String, Ipv4Addr)> = plan::numbered(request.nodes)
+            .map(|(name, index)| Ok((name, subnet.host(index)?)))
+            .collect::<Result<_>>()?;
+        let around = plan::Surroundings {
+            hosts: net::hosts(&addresses),
+            resolv_conf: net::resolv_conf()?.text,
+            zone: request.zone.clone(),
+        };
+        let mut hosts = plan::hosts(request, &self.cgroups, subnet, &env, &around);
         let old = old_folder::is_old(&request.env_dir);
         old_folder::adapt(&mut hosts, &processes, old, &self.cgroups, &request.env_id);
         legacy::keep_to_v1(&mut hosts, &self.cgroups);
         let names: Vec<String> = hosts.iter().map(|h| h.name.clone()).collect();
-        let addresses: Vec<(String, Ipv4Addr)> = plan::numbered(request.nodes)
-            .map(|(name, index)| Ok((name, subnet.host(index)?)))
-            .collect::<Result<_>>()?;
-        files.create(request, &names, &net::hosts(&addresses), &net::resolv_conf()?)?;
+        files.create(request, &names, &around.hosts, &env)?;
         let cow = request.volumes.iter().any(|v| v.mode == Mode::CopyOnWrite);
         for name in &names {
             self.cgroups.create(&request.env_id, name)?;
@@ -112,11 +117,14 @@ impl Runner {
         }
         self.launch(&hosts, &files, image).await?;
         self.still_wanted()?;
+        keeper::summon(&request.env_id, &request.global)?;
         if !wait {
             return Ok(());
         }
         self.wait_booted(&request.env_id, sockets).await?;
-        self.wait_alive(&request.env_id, &names).await?;
+        if let Some(unable) = self.wait_alive(&request.env_id, &names).await? {
+            return Err(unable);
+        }
         self.still_wanted()?;
         (self.listener)(Event::Ready);
         Ok(())
@@ -179,8 +187,9 @@ impl Runner {
         Ok(())
     }
 
-    /// Has the server mark the nodes Alive, as all of them have booted. What is left over is not ready.
-    async fn wait_alive(&self, env_id: &str, names: &[String]) -> Result<()> {
+    /// Has the server mark the nodes Alive, as all of them have booted. What is left over is not ready. The value is why the server
+    /// is not able to.
+    async fn wait_alive(&self, env_id: &str, names: &[String]) -> Result<Option<Error>> {
         let nodes: Vec<&str> = names.iter().map(String::as_str).filter(|n| n.starts_with("node")).collect();
         let server = container_id(env_id, "server");
         let mut args = vec!["/bin/bash", "-c", old_folder::WAIT_ALIVE, "wait_alive.sh"];
@@ -190,7 +199,7 @@ impl Runner {
         if code != 0 {
             let mut details: Vec<String> = err.lines().map(Into::into).collect();
             details.extend(self.journal(env_id, "server").await);
-            return Err(Error::new("OAR's server has booted but cannot mark its nodes Alive").detail(details));
+            return Ok(Some(Error::new("OAR's server has booted but cannot mark its nodes Alive").detail(details)));
         }
         let left: Vec<&str> = out.split_whitespace().collect();
         if let Some(name) = left.first() {
@@ -204,7 +213,7 @@ impl Runner {
                 "OAR has no job manager for this host's cgroups: jobs run, but are not confined to their cores".into(),
             ));
         }
-        Ok(())
+        Ok(None)
     }
 
     fn still_wanted(&self) -> Result<()> {
@@ -246,7 +255,9 @@ impl Runner {
     pub async fn stop(&self, env_id: &str, killed: Option<&[u32]>) -> Result<()> {
         require_its_engine(self.engine.as_ref(), env_id)?;
         let mut errors = Vec::new();
-        errors.extend(self.remove_containers(env_id).await.err());
+        let (dismissed, removed) = tokio::join!(keeper::dismiss(env_id), self.remove_containers(env_id));
+        errors.extend(dismissed.err());
+        errors.extend(removed.err());
         if let Some(old) = killed {
             // After the containers, whose ends a client that is gone may have waited for; and what it asked for has come by now.
             errors.extend(self.settle(old).await.err());
@@ -337,7 +348,15 @@ impl Runner {
                 .filter(|(n, c)| names.contains(n) || c.state == State::Running)
                 .map(|(n, _)| n.clone())
                 .collect();
-            self.wait_alive(env_id, &all).await?;
+            match self.wait_alive(env_id, &all).await? {
+                None => {}
+                Some(unable) if names.iter().any(|n| n == "server") => return Err(unable),
+                // A server that nobody restarted may be stopped, or broken, on purpose.
+                Some(unable) => {
+                    let why = unable.details().first().map_or_else(String::new, |line| format!(": {line}"));
+                    (self.listener)(Event::Note(format!("the nodes have restarted, but {unable}{why}")));
+                }
+            }
         }
         Ok(())
     }

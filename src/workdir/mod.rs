@@ -244,9 +244,26 @@ impl Workdir {
         if found.is_empty() {
             return Err(Error::new(format!("no folder of {} holds a Dockerfile", images.path().display())));
         }
+        if let Some(missing) = self.manifest.build_order.iter().find(|role| !found.contains(role)) {
+            let path = images.path().join(missing).join("Dockerfile");
+            return Err(Error::new(format!(
+                "{} is missing, and manifest.json has {missing} in build_order",
+                path.display()
+            ))
+            .hint(format!("write it, take {missing} out of build_order, or run `oardocker init -f`")));
+        }
         let place = |role: &String| self.manifest.build_order.iter().position(|r| r == role).unwrap_or(usize::MAX);
         found.sort_by_key(|role| (place(role), role.clone()));
         Ok(found)
+    }
+
+    /// Folders beside those of roles, of which nothing is built.
+    pub fn unbuilt(&self) -> Result<Vec<PathBuf>> {
+        let images = self.env_dir.sub(Path::new("images"))?;
+        let names = images.names(Path::new("/")).doing(|| format!("cannot read {}", images.path().display()))?;
+        let folders = names.into_iter().map(PathBuf::from).filter(|name| images.is_dir(name));
+        let unbuilt = folders.filter(|name| !images.is_file(&name.join("Dockerfile")));
+        Ok(unbuilt.map(|name| images.path().join(name)).collect())
     }
 
     /// As users and Dockerfiles write it: `oardocker/trixie-node:latest`.

@@ -23,9 +23,11 @@ use crate::engine::host::{self, data_dir};
 use crate::engine::{Engine, select};
 use crate::error::{Context as _, Error, Result};
 use crate::image::build::{Builder, Options};
+use crate::net;
 use crate::workdir::{self, Lock, Workdir};
 use serde::Deserialize;
 use serde_json::{Map, Value};
+use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
 use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
@@ -35,6 +37,8 @@ struct Global {
     workdir: Option<PathBuf>,
     docker_host: String,
     cgroup_path: PathBuf,
+    #[serde(default)]
+    networks: Option<String>,
     verbose: bool,
 }
 
@@ -201,6 +205,20 @@ impl Context {
         removed.and(host::unmount_below(&dir).and_then(|()| host::remove_dir(&dir)))
     }
 
+    /// The options with which another oardocker finds what this one does.
+    fn global_options(&self) -> Result<Vec<OsString>> {
+        let docker_host = self.engine.as_ref().map_or(self.global.docker_host.as_str(), |e| &e.info().docker_host);
+        let root = std::path::absolute(self.root()?).doing(|| "cannot tell where the workdir is".into())?;
+        let cgroup_path =
+            std::path::absolute(&self.global.cgroup_path).doing(|| "cannot tell where cgroups are".into())?;
+        let options: [(&str, &OsStr); 3] = [
+            ("--workdir", root.as_os_str()),
+            ("--docker-host", docker_host.as_ref()),
+            ("--cgroup-path", cgroup_path.as_os_str()),
+        ];
+        Ok(options.into_iter().flat_map(|(name, value)| [name.into(), value.to_owned()]).collect())
+    }
+
     /// Gives up what the engine protects for us.
     pub async fn close(&mut self) {
         if let Some(engine) = self.engine.take()
@@ -239,6 +257,9 @@ fn params<T: for<'de> Deserialize<'de>>(invocation: &Invocation) -> T {
 
 /// What is refused or asked before anything runs.
 pub fn before(context: &Context, chain: &[Invocation]) -> Result<()> {
+    if let Some(pools) = &context.global.networks {
+        net::use_pools(pools)?;
+    }
     for invocation in chain {
         match invocation.command {
             "start" => start::check(&params(invocation))?,

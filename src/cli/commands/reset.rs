@@ -2,6 +2,7 @@
 
 use super::Context;
 use crate::cluster;
+use crate::engine::State;
 use crate::error::{Error, Result};
 use serde::Deserialize;
 use std::time::Duration;
@@ -11,12 +12,15 @@ use std::time::Duration;
 pub(super) struct Params {
     hostnames: Vec<String>,
     time: u64,
+    #[serde(default)]
+    stopped: bool,
 }
 
 pub(super) async fn run(context: &mut Context, params: Params) -> Result<()> {
     let workdir = context.locked_workdir().await?;
     let engine = context.engine().await?;
-    let known: Vec<String> = cluster::containers(engine.as_ref(), &workdir.env_id).await?.into_keys().collect();
+    let containers = cluster::containers(engine.as_ref(), &workdir.env_id).await?;
+    let known: Vec<String> = containers.keys().cloned().collect();
     if known.is_empty() {
         return Err(Error::new("the cluster is not running").hint("run `oardocker start` first"));
     }
@@ -28,6 +32,10 @@ pub(super) async fn run(context: &mut Context, params: Params) -> Result<()> {
     let mut names = if params.hostnames.is_empty() { known } else { params.hostnames };
     names.sort();
     names.dedup();
+    names.retain(|name| !params.stopped || containers[name].state != State::Running);
+    if names.is_empty() {
+        return Ok(());
+    }
     let ui = context.ui.clone();
     let runner = context.runner().await?;
     ui.progress("shutting down");

@@ -57,6 +57,9 @@ pub(super) async fn run(context: &mut Context, params: Params) -> Result<()> {
                 .resolve()?,
         );
     }
+    // A wish that names no zone, such as a rule of its own, is for the programs that read TZ.
+    let wished = envs.iter().find(|(k, _)| k == "TZ").map(|(_, v)| v.trim_start_matches(':').to_owned());
+    let zone = wished.filter(|zone| host::is_zone(zone)).or_else(host::time_zone);
     let services = workdir.manifest.services()?;
     let ports = workdir.manifest.ports()?;
     for port in &ports {
@@ -75,10 +78,12 @@ pub(super) async fn run(context: &mut Context, params: Params) -> Result<()> {
         nodes: params.nodes,
         volumes,
         envs,
+        zone,
         ports,
         offset: params.port_bindings_offset,
         any: params.port_bindings_to_any,
         user: host::invoking_user(),
+        global: context.global_options()?,
         env_dir: Arc::new(workdir.env_dir().sub(Path::new("/"))?),
     };
     let ui = context.ui.clone();
