@@ -1,9 +1,11 @@
 //! The whole journey with a real OAR, for every environment that can be built here.
 
 mod archived;
+mod browser;
 mod coexist;
 mod jobs;
 mod kills;
+mod living;
 mod oar3;
 mod old_folders;
 
@@ -141,6 +143,18 @@ fn journey(engine: Engine, env: &str) {
     let id = submit(&workdir, "oarsub -l \"{network_address='node3'}/nodes=1,walltime=0:5\" hostname");
     wait_state(&workdir, &id, "Terminated");
     assert_eq!(workdir.sh("frontend", &format!("cat OAR.{id}.stdout")), "node3\n");
+
+    // One that was shut down comes back when OAR wakes it.
+    let up = || workdir.ok(&["status"]).lines().any(|l| l.starts_with("node2 ") && l.contains(" Up"));
+    let _ = workdir.run(&["exec", "-l", "root", "--no-tty", "node2", "systemctl poweroff; sleep 20"]);
+    eventually("node2 is off", 20, || (!up()).then_some(()));
+    workdir.root_sh(
+        "server",
+        "oarnodesetting -h node2 -s Absent; echo node2 | su oar -s /bin/sh -c /etc/oar/wake_up_nodes.sh",
+    );
+    eventually("node2 is back, and Alive", 40, || {
+        (up() && !workdir.sh("frontend", "oarnodes -s node2").contains("Absent")).then_some(())
+    });
 
     let listed = workdir.ok(&["status"]);
     assert_eq!(listed.lines().filter(|l| l.contains("oardocker-") && l.contains("Up")).count(), 6, "{listed}");
@@ -412,18 +426,66 @@ fn your_own_changes() {
     workdir.ok(&["init", "-f", "-e", "trixie"]);
     let dir = workdir.root.join(".oardocker");
     for role in ["base", "rsyslog", "frontend", "node", "server"] {
-        let script = format!("#!/bin/bash\nset -e\necho {role} >> /custom\n");
-        fs::write(dir.join("images").join(role).join("custom_setup.sh"), script).unwrap();
+        let folder = dir.join("images").join(role);
+        // What lies beside it is there, wherever it looks.
+        let script = format!(
+            "#!/bin/bash\nset -e\necho {role} >> /custom\ncat parts/note $(dirname $0)/note /tmp/note >> /custom\n"
+        );
+        fs::write(folder.join("custom_setup.sh"), script).unwrap();
+        fs::create_dir_all(folder.join("parts")).unwrap();
+        fs::write(folder.join("parts/note"), "a").unwrap();
+        fs::write(folder.join("note"), "b").unwrap();
     }
+    // Programs of the image's own, and variables.
+    let dockerfile = dir.join("images/node/Dockerfile");
+    let own = "RUN mkdir /opt/own && printf '#!/bin/sh\\necho own\\n' > /opt/own/tool && chmod 755 /opt/own/tool\n\
+               ENV PATH=/opt/own:$PATH FLAVOUR=\"sweet and sour\"\nVOLUME [\"/srv/data\", \"/srv/more\"]\n";
+    let text = fs::read_to_string(&dockerfile).unwrap();
+    fs::write(&dockerfile, format!("{text}{own}")).unwrap();
+    fs::create_dir_all(dir.join("images/shared")).unwrap();
     workdir.ok(&["init", "-f", "-e", "trixie"]);
     let queues = dir.join("init-scripts/create_queues.sh");
     let original = fs::read_to_string(&queues).unwrap();
-    workdir.ok(&["build", "-q", "install", oar_tarball().to_str().unwrap()]);
+    let out = workdir.run(&["build", "-q", "install", oar_tarball().to_str().unwrap()]);
+    assert!(out.status.success(), "{}", texts(&out).1);
+    assert!(texts(&out).1.contains("images/shared has no Dockerfile: nothing is built of it"), "{}", texts(&out).1);
     fs::write(&queues, format!("{original}echo mine > /run/queues\n")).unwrap();
     workdir.ok(&["start", "-n", "1"]);
     for (host, role) in [("rsyslog", "rsyslog"), ("frontend", "frontend"), ("node1", "node"), ("server", "server")] {
-        assert_eq!(workdir.root_sh(host, "cat /custom"), format!("base\n{role}\n"), "{host}");
+        assert_eq!(workdir.root_sh(host, "cat /custom"), format!("base\nabb{role}\nabb"), "{host}");
+        assert_eq!(workdir.root_sh(host, "find /tmp -name note"), "", "{host}");
     }
+    assert_eq!(workdir.sh("node1", "tool; echo $FLAVOUR"), "own\nsweet and sour\n");
+    assert_eq!(workdir.ok(&["exec", "node1", "tool"]), "own\n");
+    assert_eq!(
+        workdir.ok(&[
+            "exec",
+            "--no-tty",
+            "-l",
+            "root",
+            "node1",
+            "sh",
+            "-c",
+            "tool; echo $FLAVOUR; ls /srv; echo $HOME"
+        ]),
+        "own\nsweet and sour\ndata\nmore\n/root\n"
+    );
+    let mut pty = Pty::spawn(workdir.command(&["connect", "node1"]), 80, 24);
+    pty.expect("docker@node1", 10);
+    pty.send("tool; echo =$FLAVOUR=\n");
+    pty.expect("own\r\n=sweet and sour=", 10);
+    pty.send("exit\n");
+    pty.end(10);
+    let mine = dir.join("images/rsyslog/Dockerfile");
+    let text = fs::read_to_string(&mine).unwrap();
+    fs::remove_file(&mine).unwrap();
+    let error = workdir.fails(1, &["build"]);
+    assert!(
+        error.contains("images/rsyslog/Dockerfile is missing, and manifest.json has rsyslog in build_order"),
+        "{error}"
+    );
+    assert_eq!(workdir.sh("node1", "hostname"), "node1\n", "what runs goes on");
+    fs::write(&mine, text).unwrap();
     assert_eq!(workdir.root_sh("server", "cat /run/queues"), "mine\n");
     let listed = workdir.sh("frontend", "oarsub -q Q1 -l core=1 true");
     assert!(listed.contains("OAR_JOB_ID="), "the queue that the script made takes jobs: {listed}");

@@ -1,7 +1,9 @@
 //! The engine's verbs against a real managed containerd, and images that real Dockerfiles make.
 
 mod compat;
+mod readme;
 mod rootless;
+mod surroundings;
 
 use crate::support::{
     Workdir, alone, assert_same_state, assert_soon_same_state, data_dir, host_state, require_root, runtime_dir, texts,
@@ -168,6 +170,49 @@ fn a_killed_build_is_cleaned_up_by_the_next_command() {
     assert_ne!(before, host_state(), "the killed build must have left something for this test to mean anything");
     workdir.ok(&["stop"]);
     assert_soon_same_state(&before, host_state);
+}
+
+/// Two builds that make the same layers at once, of which one is told to end.
+#[test]
+fn two_builds_of_one_base_at_once() {
+    require_root();
+    let _alone = alone();
+    let fresh = nonce();
+    let large: String = (0..2_000_000).map(|i| format!("{fresh}{i}\n")).collect();
+    let twins = ["twin-a", "twin-b"].map(|name| {
+        let steps =
+            format!("FROM debian:trixie\nRUN echo {fresh} > /one\nCOPY large /large\nRUN sleep 2; echo two > /two\n");
+        let workdir = image_workdir(name, &steps);
+        context(&workdir, "large", &large);
+        workdir
+    });
+    twins[0].ok(&["status"]);
+    let before = host_state();
+    let build = |workdir: &Workdir, patience: &str| {
+        let mut command = Command::new("timeout");
+        command.args(["-k", "30", patience]).arg(workdir.program()).args(["build", "-q", "--no-cache"]);
+        command.current_dir(&workdir.root).stdin(std::process::Stdio::null());
+        command.envs(workdir.command(&[]).get_envs().filter_map(|(key, value)| Some((key, value?))));
+        command.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped()).spawn().unwrap()
+    };
+    for patience in ["100", "1", "3"] {
+        let begun = std::time::Instant::now();
+        let (first, second) = (build(&twins[0], "100"), build(&twins[1], patience));
+        let second = second.wait_with_output().unwrap();
+        let took = begun.elapsed();
+        let first = first.wait_with_output().unwrap();
+        assert!(first.status.success(), "{}", texts(&first).1);
+        if patience == "100" {
+            assert!(second.status.success(), "{}", texts(&second).1);
+            let id = |out: &std::process::Output| texts(out).0.split(['(', ')']).nth(1).map(str::to_owned).unwrap();
+            assert_eq!(id(&first), id(&second), "the same image");
+        } else {
+            assert_eq!(second.status.code(), Some(124), "{}", texts(&second).1);
+            assert!(took < std::time::Duration::from_secs(15), "it ended {took:?} after its begin");
+        }
+    }
+    assert_soon_same_state(&before, host_state);
+    assert_eq!(run_in_image(&twins[0], "wc -l < /large; cat /two"), "2000000\ntwo\n");
 }
 
 #[test]

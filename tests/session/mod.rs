@@ -1,5 +1,7 @@
 //! `exec` and `connect` as people use them: terminals, pipes, signals, exit codes.
 
+mod processes;
+
 use crate::cluster::ready_on;
 use crate::support::{Engine, Pty, alone, require_root, texts};
 use std::io::Write as _;
@@ -156,6 +158,14 @@ fn on(engine: Engine) {
     std::io::Read::read_exact(child.stdout.as_mut().unwrap(), &mut up).unwrap();
     nix::sys::signal::kill(nix::unistd::Pid::from_raw(child.id() as i32), nix::sys::signal::Signal::SIGINT).unwrap();
     assert_eq!(child.wait().unwrap().code(), Some(9));
+
+    processes::signals(&workdir);
+    processes::background(&workdir);
+    processes::input(&workdir);
+    processes::slow_reader(&workdir);
+    processes::terminals(&workdir);
+    processes::words_and_variables(&workdir);
+    processes::own_files(&workdir);
 
     // A node that dies ends the session, with a message.
     let mut pty = {

@@ -1,5 +1,6 @@
 //! What the tests share: running the binary, a private data directory, looking at the host, a pseudo terminal.
 
+pub mod browser;
 mod daemon;
 pub mod machine;
 
