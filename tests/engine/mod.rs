@@ -181,7 +181,7 @@ fn two_builds_of_one_base_at_once() {
     let large: String = (0..2_000_000).map(|i| format!("{fresh}{i}\n")).collect();
     let twins = ["twin-a", "twin-b"].map(|name| {
         let steps =
-            format!("FROM debian:trixie\nRUN echo {fresh} > /one\nCOPY large /large\nRUN sleep 2; echo two > /two\n");
+            format!("FROM debian:trixie\nRUN echo {fresh} > /one\nCOPY large /large\nRUN sleep 4; echo two > /two\n");
         let workdir = image_workdir(name, &steps);
         context(&workdir, "large", &large);
         workdir
