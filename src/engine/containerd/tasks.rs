@@ -23,11 +23,12 @@ use containerd_client::types::v1::Status as TaskStatus;
 use prost_types::Any;
 use std::collections::HashMap;
 use std::io::{Read as _, Seek as _};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant, UNIX_EPOCH};
 use streams::Fifos;
 use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
 use tonic::Code;
 
 const RUNTIME: &str = "io.containerd.runc.v2";
@@ -359,27 +360,7 @@ pub(super) async fn exec(client: &Client, id: &str, process: &ProcessSpec, sessi
     let pid = started.doing(doing)?.into_inner().pid;
     let family = session.init.and_then(|init| Family::of(pid, init)).map(Arc::new);
     let closing = close_stdin(client.clone(), id.to_owned(), exec_id.clone());
-    let (feed, feeding) = match session.stdin {
-        Some(Stdin::Keys(keys)) => {
-            let path = fifos.path("stdin");
-            let typed = async move {
-                if let Ok(true) = Fifos::writer(path, keys).await {
-                    closing.await;
-                }
-            };
-            (None, tokio::spawn(typed))
-        }
-        Some(Stdin::File(file)) => {
-            let (feed, end) = Feed::begin(file, pid).doing(doing)?;
-            let fed = async move {
-                if let Ok(End::Eof) = end.await {
-                    closing.await;
-                }
-            };
-            (Some(feed), tokio::spawn(fed))
-        }
-        None => (None, tokio::spawn(std::future::ready(()))),
-    };
+    let (feed, feeding) = feed_stdin(session.stdin, pid, fifos.path("stdin"), closing).doing(doing)?;
     let helpers = [
         feeding,
         tokio::spawn(follow_size(client.clone(), id.to_owned(), exec_id.clone(), session.size)),
@@ -393,29 +374,9 @@ pub(super) async fn exec(client: &Client, id: &str, process: &ProcessSpec, sessi
     if let Some(family) = &family {
         family.hang_up().await;
     }
-    let mut reading = futures::future::join_all(readers);
-    // The shim closes the streams when all that have them are gone. Deleting closes them two seconds later, read or not.
-    let deleted = match &family {
-        Some(family) => tokio::select! {
-            _ = &mut reading => delete_process(client, id, &exec_id).await,
-            () = family.silent(&heard) => {
-                fifos.let_go();
-                reading.await;
-                // containerd goes on without us.
-                let deleting = tokio::time::timeout(GIVING_UP, delete_process(client, id, &exec_id));
-                deleting.await.unwrap_or(Ok(()))
-            }
-        },
-        None => {
-            let deleted = delete_process(client, id, &exec_id).await;
-            if deleted.is_err() {
-                fifos.unblock();
-            }
-            reading.await;
-            deleted
-        }
-    };
-    helpers.iter().for_each(tokio::task::JoinHandle::abort);
+    let deleting = delete_process(client, id, &exec_id);
+    let deleted = hear_out(readers, &fifos, family.as_deref().filter(|_| waited.is_ok()), &heard, deleting).await;
+    helpers.iter().for_each(JoinHandle::abort);
     fifos.unblock();
     let ended = || format!("container {id} ended during the session");
     let status = waited.doing(ended)?.into_inner().exit_status;
@@ -425,6 +386,65 @@ pub(super) async fn exec(client: &Client, id: &str, process: &ProcessSpec, sessi
         return Err(Error::new(ended()));
     }
     Ok(status)
+}
+
+/// What a session says after its process has ended, and its end in containerd.
+async fn hear_out(
+    readers: Vec<JoinHandle<()>>,
+    fifos: &Fifos,
+    family: Option<&Family>,
+    heard: &Heard,
+    deleting: impl Future<Output = Result<()>>,
+) -> Result<()> {
+    let mut reading = futures::future::join_all(readers);
+    let Some(family) = family else {
+        let deleted = deleting.await;
+        if deleted.is_err() {
+            fifos.unblock();
+            fifos.let_go();
+        }
+        reading.await;
+        return deleted;
+    };
+    // The shim closes the streams when all that have them are gone. Deleting closes them two seconds later, read or not.
+    tokio::select! {
+        _ = &mut reading => deleting.await,
+        () = family.silent(heard) => {
+            fifos.let_go();
+            reading.await;
+            // containerd goes on without us.
+            tokio::time::timeout(GIVING_UP, deleting).await.unwrap_or(Ok(()))
+        }
+    }
+}
+
+/// Keys go through the shim, a file to the process `pid` itself: only that tells how much has been taken. `closing` is the end of either.
+fn feed_stdin(
+    stdin: Option<Stdin>,
+    pid: u32,
+    path: PathBuf,
+    closing: impl Future<Output = ()> + Send + 'static,
+) -> std::io::Result<(Option<Feed>, JoinHandle<()>)> {
+    Ok(match stdin {
+        Some(Stdin::Keys(keys)) => {
+            let typed = async move {
+                if let Ok(true) = Fifos::writer(path, keys).await {
+                    closing.await;
+                }
+            };
+            (None, tokio::spawn(typed))
+        }
+        Some(Stdin::File(file)) => {
+            let (feed, end) = Feed::begin(file, pid)?;
+            let fed = async move {
+                if let Ok(End::Eof) = end.await {
+                    closing.await;
+                }
+            };
+            (Some(feed), tokio::spawn(fed))
+        }
+        None => (None, tokio::spawn(std::future::ready(()))),
+    })
 }
 
 async fn delete_process(client: &Client, id: &str, exec_id: &str) -> Result<()> {

@@ -52,21 +52,7 @@ impl Docker {
             ..ExecConfig::default()
         };
         let exec = self.api.create_exec(id, config).await.doing(doing)?.id;
-        let (mut output, input) = if process.terminal.is_some() {
-            let (output, input) = self.start_terminal(&exec).await.doing(doing)?.into_split();
-            let output = ReaderStream::with_capacity(output, 64 << 10)
-                .map_ok(|message| LogOutput::Console { message })
-                .map_err(bollard::errors::Error::from);
-            (Box::pin(output) as Output, Box::pin(input) as Input)
-        } else {
-            let options = StartExecOptions { detach: false, tty: false, output_capacity: Some(64 << 10) };
-            let StartExecResults::Attached { output, input } =
-                self.api.start_exec(&exec, Some(options)).await.doing(doing)?
-            else {
-                return Err(Error::new("the engine gave no streams")).doing(doing);
-            };
-            (output, input)
-        };
+        let (mut output, input) = self.open(&exec, process.terminal.is_some()).await.doing(doing)?;
         let (known, family) = watch::channel(None);
         let (heard, over) = (Arc::<Heard>::default(), Arc::new(Notify::new()));
         let (typed, file) = match session.stdin {
@@ -125,6 +111,23 @@ impl Docker {
             return Err(Error::new(ended()));
         }
         Ok(u32::try_from(code).unwrap_or(1))
+    }
+
+    /// The streams of a session, which begins with that.
+    async fn open(&self, exec: &str, terminal: bool) -> Result<(Output, Input)> {
+        if terminal {
+            let (output, input) = self.start_terminal(exec).await?.into_split();
+            let output = ReaderStream::with_capacity(output, 64 << 10)
+                .map_ok(|message| LogOutput::Console { message })
+                .map_err(bollard::errors::Error::from);
+            return Ok((Box::pin(output), Box::pin(input)));
+        }
+        let options = StartExecOptions { detach: false, tty: false, output_capacity: Some(64 << 10) };
+        let doing = || "cannot begin a session".to_owned();
+        match self.api.start_exec(exec, Some(options)).await.doing(doing)? {
+            StartExecResults::Attached { output, input } => Ok((output, input)),
+            StartExecResults::Detached => Err(Error::new("the engine gave no streams")),
+        }
     }
 
     /// Whether a container's first process ends now. The kernel tells, which knows before the engine does.
