@@ -436,6 +436,7 @@ fn your_own_changes() {
         fs::write(folder.join("parts/note"), "a").unwrap();
         fs::write(folder.join("note"), "b").unwrap();
     }
+    workdir.ok(&["init", "-f", "-e", "trixie"]);
     // Programs of the image's own, and variables.
     let dockerfile = dir.join("images/node/Dockerfile");
     let own = "RUN mkdir /opt/own && printf '#!/bin/sh\\necho own\\n' > /opt/own/tool && chmod 755 /opt/own/tool\n\
@@ -443,7 +444,6 @@ fn your_own_changes() {
     let text = fs::read_to_string(&dockerfile).unwrap();
     fs::write(&dockerfile, format!("{text}{own}")).unwrap();
     fs::create_dir_all(dir.join("images/shared")).unwrap();
-    workdir.ok(&["init", "-f", "-e", "trixie"]);
     let queues = dir.join("init-scripts/create_queues.sh");
     let original = fs::read_to_string(&queues).unwrap();
     let out = workdir.run(&["build", "-q", "install", oar_tarball().to_str().unwrap()]);
