@@ -95,13 +95,17 @@ impl Docker {
         }
         let ended = || format!("container {id} ended during the session");
         let answer = self.last_words(&exec).await;
-        // Perhaps the streams were closed before anybody had looked.
-        let left = family.borrow().clone();
-        if let Some(left) = left {
+        // Perhaps the streams were closed before anybody had looked. Docker still knows the process then.
+        let known = family.borrow().clone();
+        let told = || match (&answer, session.init) {
+            (Ok(Some((_, Some(pid)))), Some(init)) => Family::of(*pid, init).map(Arc::new),
+            _ => None,
+        };
+        if let Some(left) = known.or_else(told) {
             left.hang_up().await;
         }
         let code = match (answer, broken) {
-            (Ok(Some(code)), _) => code,
+            (Ok(Some((code, _))), _) => code,
             (_, Some(e)) => return Err(e).doing(|| format!("{} is gone", self.info.name)),
             (Ok(None), None) => return Err(Error::new(ended())),
             (Err(e), None) => return Err(e),
@@ -139,12 +143,14 @@ impl Docker {
         tokio::time::timeout(END_OF_ALL, family::ended(pid)).await.is_ok()
     }
 
-    /// The exit code of a session whose streams are closed; none when the engine does not know the session any more.
-    async fn last_words(&self, exec: &str) -> Result<Option<i64>> {
+    /// The exit code, and the process as far as the engine knows it, of a session whose streams are closed; none when the engine does not know the session any more.
+    async fn last_words(&self, exec: &str) -> Result<Option<(i64, Option<u32>)>> {
         let deadline = tokio::time::Instant::now() + LAST_WORDS;
         loop {
             match self.api.inspect_exec(exec).await {
-                Ok(ExecInspectResponse { running: Some(false), exit_code: Some(code), .. }) => return Ok(Some(code)),
+                Ok(ExecInspectResponse { running: Some(false), exit_code: Some(code), pid, .. }) => {
+                    return Ok(Some((code, pid.and_then(|pid| u32::try_from(pid).ok()))));
+                }
                 Err(e) if is(&e, 404) => return Ok(None),
                 Err(e) => return Err(e).doing(|| format!("{} is gone", self.info.name)),
                 Ok(_) if tokio::time::Instant::now() > deadline => return Ok(None),
