@@ -39,7 +39,7 @@ pub fn resolv_conf() -> Result<Resolv> {
 fn resolv(text: &str, behind: impl Iterator<Item = String>) -> Resolv {
     let found = reachable(text).or_else(|| behind.filter_map(|text| reachable(&text)).next());
     let warning = found.is_none().then(|| {
-        let servers: Vec<&str> = text.lines().filter_map(|l| l.strip_prefix("nameserver")).map(str::trim).collect();
+        let servers: Vec<&str> = servers(text).collect();
         let servers = if servers.is_empty() { "none".to_owned() } else { servers.join(", ") };
         format!(
             "/etc/resolv.conf names no server that hosts and build steps reach ({servers}), so names of other machines mean \
@@ -47,6 +47,11 @@ fn resolv(text: &str, behind: impl Iterator<Item = String>) -> Resolv {
         )
     });
     Resolv { text: found.unwrap_or_default(), warning }
+}
+
+/// The servers that a resolv.conf names.
+pub(super) fn servers(text: &str) -> impl Iterator<Item = &str> {
+    text.lines().filter_map(|line| line.strip_prefix("nameserver")).map(str::trim)
 }
 
 /// The text with loopback servers removed; None when no server is left.

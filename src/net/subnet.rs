@@ -2,7 +2,7 @@
 
 use crate::error::{Context as _, Error, Result};
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::Ipv4Addr;
 use std::str::FromStr;
 use std::sync::OnceLock;
 
@@ -212,8 +212,7 @@ fn routes(table: &str) -> Used {
 
 fn name_servers() -> Vec<Ipv4Addr> {
     let text = std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
-    let servers = text.lines().filter_map(|l| l.strip_prefix("nameserver")?.trim().parse().ok());
-    servers.filter_map(|ip: IpAddr| if let IpAddr::V4(ip) = ip { Some(ip) } else { None }).collect()
+    super::names::servers(&text).filter_map(|server| server.parse().ok()).collect()
 }
 
 /// A network of an engine; none of what is not IPv4.
