@@ -1,9 +1,10 @@
 #!/bin/bash
-# One more queue per scheduler: Q1, Q2, ... with priorities from 3 on, as oar-docker has always made them.
+# One more queue per scheduler: Q1, Q2, ... with priorities from 3 on, as oar-docker has always made them. OAR 3 has none there.
 export PGHOST=localhost PGUSER=oar PGPASSWORD=oar PGDATABASE=oar
 dir=/usr/local/lib/oar/schedulers
 [ -d $dir ] || dir=/usr/lib/oar/schedulers
 q=0
+shopt -s nullglob
 for scheduler in "$dir"/*; do
     q=$((q + 1))
     echo "INSERT INTO queues (queue_name, priority, scheduler_policy)

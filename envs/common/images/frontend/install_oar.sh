@@ -10,24 +10,9 @@ install_oar_keys
 install_unit oar-node.service
 sed -i "s/__OAR_VERSION__/$VERSION/" /etc/motd
 
-# REST API: the private one asks for user docker, password docker.
 htpasswd -bc /etc/oar/api-users docker docker
 htpasswd -b /etc/oar/api-users oar oar
-perl -i -pe '
-    s/Require local/Require all granted/;
-    s/#(ScriptAlias \/oarapi-priv)/$1/;
-    $on = 1 if /#<Location \/oarapi-priv>/;
-    if ($on) { $on = 0 if /#<\/Location>/; s/^#// }
-    s/E=X_REMOTE_IDENT:/E=HTTP_X_REMOTE_IDENT:/;
-' /etc/oar/apache2/oar-restful-api.conf
-# POST /resources/generate: a tool of the server's.
-TOOL=$(find "${SRCDIR:-/nonexistent}" -path '*/tools/oar_resources_add' 2>/dev/null | head -n 1)
-if [ -n "$TOOL" ]; then
-    install -m 755 "$TOOL" $PREFIX/lib/oar/
-    set_conf API_RESOURCES_LIST_GENERATION_CMD "$PREFIX/lib/oar/oar_resources_add -Y"
-fi
-grep -q '^Listen 6668' /etc/apache2/ports.conf || grep -q '^Listen 6668' /etc/oar/apache2/oar-restful-api.conf \
-    || echo 'Listen 6668' >> /etc/apache2/ports.conf
+configure_api
 sed -i "1s@^/var/www.*@$PREFIX/lib/cgi-bin@" /etc/apache2/suexec/www-data
 sed -i "s@/usr/lib/cgi-bin@$PREFIX/lib/cgi-bin@" /etc/apache2/conf-available/serve-cgi-bin.conf
 echo "ServerName frontend" > /etc/apache2/conf-available/oardocker.conf

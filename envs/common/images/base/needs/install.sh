@@ -1,0 +1,2 @@
+#!/bin/bash
+# OAR 2 needs nothing beyond the base image.
