@@ -1,8 +1,13 @@
 #!/bin/bash
 # nodes_alive.sh NODE...: marks nodes that have booted as Alive, the way oarnodesetting does it.
-# Prints the nodes that are not Alive afterwards.
+# Prints the nodes that are not Alive afterwards; on stderr, which part of OAR's server does not work, and its last words.
 for unit in oardocker-postgresql oardocker-resources oar-server; do
-    systemctl is-active --quiet $unit || { echo "$unit.service is not active" >&2; exit 1; }
+    systemctl is-active --quiet $unit && continue
+    echo "$unit.service is $(systemctl is-active $unit)" >&2
+    # What is known of it, or what it said itself.
+    { [ $unit = oar-server ] && cat /run/oardocker-oar-fault 2>/dev/null; } >&2 ||
+        journalctl -q -b -n 10 -o cat _SYSTEMD_UNIT=$unit.service >&2
+    exit 1
 done
 export PGHOST=localhost PGUSER=oar PGPASSWORD=oar PGDATABASE=oar
 list=$(printf "'%s'," "$@")
@@ -25,5 +30,6 @@ SELECT '+' WHERE EXISTS (SELECT 1 FROM jobs WHERE state = 'Waiting');
 SQL
 ) || exit
 # Jobs that wait for a node that was off are not kept waiting for the next look around.
-[[ $left != *+ ]] || echo Scheduling > /dev/tcp/localhost/6666
+port=$(sed -n 's/^SERVER_PORT="\{0,1\}\([0-9]*\).*/\1/p' /etc/oar/oar.conf)
+[[ $left != *+ ]] || echo Scheduling > "/dev/tcp/localhost/${port:-6666}"
 echo "${left%+}"

@@ -16,6 +16,10 @@ set_conf ENERGY_SAVING_NODE_MANAGER_SLEEP_CMD /etc/oar/shut_down_nodes.sh
 install_oar_keys
 install_unit oar-server.service
 
+# While the database is made.
+check_programs > "$WORK/check" 2>&1 &
+CHECK=$!
+
 . /etc/oardocker/postgresql.env
 install -d -o postgres -g postgres -m 2775 /run/postgresql
 BIN=/usr/lib/postgresql/$PGVERSION/bin
@@ -24,8 +28,28 @@ pg() {
     (cd / && runuser -u postgres -- "$@")
 }
 pg "$BIN/pg_ctl" -s -w -D "$DATA" -o "-c config_file=/etc/postgresql/$PGVERSION/main/postgresql.conf" start
+# sql_fault FILE: where and why, of what psql has said.
+sql_fault() {
+    local script statement
+    script=$(sed -n 's/^Fail.* to execute \(.*\.sql\).*/\1/p' "$1")
+    statement=$(sed -n 's/^STATEMENT: *//p' "$1" | head -n 1)
+    [ -f "$script" ] && [ -n "$statement" ] || { cat "$1"; return; }
+    echo "${script##*/}, line $(grep -nF -m 1 -- "$statement" "$script" | cut -d : -f 1): $(grep -m 1 ERROR: "$1")"
+    echo "$statement"
+}
+
 pg psql -q -c "ALTER USER postgres PASSWORD 'postgres'"
-$PREFIX/sbin/oar-database --create --db-host localhost --db-admin-user postgres --db-admin-pass postgres
+# psql goes on after an error, and oar-database cannot tell; with this it says which statement fails, and in which line.
+PSQLRC=$WORK/psqlrc
+printf '%s\n' '\set ON_ERROR_STOP 1' '\set ECHO errors' > "$PSQLRC"
+export PSQLRC
+$PREFIX/sbin/oar-database --create --db-host localhost --db-admin-user postgres --db-admin-pass postgres 2>"$WORK/sql" ||
+    fail "OAR's database cannot be made: $(sql_fault "$WORK/sql")"
+cat "$WORK/sql" >&2
+unset PSQLRC
+check_rules
 pg "$BIN/pg_ctl" -s -w -m fast -D "$DATA" stop
+wait $CHECK || { cat "$WORK/check" >&2; exit 1; }
+cat "$WORK/check"
 
 finish
