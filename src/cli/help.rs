@@ -77,7 +77,7 @@ pub(super) fn row(option: &Opt) -> (String, String) {
         Kind::Int(..) | Kind::Seconds | Kind::Port => " INTEGER",
         Kind::Dir => " DIRECTORY",
         Kind::Text | Kind::Lines | Kind::Volume | Kind::Env => " TEXT",
-        Kind::Choice => &format!(" [{}]", crate::workdir::templates::environments().join("|")),
+        Kind::Choice => " NAME",
     };
     let mut names: Vec<String> = option.short.map(|c| format!("-{c}")).into_iter().collect();
     names.push(format!("--{}", option.long[0]));
@@ -92,7 +92,11 @@ pub(super) fn row(option: &Opt) -> (String, String) {
         (Default::Bool(false), Kind::Pair(negative)) => format!("  [default: {negative}]"),
         _ => String::new(),
     };
-    (left, format!("{}{default}", option.help))
+    let choices = match option.kind {
+        Kind::Choice => format!("  [{}]", crate::workdir::templates::environments().join(" | ")),
+        _ => String::new(),
+    };
+    (left, format!("{}{choices}{default}", option.help))
 }
 
 /// Two columns; a left side that is too long gets a line of its own.

@@ -108,8 +108,21 @@ pub fn installer(workdir: &Workdir) -> Result<&str> {
     script.ok_or_else(|| Error::new(format!("environment {} has nothing to install", workdir.env_name)))
 }
 
-/// Runs each role's install script on its `:base` image and keeps the result as `:latest`. Returns names, ids, comments.
-pub async fn install(builder: &Builder, workdir: &Workdir, source: &Prepared) -> Result<Vec<(String, String, String)>> {
+/// An image with OAR.
+#[derive(Debug)]
+pub struct Installed {
+    /// Its name for the user.
+    pub name: String,
+    /// Its id.
+    pub id: String,
+    /// What the script says is on it.
+    pub comment: String,
+    /// What the script wants its user to know.
+    pub notes: Vec<String>,
+}
+
+/// Runs each role's install script on its `:base` image and keeps the result as `:latest`.
+pub async fn install(builder: &Builder, workdir: &Workdir, source: &Prepared) -> Result<Vec<Installed>> {
     let script = installer(workdir)?;
     let work = workdir.manifest.install_on.iter().map(|role| install_on(builder, workdir, source, script, role));
     let outcomes = futures::future::join_all(work).await;
@@ -125,14 +138,16 @@ pub async fn install(builder: &Builder, workdir: &Workdir, source: &Prepared) ->
         return Err(first);
     }
     let mut named = Vec::new();
-    for (role, image, comment) in done {
+    for (role, image, said) in done {
+        let comment = comment(&said, &workdir.manifest.install_software_name);
         let labels = BTreeMap::from([
             (ENV_LABEL.to_owned(), workdir.env_id.clone()),
             (COMMENT_LABEL.to_owned(), comment.clone()),
         ]);
         let name = workdir.engine_name(&role, "latest");
         let id = builder.put(&role, &name, &image, &labels, Purpose::Run).await?;
-        named.push((workdir.image_name(&role, "latest"), id, comment));
+        let notes = said.iter().filter_map(|l| l.strip_prefix("note: ")).map(Into::into).collect();
+        named.push(Installed { name: workdir.image_name(&role, "latest"), id, comment, notes });
     }
     Ok(named)
 }
@@ -143,7 +158,7 @@ async fn install_on(
     source: &Prepared,
     script: &str,
     role: &str,
-) -> Result<(String, crate::engine::Image, String)> {
+) -> Result<(String, crate::engine::Image, Vec<String>)> {
     let name = workdir.engine_name(role, "base");
     let mut image = builder
         .engine
@@ -178,23 +193,36 @@ async fn install_on(
     ];
     mounts.extend(mounted.map(|path| Mount::bind(path.to_string_lossy(), argument, true)));
     let step = builder.engine.begin_step(image.chain_id().as_deref()).await?;
-    let mut comment = String::new();
+    let mut said = Vec::new();
     let outcome = async {
         let sandbox = Sandbox { mounts, capabilities: vec!["CAP_SYS_ADMIN".into()] };
         let (code, tail) = builder.run_in(&step, process, sandbox, role).await?;
         if code != 0 {
-            return Err(Error::new(format!("{script} ended with exit code {code} on {role}")).detail(tail));
+            return Err(match why(&tail) {
+                Some((error, said)) => Error::new(format!("{} ({role})", error.trim_end_matches(':'))).detail(said),
+                None => Error::new(format!("{script} ended with exit code {code} on {role}")).detail(tail),
+            });
         }
-        // The comment is the last line on stdout, but a late word of stderr can come behind it.
-        let name = format!("{} ", workdir.manifest.install_software_name);
-        let last = || tail.iter().rev().find(|l| !l.trim().is_empty());
-        comment = tail.iter().rev().find(|l| l.starts_with(&name)).or_else(last).cloned().unwrap_or_default();
+        said = tail;
         builder.store(&step).await
     }
     .await;
     let layer = builder.finish(step, outcome).await?;
     image.layers.push(layer);
-    Ok((role.to_owned(), image, comment))
+    Ok((role.to_owned(), image, said))
+}
+
+/// The comment is the last line on stdout, but a late word of stderr can come behind it.
+fn comment(said: &[String], software: &str) -> String {
+    let name = format!("{software} ");
+    let last = || said.iter().rev().find(|l| !l.trim().is_empty());
+    said.iter().rev().find(|l| l.starts_with(&name)).or_else(last).cloned().unwrap_or_default()
+}
+
+/// What a script itself says of its end, a line `error: ...` of its last ones, and what it says after that.
+fn why(tail: &[String]) -> Option<(&str, Vec<String>)> {
+    let (at, error) = tail.iter().enumerate().rev().find_map(|(at, line)| Some((at, line.strip_prefix("error: ")?)))?;
+    Some((error, tail[at + 1..].to_vec()))
 }
 
 /// The network of build steps.

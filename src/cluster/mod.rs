@@ -5,6 +5,7 @@
 pub mod cow;
 pub mod elsewhere;
 pub mod files;
+pub mod health;
 pub mod images;
 pub mod keeper;
 pub mod legacy;

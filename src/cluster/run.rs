@@ -20,6 +20,10 @@ use tokio_util::sync::CancellationToken;
 /// A host that has not booted after this time does not boot.
 const BOOT: Duration = Duration::from_secs(120);
 
+/// The way into a cluster whose OAR is broken.
+const LOOK: &str = "the cluster is left up: look around with `oardocker connect -l root server` (/var/log/oar.log, \
+                    `journalctl -u oar-server`), and end it with `oardocker stop`";
+
 /// What happens on the way, for the terminal.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
@@ -60,19 +64,29 @@ impl std::fmt::Debug for Runner {
 }
 
 impl Runner {
-    /// Starts a cluster and waits until OAR accepts jobs. Whatever fails, nothing of it stays.
+    /// Starts a cluster and waits until OAR accepts jobs. Whatever fails, nothing of it stays, but for hosts that have all booted:
+    /// what is broken then is OAR, and can be looked at.
     ///
     /// `image` names a role's image in the engine.
     pub async fn start(&self, request: &Request, image: &(dyn Fn(&str) -> String + Sync), wait: bool) -> Result<()> {
-        let outcome = self.try_start(request, image, wait).await;
-        if outcome.is_err() {
-            // The first error is the one worth showing; a second stop will tell what this one could not remove.
-            let _ = self.stop(&request.env_id, None).await;
+        match self.try_start(request, image, wait).await {
+            Ok(None) => Ok(()),
+            Ok(Some(broken)) => Err(broken.hint(LOOK)),
+            Err(e) => {
+                // The first error is the one worth showing; a second stop will tell what this one could not remove.
+                let _ = self.stop(&request.env_id, None).await;
+                Err(e)
+            }
         }
-        outcome
     }
 
-    async fn try_start(&self, request: &Request, image: &(dyn Fn(&str) -> String + Sync), wait: bool) -> Result<()> {
+    /// The value is why OAR does not work on hosts that do.
+    async fn try_start(
+        &self,
+        request: &Request,
+        image: &(dyn Fn(&str) -> String + Sync),
+        wait: bool,
+    ) -> Result<Option<Error>> {
         let (mut env, mut processes) = (BTreeMap::new(), BTreeMap::new());
         let mut chain = None;
         for role in ROLES {
@@ -119,15 +133,15 @@ impl Runner {
         self.still_wanted()?;
         keeper::summon(&request.env_id, &request.global)?;
         if !wait {
-            return Ok(());
+            return Ok(None);
         }
         self.wait_booted(&request.env_id, sockets).await?;
-        if let Some(unable) = self.wait_alive(&request.env_id, &names).await? {
-            return Err(unable);
-        }
+        let broken = self.wait_alive(&request.env_id, &names).await?;
         self.still_wanted()?;
-        (self.listener)(Event::Ready);
-        Ok(())
+        if broken.is_none() {
+            (self.listener)(Event::Ready);
+        }
+        Ok(broken)
     }
 
     async fn fill_home(&self, files: &Files, frontend: Option<String>) -> Result<()> {
@@ -187,8 +201,7 @@ impl Runner {
         Ok(())
     }
 
-    /// Has the server mark the nodes Alive, as all of them have booted. What is left over is not ready. The value is why the server
-    /// is not able to.
+    /// Has the server mark the nodes Alive, as all of them have booted. The value is why OAR's server is not able to, or which are not.
     async fn wait_alive(&self, env_id: &str, names: &[String]) -> Result<Option<Error>> {
         let nodes: Vec<&str> = names.iter().map(String::as_str).filter(|n| n.starts_with("node")).collect();
         let server = container_id(env_id, "server");
@@ -197,13 +210,18 @@ impl Runner {
         let asked = self.cancel.run_until_cancelled(session::capture(self.engine.as_ref(), &server, &args)).await;
         let (code, out, err) = asked.unwrap_or_else(|| Err(Error::interrupted()))?;
         if code != 0 {
-            let mut details: Vec<String> = err.lines().map(Into::into).collect();
-            details.extend(self.journal(env_id, "server").await);
-            return Ok(Some(Error::new("OAR's server has booted but cannot mark its nodes Alive").detail(details)));
+            let mut said: Vec<String> = err.lines().filter(|l| !l.trim().is_empty()).map(Into::into).collect();
+            // Nothing but which unit it was: what the host has logged may tell more.
+            if said.len() < 2 {
+                said.extend(self.journal(env_id, "server").await);
+            }
+            return Ok(Some(Error::new("the hosts have booted, but OAR's server does not work").detail(said)));
         }
         let left: Vec<&str> = out.split_whitespace().collect();
         if let Some(name) = left.first() {
-            return Err(Error::new(format!("not Alive: {}", left.join(", "))).detail(self.journal(env_id, name).await));
+            let error =
+                Error::new(format!("the hosts have booted, but OAR does not have as Alive: {}", left.join(", ")));
+            return Ok(Some(error.detail(self.journal(env_id, name).await)));
         }
         let (_, manager, _) =
             session::capture(self.engine.as_ref(), &server, &["/bin/cat", "/run/oardocker-job-manager"]).await?;
@@ -350,11 +368,11 @@ impl Runner {
                 .collect();
             match self.wait_alive(env_id, &all).await? {
                 None => {}
-                Some(unable) if names.iter().any(|n| n == "server") => return Err(unable),
+                Some(broken) if names.iter().any(|n| n == "server") => return Err(broken.hint(LOOK)),
                 // A server that nobody restarted may be stopped, or broken, on purpose.
-                Some(unable) => {
-                    let why = unable.details().first().map_or_else(String::new, |line| format!(": {line}"));
-                    (self.listener)(Event::Note(format!("the nodes have restarted, but {unable}{why}")));
+                Some(broken) => {
+                    let why = broken.details().first().map_or_else(String::new, |line| format!(": {line}"));
+                    (self.listener)(Event::Note(format!("{broken}{why}")));
                 }
             }
         }

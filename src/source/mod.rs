@@ -159,7 +159,7 @@ impl fmt::Display for Source {
 
 fn not_oar(name: &str) -> Error {
     Error::new(format!("{name} holds no OAR sources"))
-        .hint(format!("an OAR source tree has the file {} or {}", MARKS[0], MARKS[1]))
+        .hint(format!("looked for {} (OAR 2.5 and 2.6) and {} (OAR 3); older ones are not served", MARKS[0], MARKS[1]))
 }
 
 #[cfg(test)]

@@ -44,9 +44,10 @@ pub(super) async fn run(context: &mut Context, params: Params) -> Result<()> {
     // Not before there is something to take its place.
     context.still_wanted()?;
     stop::quietly(context, &workdir).await?;
-    for (name, id, comment) in installed {
+    for image in &installed {
         let saved = context.ui.paint_out(ui::GREEN, "Saved");
-        context.ui.line(&format!("Image {name} ({}) --> {saved}: {comment}", short(&id)));
+        context.ui.line(&format!("Image {} ({}) --> {saved}: {}", image.name, short(&image.id), image.comment));
     }
+    installed.iter().flat_map(|image| &image.notes).for_each(|note| context.ui.note(note));
     ended
 }

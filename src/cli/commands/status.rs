@@ -2,6 +2,7 @@
 
 use super::Context;
 use crate::cli::{table, ui};
+use crate::cluster::health::{self, Health};
 use crate::cluster::{self, COMMENT_LABEL, images};
 use crate::engine::State;
 use crate::error::Result;
@@ -34,8 +35,13 @@ pub(super) async fn run(context: &mut Context) -> Result<()> {
     all.sort_by_key(|(name, _)| {
         (name.trim_start_matches(|c: char| !c.is_ascii_digit()).parse().unwrap_or(0_u32), name.clone())
     });
+    let mut health = Health::default();
     for (name, c) in all {
+        if name == "server" && c.state == State::Running {
+            health = health::of_server(engine.as_ref(), &workdir.env_id, workdir.env_dir()).await;
+        }
         let status = match c.state {
+            State::Running if name == "server" && health.ended => context.ui.paint_out(ui::RED, "Up, OAR has ended"),
             State::Running => context.ui.paint_out(ui::GREEN, "Up"),
             State::Exited(code) => context.ui.paint_out(ui::RED, &format!("Exit {code}")),
             State::Created => context.ui.paint_out(ui::RED, "Created"),
@@ -51,6 +57,10 @@ pub(super) async fn run(context: &mut Context) -> Result<()> {
     }
     let headings = ["Containers", "IP", "Image", "Created", "ID", "Status"];
     context.ui.data(&format!("\n{}", table::render(&headings, &rows)));
+    if !health.said.is_empty() {
+        context.ui.note("OAR's server tells of errors, the last of them:");
+        health.said.iter().for_each(|line| context.ui.note(&format!("  {line}")));
+    }
     Ok(())
 }
 
