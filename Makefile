@@ -7,6 +7,7 @@ PACKAGES = containerd runc nftables mmdebstrap protobuf-compiler docker-registry
            libc6-dev ca-certificates python3 python3-venv util-linux hostname debian-archive-keyring apt-utils dpkg-dev \
            docker.io podman netavark iptables procps curl xvfb gpg gpgv gpg-agent chromium
 OAR = target/oar.tar.gz
+OAR3 = target/oar3.tar
 BINARY = target/debug/oardocker
 
 .PHONY: all deps demo test soak lint bench clean build
@@ -16,8 +17,8 @@ all: build
 build: | deps
 	cargo build
 
-# What is missing from Debian's packages, and OAR's sources from the Debian source package.
-deps: $(OAR)
+# What is missing from Debian's packages, OAR's sources from the Debian source package, and a tree of OAR 3.
+deps: $(OAR) $(OAR3)
 	@missing=$$(for p in $(PACKAGES); do dpkg-query -W -f '$${Status}' $$p 2>/dev/null | grep -q 'ok installed' || echo $$p; done); \
 	if [ -n "$$missing" ]; then \
 	    echo "Installing: "$$missing; \
@@ -27,6 +28,10 @@ deps: $(OAR)
 
 $(OAR):
 	tests/fetch-oar $@
+
+# Where it cannot be had, the tests of OAR 3 fail, and the others run.
+$(OAR3):
+	-tests/fetch-oar3 $@
 
 demo: build
 	tests/demo $(BINARY) $(OAR)

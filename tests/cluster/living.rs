@@ -123,7 +123,7 @@ fn stopped_server(workdir: &Workdir) {
     assert!(out.status.success(), "{stderr}");
     assert!(stdout.contains("node1 --> Restarted"), "{stdout}");
     assert!(
-        stderr.contains("note: the nodes have restarted, but") && stderr.contains("oar-server.service is not active"),
+        stderr.contains("note: the hosts have booted, but OAR's server does not work: oar-server.service is "),
         "{stderr}"
     );
     assert!(!stderr.contains("Error:"), "{stderr}");

@@ -146,6 +146,24 @@ pub fn oar_tarball() -> PathBuf {
     path
 }
 
+/// A tree of OAR 3, fetched by `make deps`, for this test alone.
+pub fn oar3_tree() -> tempfile::TempDir {
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("target/oar3.tar");
+    assert!(path.is_file(), "{} is missing: `make deps` says why it could not be had", path.display());
+    unpacked(&path)
+}
+
+/// What is in the one folder of a tarball.
+pub fn unpacked(tarball: &Path) -> tempfile::TempDir {
+    let tree = tempfile::tempdir_in(data_dir()).unwrap();
+    let mut tar = Command::new("tar");
+    let status = tar.args(["--strip-components=1", "-xf"]).arg(tarball).arg("-C").arg(tree.path()).status().unwrap();
+    assert!(status.success(), "{} cannot be unpacked", tarball.display());
+    // Hosts of a cluster read it.
+    fs::set_permissions(tree.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    tree
+}
+
 /// A workdir and how to call the program in it.
 pub struct Workdir {
     pub root: PathBuf,
