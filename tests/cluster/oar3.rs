@@ -1,6 +1,6 @@
 //! OAR 3: installed in its own environment, edited in place there, and by hand on top of an installed trixie.
 
-use super::{get, interactive, submit};
+use super::{chosen_on_a_unified_host, get, interactive, submit};
 use crate::support::{Workdir, alone, assert_same_state, eventually, host_state, oar3_tree, require_root};
 use std::fs;
 use std::path::Path;
@@ -83,6 +83,8 @@ fn oar3() {
             "{path}: {status} {body}"
         );
     }
+    // Where v2 is alone it is OAR 3's other job manager.
+    assert_eq!(chosen_on_a_unified_host(&workdir), "jobs are confined by: systemd\n");
     workdir.ok(&["stop"]);
     assert_same_state(&before, &host_state());
 }
