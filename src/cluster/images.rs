@@ -219,9 +219,10 @@ fn comment(said: &[String], software: &str) -> String {
     said.iter().rev().find(|l| l.starts_with(&name)).or_else(last).cloned().unwrap_or_default()
 }
 
-/// What a script itself says of its end, a line `error: ...` of its last ones, and what it says after that.
+/// What a script itself says of its end, in one of its last lines, and what it says after that.
 fn why(tail: &[String]) -> Option<(&str, Vec<String>)> {
-    let (at, error) = tail.iter().enumerate().rev().find_map(|(at, line)| Some((at, line.strip_prefix("error: ")?)))?;
+    let (at, error) =
+        tail.iter().enumerate().rev().find_map(|(at, line)| Some((at, line.strip_prefix("install failed: ")?)))?;
     Some((error, tail[at + 1..].to_vec()))
 }
 

@@ -24,6 +24,13 @@ const BOOT: Duration = Duration::from_secs(120);
 const LOOK: &str = "the cluster is left up: look around with `oardocker connect -l root server` (/var/log/oar.log, \
                     `journalctl -u oar-server`), and end it with `oardocker stop`";
 
+/// What does not work of OAR on hosts that have booted.
+struct Broken {
+    error: Error,
+    /// Its server, not only some nodes.
+    server: bool,
+}
+
 /// What happens on the way, for the terminal.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
@@ -71,7 +78,7 @@ impl Runner {
     pub async fn start(&self, request: &Request, image: &(dyn Fn(&str) -> String + Sync), wait: bool) -> Result<()> {
         match self.try_start(request, image, wait).await {
             Ok(None) => Ok(()),
-            Ok(Some(broken)) => Err(broken.hint(LOOK)),
+            Ok(Some(broken)) => Err(broken.error.hint(LOOK)),
             Err(e) => {
                 // The first error is the one worth showing; a second stop will tell what this one could not remove.
                 let _ = self.stop(&request.env_id, None).await;
@@ -86,7 +93,7 @@ impl Runner {
         request: &Request,
         image: &(dyn Fn(&str) -> String + Sync),
         wait: bool,
-    ) -> Result<Option<Error>> {
+    ) -> Result<Option<Broken>> {
         let (mut env, mut processes) = (BTreeMap::new(), BTreeMap::new());
         let mut chain = None;
         for role in ROLES {
@@ -201,8 +208,8 @@ impl Runner {
         Ok(())
     }
 
-    /// Has the server mark the nodes Alive, as all of them have booted. The value is why OAR's server is not able to, or which are not.
-    async fn wait_alive(&self, env_id: &str, names: &[String]) -> Result<Option<Error>> {
+    /// Has the server mark the nodes Alive, as all of them have booted. The value is what of OAR does not work.
+    async fn wait_alive(&self, env_id: &str, names: &[String]) -> Result<Option<Broken>> {
         let nodes: Vec<&str> = names.iter().map(String::as_str).filter(|n| n.starts_with("node")).collect();
         let server = container_id(env_id, "server");
         let mut args = vec!["/bin/bash", "-c", old_folder::WAIT_ALIVE, "wait_alive.sh"];
@@ -210,18 +217,20 @@ impl Runner {
         let asked = self.cancel.run_until_cancelled(session::capture(self.engine.as_ref(), &server, &args)).await;
         let (code, out, err) = asked.unwrap_or_else(|| Err(Error::interrupted()))?;
         if code != 0 {
-            let mut said: Vec<String> = err.lines().filter(|l| !l.trim().is_empty()).map(Into::into).collect();
+            let mut said = session::plain_lines(&err);
             // Nothing but which unit it was: what the host has logged may tell more.
             if said.len() < 2 {
                 said.extend(self.journal(env_id, "server").await);
             }
-            return Ok(Some(Error::new("the hosts have booted, but OAR's server does not work").detail(said)));
+            let error = Error::new("the hosts have booted, but OAR's server does not work").detail(said);
+            return Ok(Some(Broken { error, server: true }));
         }
         let left: Vec<&str> = out.split_whitespace().collect();
         if let Some(name) = left.first() {
             let error =
                 Error::new(format!("the hosts have booted, but OAR does not have as Alive: {}", left.join(", ")));
-            return Ok(Some(error.detail(self.journal(env_id, name).await)));
+            let error = error.detail(self.journal(env_id, name).await);
+            return Ok(Some(Broken { error, server: false }));
         }
         let (_, manager, _) =
             session::capture(self.engine.as_ref(), &server, &["/bin/cat", "/run/oardocker-job-manager"]).await?;
@@ -368,11 +377,13 @@ impl Runner {
                 .collect();
             match self.wait_alive(env_id, &all).await? {
                 None => {}
-                Some(broken) if names.iter().any(|n| n == "server") => return Err(broken.hint(LOOK)),
+                Some(broken) if !broken.server || names.iter().any(|n| n == "server") => {
+                    return Err(broken.error.hint(LOOK));
+                }
                 // A server that nobody restarted may be stopped, or broken, on purpose.
-                Some(broken) => {
-                    let why = broken.details().first().map_or_else(String::new, |line| format!(": {line}"));
-                    (self.listener)(Event::Note(format!("{broken}{why}")));
+                Some(Broken { error, .. }) => {
+                    let why = error.details().first().map_or_else(String::new, |line| format!(": {line}"));
+                    (self.listener)(Event::Note(format!("{error}{why}")));
                 }
             }
         }
@@ -382,6 +393,6 @@ impl Runner {
 
 /// The last lines of a text, with the host's name in front.
 fn last_lines(name: &str, text: &str) -> Vec<String> {
-    let lines: Vec<String> = text.lines().filter(|l| !l.trim().is_empty()).map(|l| format!("{name} | {l}")).collect();
+    let lines: Vec<String> = session::plain_lines(text).iter().map(|l| format!("{name} | {l}")).collect();
     lines[lines.len().saturating_sub(15)..].to_vec()
 }

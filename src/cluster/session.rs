@@ -124,6 +124,16 @@ const LONGEST: Duration = Duration::from_secs(180);
 
 /// Runs something as root and collects exit code, output and errors.
 pub async fn capture(engine: &dyn Engine, id: &str, args: &[&str]) -> Result<(u32, String, String)> {
+    capture_within(LONGEST, engine, id, args).await
+}
+
+/// The same, for no longer than this.
+pub async fn capture_within(
+    longest: Duration,
+    engine: &dyn Engine,
+    id: &str,
+    args: &[&str],
+) -> Result<(u32, String, String)> {
     let process = ProcessSpec {
         args: args.iter().map(|a| (*a).to_owned()).collect(),
         env: vec![format!("PATH={PATH}"), "HOME=/root".into(), "LC_ALL=C.UTF-8".into()],
@@ -144,10 +154,16 @@ pub async fn capture(engine: &dyn Engine, id: &str, args: &[&str]) -> Result<(u3
         (String::from_utf8_lossy(&out).into_owned(), String::from_utf8_lossy(&err).into_owned())
     };
     let running = async { tokio::join!(engine.exec(id, &process, Session::output_only(sender)), collect) };
-    let (code, (out, err)) = tokio::time::timeout(LONGEST, running)
+    let (code, (out, err)) = tokio::time::timeout(longest, running)
         .await
-        .map_err(|_| Error::new(format!("{} does not end within {} s in {id}", args[0], LONGEST.as_secs())))?;
+        .map_err(|_| Error::new(format!("{} does not end within {} s in {id}", args[0], longest.as_secs())))?;
     Ok((code?, out, err))
+}
+
+/// What a host has said, line by line, without what would mean something to a terminal: the host need not be a friend.
+pub fn plain_lines(text: &str) -> Vec<String> {
+    let plain = |line: &str| line.chars().filter(|c| !c.is_control()).take(500).collect::<String>();
+    text.lines().map(plain).filter(|l| !l.trim().is_empty()).collect()
 }
 
 #[cfg(test)]

@@ -71,6 +71,8 @@ fn oar3() {
     for name in ["oar-almighty", "oar-appendice-proxy", "oar-bipbip-commander"] {
         assert!(processes.contains(&format!("/usr/local/lib/oar/{name}")), "{processes}");
     }
+    // From the server as well.
+    assert!(workdir.sh("server", "oarsub -l core=1,walltime=0:5 hostname").contains("OAR_JOB_ID="));
     jobs(&workdir);
     interactive(&workdir);
     rest_api(&workdir, 46668, "/oarapi");
@@ -229,6 +231,7 @@ fn oar3_dev() {
 
     let volume = format!("{checkout}:/data");
     workdir.ok(&["start", "-n", "2", "-v", &volume, "--port-bindings-offset", "52000"]);
+    assert!(!workdir.ok(&["status"]).contains("OAR has ended"), "it has not begun");
     let begun = Instant::now();
     workdir.root_sh(
         "server",

@@ -4,9 +4,12 @@
 for unit in oardocker-postgresql oardocker-resources oar-server; do
     systemctl is-active --quiet $unit && continue
     echo "$unit.service is $(systemctl is-active $unit)" >&2
-    # What is known of it, or what it said itself.
-    { [ $unit = oar-server ] && cat /run/oardocker-oar-fault 2>/dev/null; } >&2 ||
+    if [ $unit != oar-server ]; then
         journalctl -q -b -n 10 -o cat _SYSTEMD_UNIT=$unit.service >&2
+    elif ! cat /run/oardocker-oar-fault >&2 2>/dev/null; then
+        # It was fine when it started.
+        bash "${0%/*}/wait_oar_server.sh" state | sed 1d >&2
+    fi
     exit 1
 done
 export PGHOST=localhost PGUSER=oar PGPASSWORD=oar PGDATABASE=oar
@@ -30,6 +33,6 @@ SELECT '+' WHERE EXISTS (SELECT 1 FROM jobs WHERE state = 'Waiting');
 SQL
 ) || exit
 # Jobs that wait for a node that was off are not kept waiting for the next look around.
-port=$(sed -n 's/^SERVER_PORT="\{0,1\}\([0-9]*\).*/\1/p' /etc/oar/oar.conf)
+port=$(sed -nE "s/^\s*SERVER_PORT\s*=\s*[\"']?([0-9]+).*/\1/p" /etc/oar/oar.conf | tail -n 1)
 [[ $left != *+ ]] || echo Scheduling > "/dev/tcp/localhost/${port:-6666}"
 echo "${left%+}"

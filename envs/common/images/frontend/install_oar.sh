@@ -6,6 +6,7 @@ set -e
 
 install_oar user node api web
 configure_common
+[ "$SOURCE" = deb ] || check_web
 install_oar_keys
 install_unit oar-node.service
 sed -i "s/__OAR_VERSION__/$VERSION/" /etc/motd

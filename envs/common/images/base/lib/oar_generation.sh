@@ -81,9 +81,12 @@ check_programs() {
     [ "$SOURCE" != deb ] || return 0
     local said
     said=$({
-        grep -rlIE '^#!.*(perl|sh)' $PREFIX/lib/oar $PREFIX/bin $PREFIX/sbin /etc/oar || true
-        find $PREFIX -path '*/OAR/*.pm' -o -path '*/oar-server/*.pl'
-    } 2>/dev/null | sort -u | check_scripts)
+        {
+            grep -rlIE '^#!.*(perl|sh)' $PREFIX/lib/oar $PREFIX/bin $PREFIX/sbin /etc/oar || true
+            find $PREFIX -path '*/OAR/*.pm' -o -path '*/oar-server/*.pl'
+        } 2>/dev/null | sort -u | check_scripts
+        check_oarexec $PREFIX/lib/site_perl/OAR/Tools.pm $PREFIX/lib/oar/oarexec
+    } | head -n 12)
     [ -z "$said" ] || fail "this OAR does not compile:"$'\n'"$said"
     # Perl 5.40 tells, at every command, of what older modules do when they import each other.
     if perl -c $PREFIX/lib/oar/oarstat 2>&1 | grep -q 'undefined import method'; then
@@ -94,15 +97,16 @@ check_programs() {
 
 # check_rules: the same for the admission rules in the database, which OAR compiles at each submission.
 check_rules() {
+    [ "$SOURCE" != deb ] || return 0
     local said
-    said=$(PGPASSWORD=oar psql -qAt -h localhost -U oar oar -c \
-        "SELECT json_agg(json_build_object('id', id, 'rule', rule) ORDER BY id) FROM admission_rules" |
-        perl -MJSON -0777 -ne '
-            eval { require OAR::Sub };
-            for (@{ decode_json($_) || [] }) {
-                eval "package OAR::Sub; no strict; no warnings; sub {\n# line 1 \"admission rule $_->{id}\"\n$_->{rule}\n}"
-                    or print $@;
-            }' 2>/dev/null)
+    # Some versions have rules that are switched off.
+    said=$(PGPASSWORD=oar psql -qAt -h localhost -U oar oar -c "SELECT json_build_object('id', id, 'rule', rule)
+        FROM admission_rules WHERE to_jsonb(admission_rules)->>'enabled' IS DISTINCT FROM 'NO' ORDER BY id" |
+        perl -MJSON -ne '
+            BEGIN { eval { require OAR::Sub } }
+            my $rule = decode_json($_);
+            eval "package OAR::Sub; no strict; no warnings; sub {\n# line 1 \"admission rule $rule->{id}\"\n$rule->{rule}\n}"
+                or print $@;' | head -n 12)
     [ -z "$said" ] || fail "this OAR does not compile:"$'\n'"$said"
 }
 

@@ -5,8 +5,9 @@ set -e
 export LC_ALL=C.UTF-8 DEBIAN_FRONTEND=noninteractive SYSTEMD_INIT=true
 . /usr/local/lib/oardocker/oar_generation.sh
 
+# `oardocker install` shows this, and what follows it.
 fail() {
-    echo "error: $*" >&2
+    echo "install failed: $*" >&2
     exit 1
 }
 
@@ -75,6 +76,24 @@ check_scripts() {
         said=$("${check[@]}" "$0" 2>&1) ||
             grep -vE "^(BEGIN failed|Compilation failed|.* had compilation errors)|Use of uninit|redefined at|undefined import" <<<"$said" |
             grep -E "line [0-9]+" | grep -vE "Can.t locate ([A-NP-Z]|O[^A])" | head -n 3' | sort -u
+}
+
+# check_oarexec TOOLS OAREXEC: the same for what is sent to the nodes as one text.
+check_oarexec() {
+    local said
+    [ -f "$1" ] && [ -f "$2" ] || return 0
+    said=$({ cat "$1"; printf '\n# line 1 "oarexec"\n'; cat "$2"; } | perl -c - 2>&1) ||
+        grep -E "line [0-9]+" <<<"$said" | grep -vE "^BEGIN failed" | head -n 3
+}
+
+# check_web: compiles what the web server runs.
+check_web() {
+    local said
+    said=$({
+        grep -rlIE '^#!.*(perl|sh)' $PREFIX/lib/cgi-bin || true
+        find $PREFIX/lib -name 'oarapi*' -o -path '*/OAR/API*.pm' -o -path '*/OAR/Monika/*.pm'
+    } 2>/dev/null | sort -u | check_scripts | head -n 12)
+    [ -z "$said" ] || fail "this OAR does not compile:"$'\n'"$said"
 }
 
 # set_conf KEY VALUE: sets a line of oar.conf, commented out or not; a key that is not there is added.

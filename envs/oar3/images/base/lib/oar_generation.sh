@@ -71,27 +71,36 @@ keep_both_oarsh() {
 # its log, or by nobody.
 check_programs() {
     local said
-    said=$({ find $PREFIX/share/oar /etc/oar -name '*.pl'; echo $PREFIX/lib/oar/oarsh{,_shell}; } | xargs -n 1 | check_scripts; check_python)
+    said=$({
+        { find $PREFIX/share/oar /etc/oar -name '*.pl'; printf '%s\n' $PREFIX/lib/oar/oarsh{,_shell}; } | check_scripts
+        check_oarexec $PREFIX/lib/python3*/dist-packages/oar/tools/{Tools.pm,oarexec}
+        check_python || echo "python3 could not look at it"
+    } | head -n 12)
     [ -z "$said" ] || fail "this OAR cannot be loaded:"$'\n'"$said"
 }
 
 # All is compiled, and what the programs of a cluster begin with is loaded; others want packages that OAR 3 does without.
 check_python() {
     (cd / && OARDIR=$PREFIX/lib/oar python3 - 2>/dev/null <<'PYTHON'
-import compileall, contextlib, importlib, io, os, traceback
+import compileall, contextlib, glob, importlib, io, os, traceback
 from importlib.metadata import distribution
 
 package = str(distribution("oar").locate_file("oar"))
 said = io.StringIO()
 with contextlib.redirect_stdout(said):
     compileall.compile_dir(package, quiet=1)
-    compileall.compile_dir("/etc/oar/admission_rules.d", quiet=1, legacy=True)
+# OAR takes all that is in their directory for rules: nothing is written there.
+for path in sorted(glob.glob("/etc/oar/admission_rules.d/*.py")):
+    try:
+        compile(open(path).read(), path, "exec")
+    except SyntaxError as e:
+        print(f"{path}, line {e.lineno}: {e.msg}", file=said)
 programs = set(os.listdir(os.environ["OARDIR"]))
 modules = {e.module for e in distribution("oar").entry_points if e.name in programs} | {"oar.api.app"}
 for module in sorted(modules) if not said.getvalue() else []:
     try:
         importlib.import_module(module)
-    except Exception as e:
+    except BaseException as e:
         frames = [f for f in traceback.extract_tb(e.__traceback__) if f.filename.startswith(package)]
         # There is no database yet.
         if frames and "psycopg2" not in repr(e):
