@@ -7,6 +7,7 @@ pub mod cli;
 pub mod cluster;
 pub mod engine;
 pub mod error;
+pub mod host;
 pub mod image;
 pub mod net;
 pub mod rooted;

@@ -2,8 +2,8 @@
 
 use super::files::Files;
 use super::volume::{Mode, Volume};
-use crate::engine::host::{is_rootless, overlay_features};
 use crate::error::{Context as _, Result};
+use crate::host::{is_rootless, overlay_features};
 use nix::mount::{MsFlags, mount};
 use std::fs;
 use std::path::PathBuf;

@@ -19,8 +19,8 @@
 //! ```
 
 use super::request::Request;
-use crate::engine::host::{self, data_dir, make_dir, own_data_dir, private_dir, write_file};
 use crate::error::{Context as _, Result};
+use crate::host::{self, data_dir, make_dir, own_data_dir, private_dir, write_file};
 use crate::rooted::{Root, own_path, pin};
 use rustix::fs::{Gid, Mode, OFlags, Uid};
 use std::collections::BTreeMap;

@@ -2,9 +2,9 @@
 
 use super::{COMMENT_LABEL, ENV_LABEL};
 use crate::cgroup::Cgroups;
-use crate::engine::host::{is_rootless, write_file};
 use crate::engine::{Engine, ImageRecord, Mount, ProcessSpec, Purpose};
 use crate::error::{Context as _, Error, Result};
+use crate::host::{is_rootless, write_file};
 use crate::image::build::{Builder, Definition, Network as BuildNetwork, Sandbox};
 use crate::net::{self, Access, Network, Outlet, ProxyRelay};
 use crate::rooted::Root;

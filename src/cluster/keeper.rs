@@ -3,8 +3,8 @@
 //! `oardocker reset --stopped NODE`: all the rest is that command's. It ends when `stop` hangs up on it, or when its directory goes.
 
 use super::files::Files;
-use crate::engine::host;
 use crate::error::{Context as _, Error, Result};
+use crate::host;
 use crate::rooted::{Root, own_path};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};

@@ -1,7 +1,7 @@
 //! Limits of the host that a cluster of many hosts runs into: known beforehand, raised where root may, else told.
 
-use crate::engine::host::is_rootless;
 use crate::error::{Error, Result};
+use crate::host::is_rootless;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use std::fs;
 

@@ -7,7 +7,6 @@ pub mod containerd;
 pub mod docker;
 mod family;
 mod feed;
-pub mod host;
 pub mod io;
 mod oci;
 pub mod rootless;

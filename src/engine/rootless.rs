@@ -6,9 +6,9 @@
 //! [`host::is_rootless`].
 
 use super::docker::ping::{Pong, ping};
-use super::host::{self, session_dir};
 use super::select::{Address, parse};
 use crate::error::{Context as _, Error, Result};
+use crate::host::{self, session_dir};
 use nix::sched::{CloneFlags, setns};
 use std::fs::{self, File};
 use std::os::unix::net::UnixStream;

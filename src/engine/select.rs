@@ -3,9 +3,9 @@
 use super::Engine;
 use super::containerd::{self, Containerd};
 use super::docker::Docker;
-use super::host::{is_rootless, managed_socket};
 use super::rootless::podman_socket;
 use crate::error::{Error, Result};
+use crate::host::{is_rootless, managed_socket};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

@@ -51,7 +51,7 @@ fn complains(line: &str) -> bool {
 fn mounted(table: &str, path: &Path) -> Option<(String, PathBuf)> {
     let mounts = table.lines().filter_map(|line| {
         let (left, right) = line.split_once(" - ")?;
-        let at = PathBuf::from(super::host::unescape(left.split(' ').nth(4)?.as_bytes()));
+        let at = PathBuf::from(crate::host::unescape(left.split(' ').nth(4)?.as_bytes()));
         Some((right.split(' ').nth(1)?.to_owned(), at))
     });
     // Of two at one place the later one is seen.

@@ -5,8 +5,8 @@
 //!                          /root    the mounted tree
 //! ```
 
-use super::host::{is_rootless, runtime_dir};
 use crate::error::{Context as _, Result};
+use crate::host::{is_rootless, runtime_dir};
 use nix::fcntl::{Flock, FlockArg};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use std::fs::{self, File};
@@ -52,8 +52,8 @@ pub(super) fn root(key: &str) -> PathBuf {
 pub(super) fn hold(key: &str) -> Result<()> {
     let (root, steps) = (root(key), runtime_dir().join("steps"));
     // What images hold, set-uid programs among it, is for root alone.
-    super::host::private_dir(&steps)?;
-    super::host::private_dir(&dir(key))?;
+    crate::host::private_dir(&steps)?;
+    crate::host::private_dir(&dir(key))?;
     fs::create_dir_all(&root).doing(|| format!("cannot create {}", root.display()))?;
     // Locked before it gets its name: whoever finds it free finds it abandoned.
     let (early, path) = (steps.join(format!(".{key}")), dir(key).join("lock"));
@@ -113,7 +113,7 @@ pub(super) fn mount_bind(source: &Path, key: &str) -> Result<()> {
     let root = root(key);
     let doing = || format!("cannot mount {}", root.display());
     mount(Some(source), &root, None::<&str>, MsFlags::MS_BIND, None::<&str>).doing(doing)?;
-    super::host::restrict(&root, MsFlags::MS_NODEV)
+    crate::host::restrict(&root, MsFlags::MS_NODEV)
 }
 
 /// Mounts an overlay as the step's tree. Lower directories go by file descriptor: their paths would not fit in the one
@@ -131,7 +131,7 @@ pub(super) fn mount_overlay(options: &[String], key: &str) -> Result<()> {
     if is_rootless() {
         data.push("userxattr".to_owned());
     }
-    data.extend(super::host::overlay_features(if is_rootless() {
+    data.extend(crate::host::overlay_features(if is_rootless() {
         &["index"]
     } else {
         &["redirect_dir", "metacopy", "index"]

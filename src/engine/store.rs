@@ -11,10 +11,10 @@
 //! Steps are run by the host's OCI runtime itself. Everything enters its place by rename, and is on the disk by then: what is there
 //! is whole, also after a power cut, and what cannot be read is an error and not nothing.
 
-use super::host::{data_dir, is_rootless, private_dir, runtime_dir};
 use super::step::{self, Maker};
 use super::{ContainerSpec, Image, ImageRecord, Layer, Network, StepRoot, oci, sha256};
 use crate::error::{Context as _, Error, Result};
+use crate::host::{data_dir, is_rootless, private_dir, runtime_dir};
 use nix::fcntl::{Flock, FlockArg};
 use oci_spec::image::ImageConfiguration;
 use serde::{Deserialize, Serialize};

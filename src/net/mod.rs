@@ -24,8 +24,8 @@ pub use names::{Resolv, hosts, resolv_conf};
 pub use proxy::proxies;
 pub use subnet::{Subnet, require_room, use_pools};
 
-use crate::engine::host::{is_rootless, private_dir, runtime_dir};
 use crate::error::{Context as _, Error, Result};
+use crate::host::{is_rootless, private_dir, runtime_dir};
 use nix::fcntl::{Flock, FlockArg};
 use nix::mount::{MntFlags, umount2};
 use std::collections::HashMap;

@@ -1,7 +1,7 @@
 //! Downloading a tarball.
 
-use crate::engine::host::make_dir;
 use crate::error::{Context as _, Error, Result, root_cause};
+use crate::host::make_dir;
 use futures::StreamExt as _;
 use std::fs::File;
 use std::path::Path;

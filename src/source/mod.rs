@@ -7,8 +7,8 @@ mod history;
 mod http;
 mod tarball;
 
-use crate::engine::host;
 use crate::error::{Context as _, Error, Result};
+use crate::host;
 use crate::rooted::{Root, pin};
 use std::fs::File;
 use std::path::{Path, PathBuf};

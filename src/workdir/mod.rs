@@ -11,8 +11,8 @@
 pub mod manifest;
 pub mod templates;
 
-use crate::engine::host::{data_dir, make_dir, private_dir};
 use crate::error::{Context as _, Error, Result};
+use crate::host::{data_dir, make_dir, private_dir};
 use crate::rooted::Root;
 use manifest::Manifest;
 use nix::fcntl::{Flock, FlockArg};

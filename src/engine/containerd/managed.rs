@@ -9,8 +9,8 @@
 //!                      /containerd.log
 //! ```
 
-use crate::engine::host::{data_dir, managed_socket, runtime_dir};
 use crate::error::{Context as _, Error, Result};
+use crate::host::{data_dir, managed_socket, runtime_dir};
 use nix::fcntl::{Flock, FlockArg};
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 use nix::sys::signal::{Signal, kill};
@@ -122,7 +122,7 @@ fn start(dir: &Path) -> Result<()> {
         .stderr(log_file)
         .current_dir("/")
         .process_group(0);
-    crate::engine::host::shed_descriptors(&mut command);
+    crate::host::shed_descriptors(&mut command);
     let mut child = command.spawn().map_err(|e| match e.kind() {
         std::io::ErrorKind::NotFound => {
             Error::new("no containerd answers, and there is no `containerd` program to start")

@@ -1,9 +1,9 @@
 //! Standard streams through FIFOs, the way containerd's shims want them.
 
 use crate::engine::family::Heard;
-use crate::engine::host::runtime_dir;
 use crate::engine::io::Chunk;
 use crate::error::{Context as _, Result};
+use crate::host::runtime_dir;
 use nix::sys::stat::Mode;
 use std::fs::{File, OpenOptions};
 use std::io::{Read as _, Write as _};

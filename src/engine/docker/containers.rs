@@ -4,9 +4,9 @@ use super::raw::Container;
 use super::{Docker, libpod, networks};
 use crate::cgroup::View;
 use crate::engine::family;
-use crate::engine::host::is_rootless;
 use crate::engine::{ContainerInfo, ContainerSpec, Content, Mount, Network, Plug, Seed, State, oci, seccomp};
 use crate::error::{Context as _, Error, Result};
+use crate::host::is_rootless;
 use crate::net::Port;
 use bollard::errors::Error as ApiError;
 use bollard::models::{

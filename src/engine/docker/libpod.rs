@@ -3,9 +3,9 @@
 
 use super::containers::{CONSOLE, MARK, capabilities, host_ip, is_read_only};
 use super::networks;
-use crate::engine::host::{is_rootless, runtime_dir};
 use crate::engine::{ContainerSpec, Plug, oci, seccomp};
 use crate::error::{Context as _, Result};
+use crate::host::{is_rootless, runtime_dir};
 use serde_json::{Value, json};
 use std::io::Write as _;
 use std::path::{Path, PathBuf};

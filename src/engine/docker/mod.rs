@@ -12,13 +12,13 @@ pub(super) mod ping;
 mod raw;
 mod settle;
 
-use super::host::is_rootless;
 use super::io::Session;
 use super::store::Store;
 use super::{
     ContainerInfo, ContainerSpec, Engine, EngineInfo, Image, ImageRecord, Layer, ProcessSpec, Purpose, StepRoot,
 };
 use crate::error::{Context as _, Error, Result};
+use crate::host::is_rootless;
 use crate::net::{Access, Subnet};
 use async_trait::async_trait;
 use bollard::{API_DEFAULT_VERSION, Docker as Api};

@@ -21,7 +21,8 @@ pub fn is_rootless() -> bool {
     ROOTLESS.get().is_some()
 }
 
-pub(super) fn set_rootless() {
+/// Says so, once and for the whole program.
+pub fn set_rootless() {
     let _ = ROOTLESS.set(());
 }
 
@@ -29,7 +30,7 @@ pub(super) fn set_rootless() {
 const INSIDE: &str = "_OARDOCKER_INSIDE";
 
 /// Whether this one was started inside the namespaces of a user's own engine, as another one says. Root's own is not.
-pub(super) fn starts_inside() -> bool {
+pub fn starts_inside() -> bool {
     let own = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
     let is_all = own.split_whitespace().nth(2).is_some_and(|count| count == "4294967295");
     std::env::var_os(INSIDE).is_some() && !is_all
@@ -69,7 +70,7 @@ pub fn data_dir() -> PathBuf {
 }
 
 /// Where the programs of this user's login session keep their sockets.
-pub(super) fn session_dir() -> Option<PathBuf> {
+pub fn session_dir() -> Option<PathBuf> {
     variable("XDG_RUNTIME_DIR")
 }
 
@@ -120,7 +121,7 @@ pub fn disarm(dir: &Path) -> Result<()> {
 }
 
 /// Gives a bind mount more flags than its filesystem has.
-pub(super) fn restrict(place: &Path, more: MsFlags) -> Result<()> {
+pub fn restrict(place: &Path, more: MsFlags) -> Result<()> {
     let doing = || format!("cannot mount {}", place.display());
     // In a user's namespace nothing may be left out that is there.
     let has = statvfs(place).doing(doing)?.flags();
@@ -173,7 +174,7 @@ fn mounts_below(dir: &Path) -> Result<Vec<PathBuf>> {
 }
 
 /// The kernel writes blanks and backslashes in paths as three octal digits.
-pub(super) fn unescape(text: &[u8]) -> OsString {
+pub fn unescape(text: &[u8]) -> OsString {
     let mut out = Vec::new();
     let mut rest = text;
     while let Some((first, more)) = rest.split_first() {
