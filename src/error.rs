@@ -2,7 +2,7 @@
 //!
 //! A room adds its own sentence with [`Context::doing`]; only `cli` prints. The kind decides the exit code.
 
-use std::fmt;
+use std::{fmt, io};
 
 /// How an error ends the program, unless it says so itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,6 +21,8 @@ pub struct Error {
     code: Option<u8>,
     /// From the outermost sentence ("cannot start node1") to the root cause.
     chain: Vec<String>,
+    /// What a library made of it, of which the last sentence is the text.
+    source: Option<Box<dyn std::error::Error + Send + Sync>>,
     hints: Vec<String>,
     /// Lines worth showing below the message: the end of a log, of a script's output.
     details: Vec<String>,
@@ -32,7 +34,8 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 impl Error {
     /// A failure described by one sentence (lower case, no full stop).
     pub fn new(what: impl Into<String>) -> Self {
-        Self { kind: Kind::Failure, code: None, chain: vec![what.into()], hints: Vec::new(), details: Vec::new() }
+        let chain = vec![what.into()];
+        Self { kind: Kind::Failure, code: None, chain, source: None, hints: Vec::new(), details: Vec::new() }
     }
 
     /// A misuse of the command line that only showed once the value was looked at.
@@ -80,12 +83,20 @@ impl Error {
         self
     }
 
+    /// What the kernel said, if it was the kernel.
+    pub fn io_kind(&self) -> Option<io::ErrorKind> {
+        let source = self.source.as_deref()?;
+        let of_nix = || source.downcast_ref::<nix::Error>().map(|e| io::Error::from(*e).kind());
+        source.downcast_ref::<io::Error>().map(io::Error::kind).or_else(of_nix)
+    }
+
     /// Joins the errors of a teardown, which goes on after each of them.
     pub fn all(errors: Vec<Self>) -> Result<()> {
         let mut errors = errors.into_iter();
         let Some(mut first) = errors.next() else { return Ok(()) };
         for other in errors {
             first.details.push(other.to_string());
+            first.details.extend(other.details);
             first.hints.extend(other.hints);
         }
         Err(first)
@@ -121,7 +132,11 @@ impl fmt::Display for Error {
     }
 }
 
-impl std::error::Error for Error {}
+impl std::error::Error for Error {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.source.as_deref().map(|source| source as _)
+    }
+}
 
 /// Turns any error into ours, with a sentence in front.
 pub trait Context<T> {
@@ -148,13 +163,16 @@ impl From<Error> for Cause {
 macro_rules! foreign {
     ($($t:ty),* $(,)?) => { $(
         impl From<$t> for Cause {
-            fn from(error: $t) -> Self { Self(Error::new(error.to_string())) }
+            fn from(error: $t) -> Self {
+                let text = error.to_string();
+                Self(Error { source: Some(Box::new(error)), ..Error::new(text) })
+            }
         }
     )* };
 }
 
 foreign!(
-    std::io::Error,
+    io::Error,
     nix::Error,
     serde_json::Error,
     rtnetlink::Error,
@@ -163,9 +181,19 @@ foreign!(
     std::num::ParseIntError,
     std::string::FromUtf8Error,
     reqwest::Error,
-    String,
-    &str,
 );
+
+impl From<String> for Cause {
+    fn from(what: String) -> Self {
+        Self(Error::new(what))
+    }
+}
+
+impl From<&str> for Cause {
+    fn from(what: &str) -> Self {
+        Self(Error::new(what))
+    }
+}
 
 impl From<tonic::Status> for Cause {
     fn from(status: tonic::Status) -> Self {
@@ -213,13 +241,19 @@ mod tests {
         );
         assert_eq!(error.hints(), ["look there"]);
         assert_eq!(error.kind(), Kind::Failure);
+        assert_eq!(error.io_kind(), Some(io::ErrorKind::NotFound));
+        assert!(std::error::Error::source(&error).unwrap().is::<io::Error>());
+        let full: Result<()> = Err(nix::Error::ENOSPC).doing(|| "cannot write x".into());
+        assert_eq!(full.unwrap_err().io_kind(), Some(io::ErrorKind::StorageFull));
+        assert_eq!(Error::new("x").io_kind(), None);
     }
 
     #[test]
     fn a_teardown_keeps_every_error() {
         assert!(Error::all(vec![]).is_ok());
-        let error = Error::all(vec![Error::new("a"), Error::new("b").hint("h")]).unwrap_err();
-        assert_eq!((error.to_string().as_str(), error.details()), ("a", &["b".to_owned()][..]));
+        let other = Error::new("b").hint("h").detail(["b's journal".into()]);
+        let error = Error::all(vec![Error::new("a"), other]).unwrap_err();
+        assert_eq!((error.to_string().as_str(), error.details()), ("a", &["b".into(), "b's journal".to_owned()][..]));
         assert_eq!(error.hints(), ["h"]);
     }
 }

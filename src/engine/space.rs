@@ -2,6 +2,7 @@
 
 use crate::error::Error;
 use nix::sys::statvfs::statvfs;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 /// A file system with less than that, in bytes or in files, is full for a build.
@@ -24,7 +25,9 @@ pub fn explain(error: Error, dir: &Path) -> Error {
     }
     let free = stat.blocks_available() * stat.fragment_size();
     let no_files = stat.files() > 0 && stat.files_available() < FEW_FILES;
-    let said = error.details().iter().chain([&error.to_string()]).any(|line| complains(line));
+    let full = matches!(error.io_kind(), Some(ErrorKind::StorageFull | ErrorKind::QuotaExceeded));
+    // Programs of build steps and daemons only have words.
+    let said = full || error.details().iter().chain([&error.to_string()]).any(|line| complains(line));
     if free >= FEW_BYTES && !no_files && !said {
         return error;
     }
