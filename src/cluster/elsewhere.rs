@@ -6,7 +6,7 @@
 use super::COMMENT_LABEL;
 use crate::engine::{Engine, ImageRecord};
 use crate::error::{Error, Result};
-use crate::image::build::{self, Definition};
+use crate::image::order::{self, Definition};
 use crate::workdir;
 use std::collections::BTreeMap;
 
@@ -15,7 +15,7 @@ pub async fn find(engine: &dyn Engine, definitions: &[Definition]) -> Result<(BT
     let (mut names, mut lines) = (BTreeMap::new(), Vec::new());
     let mut images = None;
     for definition in definitions {
-        let from = build::from(&definition.context, &definition.args)?;
+        let from = order::from(&definition.context, &definition.args)?;
         let defined = definitions.iter().any(|d| d.known_as.iter().any(|name| tagged(name) == tagged(&from)));
         if defined || names.contains_key(&from) || environment(&from).is_none() {
             continue;

@@ -5,7 +5,8 @@ use crate::cgroup::Cgroups;
 use crate::engine::{Engine, ImageRecord, Mount, ProcessSpec, Purpose};
 use crate::error::{Context as _, Error, Result};
 use crate::host::{is_rootless, write_file};
-use crate::image::build::{Builder, Definition, Network as BuildNetwork, Sandbox};
+use crate::image::build::{Builder, Network as BuildNetwork, Sandbox};
+use crate::image::order::{self, Definition};
 use crate::net::{self, Access, Network, Outlet, ProxyRelay};
 use crate::rooted::Root;
 use crate::source::{Form, PACKAGES, Prepared};
@@ -59,7 +60,7 @@ pub fn definitions(workdir: &Workdir, scratch: &Path) -> Result<Vec<Definition>>
     let args = &workdir.manifest.build_args;
     for role in workdir.roles()? {
         let context = workdir.context(&role)?;
-        let from = crate::image::build::from(&context, args)?;
+        let from = order::from(&context, args)?;
         if let Some(base) = templates::base_image(&from)
             && !bases.contains(&from)
         {

@@ -1,11 +1,14 @@
-//! Builds images: finds what each one starts from, runs independent ones at the same time, caches every step.
+//! Builds images: runs independent ones at the same time, and caches every step.
 //!
 //! A step's result is kept as an image named `oardocker.cache/<key>`, where the key hashes all that went into the step:
 //! so a killed build loses one step, and the engine's own garbage collection owns the space.
 
-use super::dockerfile::{Action, Dockerfile, Step, Words};
+use super::dockerfile::Dockerfile;
+use super::evaluate::{Change, Evaluation, new_config, set};
+use super::order::{Base, Definition, bases, order, parse};
+use super::report::{Lines, short};
 use super::users::Accounts;
-use super::{bootstrap, copy, dockerfile, expand, layer, registry, unpack};
+use super::{bootstrap, copy, layer, registry, unpack};
 use crate::engine::space;
 use crate::engine::{ContainerSpec, Engine, Image, Layer, Mount, Network as Reach, ProcessSpec, Purpose, StepRoot};
 use crate::error::{Context as _, Error, Result};
@@ -13,7 +16,6 @@ use crate::rooted::Root;
 use async_trait::async_trait;
 use futures::FutureExt as _;
 use futures::future::{BoxFuture, Shared};
-use oci_spec::image::{Arch, ImageConfiguration, Os};
 use serde_json::json;
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
@@ -28,25 +30,6 @@ const CACHE_LABEL: &str = "oardocker.layer";
 
 /// How many lines of a failed step's output are repeated below the error.
 const TAIL: usize = 15;
-
-/// One image to build.
-#[derive(Debug, Clone)]
-pub struct Definition {
-    /// Short name for prefixes: the role, or the base image's name.
-    pub title: String,
-    /// Names under which other Dockerfiles find it in FROM.
-    pub known_as: Vec<String>,
-    /// Name in the engine.
-    pub tag: String,
-    /// Folder with the Dockerfile; the build context.
-    pub context: Arc<Root>,
-    /// Values for its `ARG`s.
-    pub args: BTreeMap<String, String>,
-    /// Labels for the engine.
-    pub labels: BTreeMap<String, String>,
-    /// What for.
-    pub purpose: Purpose,
-}
 
 /// How to build.
 #[derive(Debug, Clone, Default)]
@@ -105,15 +88,6 @@ impl std::fmt::Debug for Builder {
             .field("options", &self.options)
             .finish_non_exhaustive()
     }
-}
-
-/// What a definition starts from.
-#[derive(Debug, Clone, PartialEq, Eq)]
-enum Base {
-    /// Another definition, by index.
-    Built(usize),
-    /// Something outside: local, in a registry, or bootstrapped.
-    Outside(String),
 }
 
 type Building = Shared<BoxFuture<'static, Result<Arc<Image>, Arc<Error>>>>;
@@ -479,397 +453,10 @@ pub struct Sandbox {
     pub capabilities: Vec<String>,
 }
 
-/// Cuts a stream of bytes into lines; progress bars that return the carriage count as lines.
-#[derive(Debug, Default)]
-pub struct Lines {
-    partial: Vec<u8>,
-}
-
-impl Lines {
-    /// Complete lines so far.
-    pub fn feed(&mut self, chunk: &[u8]) -> Vec<String> {
-        self.partial.extend_from_slice(chunk);
-        let mut lines = Vec::new();
-        while let Some(end) = self.partial.iter().position(|b| *b == b'\n') {
-            let line: Vec<u8> = self.partial.drain(..=end).collect();
-            lines.push(clean(&line));
-        }
-        lines
-    }
-
-    /// What came after the last newline.
-    pub fn rest(&mut self) -> Option<String> {
-        let rest = std::mem::take(&mut self.partial);
-        (!rest.is_empty()).then(|| clean(&rest))
-    }
-}
-
-fn clean(line: &[u8]) -> String {
-    let text = String::from_utf8_lossy(line);
-    let text = text.trim_end_matches(['\n', '\r']);
-    text.rsplit('\r').next().unwrap_or(text).to_owned()
-}
-
-/// First 12 digits of a digest.
-pub fn short(digest: &str) -> &str {
-    let digits = digest.strip_prefix("sha256:").unwrap_or(digest);
-    &digits[..digits.len().min(12)]
-}
-
 fn unshare(e: &Error) -> Error {
     let mut copy = Error::new(e.to_string()).code(e.exit_code()).detail(e.details().to_vec());
     for hint in e.hints() {
         copy = copy.hint(hint);
     }
     copy
-}
-
-fn parse(context: &Root) -> Result<Dockerfile> {
-    dockerfile::parse(&context.path().join("Dockerfile").display().to_string(), &context.needed("Dockerfile")?)
-}
-
-/// The FROM of a build context's Dockerfile, expanded.
-pub fn from(context: &Root, args: &BTreeMap<String, String>) -> Result<String> {
-    parse(context).map(|parsed| expanded_from(&parsed, args))
-}
-
-fn expanded_from(file: &Dockerfile, args: &BTreeMap<String, String>) -> String {
-    let default = |name: &str| file.global_args.iter().find(|(n, _)| n == name).and_then(|(_, v)| v.clone());
-    expand::expand(&file.from, &|name| args.get(name).cloned().or_else(|| default(name)))
-}
-
-fn bases(definitions: &[Definition], parsed: &[Dockerfile]) -> Vec<Base> {
-    let tagged = |name: &str| {
-        if name.rsplit('/').next().unwrap_or(name).contains(':') { name.to_owned() } else { format!("{name}:latest") }
-    };
-    parsed
-        .iter()
-        .zip(definitions)
-        .map(|(file, definition)| {
-            let from = expanded_from(file, &definition.args);
-            definitions
-                .iter()
-                .position(|d| d.known_as.iter().any(|k| tagged(k) == tagged(&from)))
-                .map_or(Base::Outside(from), Base::Built)
-        })
-        .collect()
-}
-
-/// Parents before children.
-fn order(definitions: &[Definition], bases: &[Base]) -> Result<Vec<usize>> {
-    let mut order: Vec<usize> = Vec::new();
-    while order.len() < definitions.len() {
-        let before = order.len();
-        for (i, base) in bases.iter().enumerate() {
-            let ready = match base {
-                Base::Outside(_) => true,
-                Base::Built(p) => order.contains(p),
-            };
-            if ready && !order.contains(&i) {
-                order.push(i);
-            }
-        }
-        if order.len() == before {
-            let stuck: Vec<_> =
-                (0..definitions.len()).filter(|i| !order.contains(i)).map(|i| definitions[i].title.as_str()).collect();
-            return Err(Error::new(format!("the FROM lines of {} go in a circle", stuck.join(", "))));
-        }
-    }
-    Ok(order)
-}
-
-/// What an instruction does to the filesystem.
-#[derive(Debug, Clone)]
-enum Change {
-    Run(Vec<String>),
-    Copy(copy::Plan),
-    Directory(String),
-}
-
-/// The state of a build between two instructions.
-struct Evaluation {
-    image: Image,
-    args: BTreeMap<String, String>,
-    given: BTreeMap<String, String>,
-    globals: Vec<(String, Option<String>)>,
-    shell: Vec<String>,
-    /// `--chown` of the current COPY.
-    owner: Option<String>,
-}
-
-impl Evaluation {
-    fn new(file: &Dockerfile, from: Image, given: &BTreeMap<String, String>) -> Result<Self> {
-        let mut image = from;
-        image.config.set_created(Some(
-            humantime::format_rfc3339_seconds(
-                std::time::UNIX_EPOCH + std::time::Duration::from_secs(super::EPOCH as u64),
-            )
-            .to_string(),
-        ));
-        image.config.set_history(None);
-        Ok(Self {
-            image,
-            args: BTreeMap::new(),
-            given: given.clone(),
-            globals: file.global_args.clone(),
-            shell: vec!["/bin/sh".into(), "-c".into()],
-            owner: None,
-        })
-    }
-
-    fn list(&self, field: &str) -> Vec<String> {
-        let config = serde_json::to_value(&self.image.config).unwrap_or_default();
-        match &config["config"][field] {
-            // A set: its names are the keys.
-            serde_json::Value::Object(set) => set.keys().cloned().collect(),
-            list => serde_json::from_value(list.clone()).unwrap_or_default(),
-        }
-    }
-
-    fn text(&self, field: &str) -> String {
-        let config = serde_json::to_value(&self.image.config).unwrap_or_default();
-        config["config"][field].as_str().unwrap_or_default().to_owned()
-    }
-
-    fn lookup(&self, name: &str) -> Option<String> {
-        let env = self.list("Env");
-        env.iter()
-            .find_map(|e| e.split_once('=').filter(|(k, _)| *k == name).map(|(_, v)| v.to_owned()))
-            .or_else(|| self.args.get(name).cloned())
-    }
-
-    /// Applies what only changes the configuration; returns what changes the filesystem.
-    fn evaluate(&mut self, step: &Step, context: &Arc<Root>) -> Result<Option<Change>> {
-        let lookup = |name: &str| self.lookup(name);
-        let ex = |text: &str| expand::expand(text, &lookup);
-        self.owner = match &step.action {
-            Action::Copy { chown: Some(owner), .. } => Some(ex(owner)),
-            _ => None,
-        };
-        let lookup = |name: &str| self.lookup(name);
-        let ex = |text: &str| expand::expand(text, &lookup);
-        match &step.action {
-            Action::Arg(name, default) => {
-                let global = self.globals.iter().find(|(n, _)| n == name).and_then(|(_, v)| v.clone());
-                let value = self.given.get(name).cloned().or_else(|| default.as_deref().map(ex)).or(global);
-                if let Some(value) = value {
-                    self.args.insert(name.clone(), value);
-                }
-            }
-            Action::Env(text) => {
-                let mut env = self.list("Env");
-                for (key, value) in expand::pairs(text, &lookup) {
-                    env.retain(|e| e.split_once('=').is_none_or(|(k, _)| k != key));
-                    env.push(format!("{key}={value}"));
-                }
-                set(&mut self.image.config, "Env", json!(env))?;
-            }
-            Action::Label(text) => {
-                let config = serde_json::to_value(&self.image.config).unwrap_or_default();
-                let mut labels: BTreeMap<String, String> =
-                    serde_json::from_value(config["config"]["Labels"].clone()).unwrap_or_default();
-                labels.extend(expand::pairs(text, &lookup));
-                set(&mut self.image.config, "Labels", json!(labels))?;
-            }
-            Action::Run(words) => return Ok(Some(Change::Run(self.argv(words)))),
-            Action::Copy { add, chmod, sources, dest, .. } => {
-                let mode = chmod
-                    .as_ref()
-                    .map(|m| {
-                        u32::from_str_radix(m, 8).map_err(|_| Error::new(format!("--chmod={m} is not an octal number")))
-                    })
-                    .transpose()?;
-                let patterns: Vec<String> = sources.iter().map(|s| ex(s)).collect();
-                let mut dest = ex(dest);
-                if !dest.starts_with('/') {
-                    let workdir = self.text("WorkingDir");
-                    dest = format!("{}/{}", workdir.trim_end_matches('/'), dest.strip_prefix("./").unwrap_or(&dest));
-                }
-                if dest.ends_with("/.") {
-                    dest.pop();
-                }
-                return Ok(Some(Change::Copy(copy::Plan {
-                    sources: copy::sources(context, &patterns)?,
-                    context: context.clone(),
-                    dest,
-                    unpack: *add,
-                    owner: None,
-                    mode,
-                })));
-            }
-            Action::User(user) => {
-                let user = ex(user);
-                set(&mut self.image.config, "User", json!(user))?;
-            }
-            Action::Workdir(dir) => {
-                let dir = ex(dir);
-                let full = Path::new("/").join(self.text("WorkingDir")).join(dir).to_string_lossy().into_owned();
-                set(&mut self.image.config, "WorkingDir", json!(full))?;
-                return Ok(Some(Change::Directory(full)));
-            }
-            Action::Expose(ports) => {
-                let mut all = self.list("ExposedPorts");
-                all.extend(ports.iter().map(|p| ex(p)).map(|p| if p.contains('/') { p } else { format!("{p}/tcp") }));
-                set(&mut self.image.config, "ExposedPorts", json!(all))?;
-            }
-            Action::Volume(paths) => {
-                let mut all = self.list("Volumes");
-                all.extend(paths.iter().map(|p| ex(p)));
-                set(&mut self.image.config, "Volumes", json!(all))?;
-            }
-            Action::StopSignal(signal) => {
-                let signal = ex(signal);
-                set(&mut self.image.config, "StopSignal", json!(signal))?;
-            }
-            Action::Shell(words) => self.shell.clone_from(words),
-            Action::Cmd(words) => {
-                let argv = self.argv(words);
-                set(&mut self.image.config, "Cmd", json!(argv))?;
-            }
-            Action::Entrypoint(words) => {
-                let argv = self.argv(words);
-                set(&mut self.image.config, "Entrypoint", json!(argv))?;
-                set(&mut self.image.config, "Cmd", json!([]))?;
-            }
-            Action::Maintainer(name) => {
-                self.image.config.set_author(Some(name.clone()));
-            }
-        }
-        Ok(None)
-    }
-
-    fn argv(&self, words: &Words) -> Vec<String> {
-        match words {
-            Words::Shell(line) => self.shell.iter().cloned().chain([line.clone()]).collect(),
-            Words::Exec(argv) => argv.clone(),
-        }
-    }
-
-    /// Hashes all that goes into a change.
-    fn key(&self, change: &Change) -> Result<String> {
-        let what = match change {
-            Change::Run(argv) => json!({"run": argv, "args": self.args, "user": self.text("User"),
-                "workdir": self.text("WorkingDir"), "env": self.list("Env")}),
-            Change::Copy(plan) => json!({"copy": copy::hash(plan)?, "dest": plan.dest, "unpack": plan.unpack,
-                "owner": self.owner, "mode": plan.mode}),
-            Change::Directory(path) => json!({"dir": path}),
-        };
-        let text = json!({"parent": self.image.chain_id(), "what": what}).to_string();
-        Ok(crate::engine::sha256(text.as_bytes()).trim_start_matches("sha256:").to_owned())
-    }
-
-    fn process(&self, args: Vec<String>, root: &Path) -> Result<ProcessSpec> {
-        let user = Accounts::read(&Root::open(root)?)?.user(&self.text("User"))?;
-        let mut env = self.list("Env");
-        for (key, value) in &self.args {
-            if !env.iter().any(|e| e.starts_with(&format!("{key}="))) {
-                env.push(format!("{key}={value}"));
-            }
-        }
-        if !env.iter().any(|e| e.starts_with("HOME=")) {
-            env.push(format!("HOME={}", user.home));
-        }
-        Ok(ProcessSpec {
-            args,
-            env,
-            cwd: self.text("WorkingDir"),
-            uid: user.uid,
-            gid: user.gid,
-            groups: user.groups,
-            terminal: None,
-        })
-    }
-}
-
-/// Sets one field of the configuration's `config` section, by its name in the image spec.
-fn set(config: &mut ImageConfiguration, field: &str, value: serde_json::Value) -> Result<()> {
-    let mut whole = serde_json::to_value(&*config).doing(|| "cannot edit the image configuration".into())?;
-    let value = match (field, value) {
-        // Sets in the image spec are objects with empty values.
-        ("ExposedPorts" | "Volumes", serde_json::Value::Array(names)) => {
-            names.iter().filter_map(|n| n.as_str()).map(|n| (n.to_owned(), json!({}))).collect()
-        }
-        (_, value) => value,
-    };
-    whole["config"][field] = value;
-    *config = serde_json::from_value(whole).doing(|| format!("cannot set {field} in the image configuration"))?;
-    Ok(())
-}
-
-fn new_config() -> ImageConfiguration {
-    let mut config = ImageConfiguration::default();
-    config.set_architecture(if cfg!(target_arch = "aarch64") { Arch::ARM64 } else { Arch::Amd64 });
-    config.set_os(Os::Linux);
-    config
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn root() -> Arc<Root> {
-        Arc::new(Root::beneath(Path::new("/")).unwrap())
-    }
-
-    fn definition(title: &str, known_as: &str) -> Definition {
-        Definition {
-            title: title.into(),
-            known_as: vec![known_as.into()],
-            tag: known_as.into(),
-            context: root(),
-            args: BTreeMap::new(),
-            labels: BTreeMap::new(),
-            purpose: Purpose::Build,
-        }
-    }
-
-    fn file(from: &str) -> Dockerfile {
-        dockerfile::parse("D", &format!("FROM {from}")).unwrap()
-    }
-
-    #[test]
-    fn parents_come_first_and_circles_are_told() {
-        let definitions = [definition("node", "o/t-node:base"), definition("base", "o/t-base")];
-        let parsed = [file("o/t-base:latest"), file("debian:trixie")];
-        let found = bases(&definitions, &parsed);
-        assert_eq!(found, [Base::Built(1), Base::Outside("debian:trixie".into())]);
-        assert_eq!(order(&definitions, &found).unwrap(), [1, 0]);
-        let parsed = [file("o/t-base"), file("o/t-node:base")];
-        let error = order(&definitions, &bases(&definitions, &parsed)).unwrap_err();
-        assert_eq!(error.to_string(), "the FROM lines of node, base go in a circle");
-    }
-
-    fn evaluation(text: &str) -> Evaluation {
-        let file = dockerfile::parse("D", text).unwrap();
-        let mut state =
-            Evaluation::new(&file, Image { config: new_config(), layers: vec![] }, &BTreeMap::new()).unwrap();
-        for step in &file.steps {
-            state.evaluate(step, &root()).unwrap();
-        }
-        state
-    }
-
-    #[test]
-    fn instructions_shape_the_configuration() {
-        let state = evaluation(
-            "FROM x\nARG V=3\nENV A=$V B=\"x y\"\nENV A=4\nUSER docker\nWORKDIR /w\nWORKDIR sub\nEXPOSE 80 53/udp\n\
-             VOLUME /run\nLABEL l=\"a b\"\nENTRYPOINT [\"e\"]\nCMD run $me\nSTOPSIGNAL SIGRTMIN+3",
-        );
-        let config = serde_json::to_value(&state.image.config).unwrap()["config"].clone();
-        assert_eq!(config["Env"], json!(["B=x y", "A=4"]));
-        assert_eq!(config["WorkingDir"], "/w/sub");
-        assert_eq!(config["ExposedPorts"], json!({"80/tcp": {}, "53/udp": {}}));
-        assert_eq!(config["Cmd"], json!(["/bin/sh", "-c", "run $me"]));
-        assert_eq!(config["StopSignal"], "SIGRTMIN+3");
-        assert_eq!(config["Labels"], json!({"l": "a b"}));
-    }
-
-    #[test]
-    fn lines_of_a_stream() {
-        let mut lines = Lines::default();
-        assert_eq!(lines.feed(b"one\r\ntw"), ["one"]);
-        assert_eq!(lines.feed(b"o\n10%\r20%\rdone\nrest"), ["two", "done"]);
-        assert_eq!(lines.rest().as_deref(), Some("rest"));
-        assert_eq!(lines.rest(), None);
-    }
 }

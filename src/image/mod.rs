@@ -6,9 +6,12 @@ pub mod bootstrap;
 pub mod build;
 pub mod copy;
 pub mod dockerfile;
+mod evaluate;
 pub mod expand;
 pub mod layer;
+pub mod order;
 pub mod registry;
+pub mod report;
 pub mod unpack;
 pub mod users;
 

@@ -4,7 +4,8 @@ use super::{Context, stop};
 use crate::cli::ui;
 use crate::cluster::{elsewhere, images, preflight};
 use crate::error::Result;
-use crate::image::build::{Options, short};
+use crate::image::build::Options;
+use crate::image::report::short;
 use serde::Deserialize;
 use std::collections::BTreeMap;
 

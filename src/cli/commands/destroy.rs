@@ -4,7 +4,8 @@ use super::{Context, stop};
 use crate::cli::ui::{self, Ui};
 use crate::cluster::images;
 use crate::error::{Error, Result};
-use crate::image::build::{CACHE, short};
+use crate::image::build::CACHE;
+use crate::image::report::short;
 use std::io::BufRead as _;
 
 /// Asks; an answer that is no, or none at all, aborts.

@@ -6,7 +6,7 @@ use crate::cluster::health::{self, Health};
 use crate::cluster::{self, COMMENT_LABEL, images};
 use crate::engine::State;
 use crate::error::Result;
-use crate::image::build::short;
+use crate::image::report::short;
 use std::time::SystemTime;
 
 pub(super) async fn run(context: &mut Context) -> Result<()> {
