@@ -6,6 +6,7 @@
 use super::COMMENT_LABEL;
 use crate::engine::{Engine, ImageRecord};
 use crate::error::{Error, Result};
+use crate::image::name::Name;
 use crate::image::order::{self, Definition};
 use crate::workdir;
 use std::collections::BTreeMap;
@@ -16,7 +17,7 @@ pub async fn find(engine: &dyn Engine, definitions: &[Definition]) -> Result<(BT
     let mut images = None;
     for definition in definitions {
         let from = order::from(&definition.context, &definition.args)?;
-        let defined = definitions.iter().any(|d| d.known_as.iter().any(|name| tagged(name) == tagged(&from)));
+        let defined = definitions.iter().any(|d| d.known_as.contains(&Name::new(&from)));
         if defined || names.contains_key(&from) || environment(&from).is_none() {
             continue;
         }
@@ -39,13 +40,9 @@ fn environment(name: &str) -> Option<&str> {
     Some(env)
 }
 
-fn tagged(name: &str) -> String {
-    if name.contains(':') { name.into() } else { format!("{name}:latest") }
-}
-
 /// The environment's id in an image's engine name, if that ends with this name.
 fn owner<'a>(image: &'a ImageRecord, name: &str) -> Option<&'a str> {
-    image.name.strip_suffix(&tagged(name))?.strip_suffix(".env/")
+    image.name.strip_suffix(Name::new(name).as_str())?.strip_suffix(".env/")
 }
 
 fn newest<'a>(images: &'a [ImageRecord], name: &str) -> Option<&'a ImageRecord> {
@@ -61,7 +58,7 @@ fn whose(image: &ImageRecord) -> String {
 
 fn missing(name: &str) -> Error {
     let env = environment(name).unwrap_or_default();
-    Error::new(format!("no workdir on this machine has the image {}", tagged(name))).hint(format!(
+    Error::new(format!("no workdir on this machine has the image {}", Name::new(name))).hint(format!(
         "make it in another folder first: oardocker init -e {env} build install SRC, where SRC is a tree or tarball of OAR"
     ))
 }

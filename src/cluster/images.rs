@@ -6,6 +6,7 @@ use crate::engine::{Engine, ImageRecord, Mount, ProcessSpec, Purpose};
 use crate::error::{Context as _, Error, Result};
 use crate::host::{is_rootless, write_file};
 use crate::image::build::{Builder, Network as BuildNetwork, Sandbox};
+use crate::image::name::Name;
 use crate::image::order::{self, Definition};
 use crate::net::{self, Access, Network, Outlet, ProxyRelay};
 use crate::rooted::Root;
@@ -71,8 +72,8 @@ pub fn definitions(workdir: &Workdir, scratch: &Path) -> Result<Vec<Definition>>
             base.extract(&folder)?;
             definitions.push(Definition {
                 title: from.rsplit('/').next().unwrap_or(&from).to_owned(),
-                known_as: vec![from.clone()],
-                tag: tagged(&from),
+                known_as: vec![Name::new(&from)],
+                tag: Name::new(&from).to_string(),
                 context: folder,
                 args: base.build_args.clone(),
                 labels: BTreeMap::from([("oardocker.base".into(), "true".into())]),
@@ -81,9 +82,9 @@ pub fn definitions(workdir: &Workdir, scratch: &Path) -> Result<Vec<Definition>>
             bases.push(from);
         }
         let tag = workdir.build_tag(&role);
-        let mut known_as = vec![workdir.image_name(&role, tag)];
+        let mut known_as = vec![Name::new(&workdir.image_name(&role, tag))];
         if role == "base" {
-            known_as.push(workdir.image_name(&role, "latest"));
+            known_as.push(Name::new(&workdir.image_name(&role, "latest")));
         }
         definitions.push(Definition {
             title: role.clone(),
@@ -97,10 +98,6 @@ pub fn definitions(workdir: &Workdir, scratch: &Path) -> Result<Vec<Definition>>
         });
     }
     Ok(definitions)
-}
-
-fn tagged(name: &str) -> String {
-    if name.rsplit('/').next().is_some_and(|n| n.contains(':')) { name.into() } else { format!("{name}:latest") }
 }
 
 /// The script in the images that installs.

@@ -9,6 +9,7 @@ pub mod dockerfile;
 mod evaluate;
 pub mod expand;
 pub mod layer;
+pub mod name;
 pub mod order;
 pub mod registry;
 pub mod report;

@@ -2,6 +2,7 @@
 
 use super::dockerfile::{self, Dockerfile};
 use super::expand;
+use super::name::Name;
 use crate::engine::Purpose;
 use crate::error::{Error, Result};
 use crate::rooted::Root;
@@ -14,7 +15,7 @@ pub struct Definition {
     /// Short name for prefixes: the role, or the base image's name.
     pub title: String,
     /// Names under which other Dockerfiles find it in FROM.
-    pub known_as: Vec<String>,
+    pub known_as: Vec<Name>,
     /// Name in the engine.
     pub tag: String,
     /// Folder with the Dockerfile; the build context.
@@ -51,9 +52,6 @@ fn expanded_from(file: &Dockerfile, args: &BTreeMap<String, String>) -> String {
 }
 
 pub(super) fn bases(definitions: &[Definition], parsed: &[Dockerfile]) -> Vec<Base> {
-    let tagged = |name: &str| {
-        if name.rsplit('/').next().unwrap_or(name).contains(':') { name.to_owned() } else { format!("{name}:latest") }
-    };
     parsed
         .iter()
         .zip(definitions)
@@ -61,7 +59,7 @@ pub(super) fn bases(definitions: &[Definition], parsed: &[Dockerfile]) -> Vec<Ba
             let from = expanded_from(file, &definition.args);
             definitions
                 .iter()
-                .position(|d| d.known_as.iter().any(|k| tagged(k) == tagged(&from)))
+                .position(|d| d.known_as.contains(&Name::new(&from)))
                 .map_or(Base::Outside(from), Base::Built)
         })
         .collect()
@@ -102,7 +100,7 @@ mod tests {
     fn definition(title: &str, known_as: &str) -> Definition {
         Definition {
             title: title.into(),
-            known_as: vec![known_as.into()],
+            known_as: vec![Name::new(known_as)],
             tag: known_as.into(),
             context: root(),
             args: BTreeMap::new(),
