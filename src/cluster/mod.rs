@@ -7,8 +7,8 @@ pub mod elsewhere;
 pub mod files;
 pub mod health;
 pub mod images;
+pub mod init;
 pub mod keeper;
-pub mod legacy;
 pub mod limits;
 pub mod notify;
 pub mod old_folder;
@@ -17,6 +17,7 @@ pub mod preflight;
 pub mod request;
 pub mod run;
 pub mod session;
+pub mod v1_only;
 pub mod volume;
 
 use crate::engine::{ContainerInfo, Engine};

@@ -1,11 +1,11 @@
-//! What differs for env dirs made by the Python tool: their images choose the first process, and bring no scripts of ours.
+//! What differs for env dirs made by the Python tool, which bring no scripts of ours.
 //!
 //! The rest of what they need is in their base image (`images/debian/setup_old_folders.sh`).
 
 use super::plan::Host;
 use super::{container_id, role, session};
 use crate::cgroup::{Cgroups, Controller};
-use crate::engine::{ContainerInfo, Engine, Image, Mount};
+use crate::engine::{ContainerInfo, Engine, Mount};
 use crate::error::Result;
 use crate::rooted::Root;
 use std::collections::BTreeMap;
@@ -22,21 +22,6 @@ pub const WAIT_ALIVE: &str = include_str!("wait_alive.sh");
 /// Whether the init-scripts of an env dir are the Python tool's.
 pub fn is_old(env_dir: &Root) -> bool {
     !env_dir.is_file(Path::new("init-scripts/nodes_alive.sh"))
-}
-
-/// The image's first process.
-pub fn first_process(image: &Image) -> Vec<String> {
-    let config = image.config.config().as_ref();
-    let entry = config.and_then(|c| c.entrypoint().clone()).unwrap_or_default();
-    let args = config.and_then(|c| c.cmd().clone()).unwrap_or_default();
-    let all: Vec<String> = entry.into_iter().chain(args).collect();
-    if all.is_empty() { vec!["/sbin/init".into()] } else { all }
-}
-
-/// Whether a first process is a systemd, or becomes one.
-pub fn is_init(process: &[String]) -> bool {
-    let name = process.first().map(|p| p.rsplit('/').next().unwrap_or(p));
-    matches!(name, Some("init" | "systemd" | "container-init"))
 }
 
 /// Gives each host the first process of its role's image, and those of an old folder what they look for.
@@ -84,36 +69,5 @@ pub async fn before_restart(engine: &dyn Engine, host: &ContainerInfo) {
     if root.is_ok_and(|root| root.mode(ours).is_none()) {
         let args = ["/bin/rm", "-f", "/var/lib/oar/.ssh/authorized_keys"];
         let _ = tokio::time::timeout(ANSWER, session::capture(engine, &host.id, &args)).await;
-    }
-}
-
-/// The signal that asks a first process to end: systemd has its own.
-pub fn end_signal(pid: u32) -> i32 {
-    const SIGRTMIN_3: i32 = 37;
-    let name = std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
-    if matches!(name.trim(), "systemd" | "init") { SIGRTMIN_3 } else { nix::libc::SIGTERM }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use oci_spec::image::{ConfigBuilder, ImageConfigurationBuilder};
-
-    fn image(entry: &[&str], cmd: &[&str]) -> Image {
-        let own = |words: &[&str]| words.iter().map(|w| (*w).to_owned()).collect::<Vec<_>>();
-        let config = ConfigBuilder::default().entrypoint(own(entry)).cmd(own(cmd)).build().unwrap();
-        let mut image = ImageConfigurationBuilder::default();
-        image = image.architecture("amd64").os("linux").config(config);
-        let rootfs = oci_spec::image::RootFsBuilder::default().typ("layers").diff_ids(Vec::<String>::new());
-        Image { config: image.rootfs(rootfs.build().unwrap()).build().unwrap(), layers: Vec::new() }
-    }
-
-    #[test]
-    fn the_first_process_is_the_image_s() {
-        assert_eq!(first_process(&image(&[], &[])), ["/sbin/init"]);
-        assert_eq!(first_process(&image(&[], &["rsyslogd", "-n"])), ["rsyslogd", "-n"]);
-        assert_eq!(first_process(&image(&["/a"], &["b"])), ["/a", "b"]);
-        assert!(is_init(&["/usr/local/sbin/container-init".into()]) && is_init(&["/sbin/init".into()]));
-        assert!(!is_init(&["rsyslogd".into(), "-n".into()]));
     }
 }

@@ -3,7 +3,7 @@
 
 use super::files::Files;
 use super::request::Request;
-use super::{ROLES, images, legacy, limits, plan, require_its_engine};
+use super::{ROLES, images, limits, plan, require_its_engine, v1_only};
 use crate::cgroup::Cgroups;
 use crate::engine::Engine;
 use crate::error::Result;
@@ -40,7 +40,7 @@ pub async fn start(
     images::require(engine, workdir, &ROLES, "latest").await?;
     cgroups.require_delegation()?;
     let booting = ROLES.map(|role| (workdir.image_name(role, "latest"), workdir.engine_name(role, "latest")));
-    legacy::check(engine, cgroups, &booting).await?;
+    v1_only::check(engine, cgroups, &booting).await?;
     let warning = net::resolv_conf()?.warning;
     let files = Files::new(&workdir.env_id);
     files.open_shared(request)?;

@@ -5,7 +5,7 @@ use super::notify::Notify;
 use super::plan::{self, Host};
 use super::request::Request;
 use super::volume::Mode;
-use super::{ROLES, container_id, containers, cow, keeper, legacy, old_folder, require_its_engine, session};
+use super::{ROLES, container_id, containers, cow, init, keeper, old_folder, require_its_engine, session, v1_only};
 use crate::cgroup::Cgroups;
 use crate::engine::{Engine, State};
 use crate::error::{Error, Result};
@@ -102,7 +102,7 @@ impl Runner {
             if role == "frontend" {
                 chain = found.chain_id();
             }
-            processes.insert(role.to_owned(), old_folder::first_process(&found));
+            processes.insert(role.to_owned(), init::first_process(&found));
             let config = found.config.config().as_ref();
             env.insert(role.to_owned(), config.and_then(|c| c.env().clone()).unwrap_or_default());
         }
@@ -120,7 +120,7 @@ impl Runner {
         let mut hosts = plan::hosts(request, &self.cgroups, subnet, &env, &around);
         let old = old_folder::is_old(&request.env_dir);
         old_folder::adapt(&mut hosts, &processes, old, &self.cgroups, &request.env_id);
-        legacy::keep_to_v1(&mut hosts, &self.cgroups);
+        v1_only::keep_to_v1(&mut hosts, &self.cgroups);
         let names: Vec<String> = hosts.iter().map(|h| h.name.clone()).collect();
         files.create(request, &names, &around.hosts, &env)?;
         let cow = request.volumes.iter().any(|v| v.mode == Mode::CopyOnWrite);
@@ -349,7 +349,7 @@ impl Runner {
                         old_folder::before_restart(self.engine.as_ref(), container).await;
                     }
                     let grace =
-                        (container.state == State::Running).then(|| (old_folder::end_signal(container.pid), patience));
+                        (container.state == State::Running).then(|| (init::end_signal(container.pid), patience));
                     self.engine.end_task(&container.id, grace).await?;
                     // Not before: what a systemd that shuts down says is not about the next one.
                     let socket = Notify::bind(&files.notify_dir(name))?;

@@ -1,6 +1,6 @@
 //! Hosts with v1 cgroups only: systemd refuses to run there after version 255, so its image must not be started.
 
-use super::old_folder::is_init;
+use super::init::is_init;
 use super::plan::Host;
 use crate::cgroup::{Cgroups, Layout};
 use crate::engine::Engine;
