@@ -4,6 +4,7 @@
 
 pub mod cow;
 pub mod elsewhere;
+pub mod facts;
 pub mod files;
 pub mod health;
 pub mod images;

@@ -3,12 +3,11 @@
 //! The rest of what they need is in their base image (`images/debian/setup_old_folders.sh`).
 
 use super::plan::Host;
-use super::{container_id, role, session};
+use super::{container_id, session};
 use crate::cgroup::{Cgroups, Controller};
 use crate::engine::{ContainerInfo, Engine, Mount};
 use crate::error::Result;
 use crate::rooted::Root;
-use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
@@ -24,29 +23,16 @@ pub fn is_old(env_dir: &Root) -> bool {
     !env_dir.is_file(Path::new("init-scripts/nodes_alive.sh"))
 }
 
-/// Gives each host the first process of its role's image, and those of an old folder what they look for.
-pub fn adapt(
-    hosts: &mut [Host],
-    processes: &BTreeMap<String, Vec<String>>,
-    old: bool,
-    cgroups: &Cgroups,
-    env_id: &str,
-) {
-    for host in hosts {
-        if let Some(process) = processes.get(&host.role) {
-            host.spec.process.args.clone_from(process);
-        }
-        // OAR's v1 oarsh moves into cpusets below this path, which our own init-scripts make a link.
-        let cpuset = cgroups.for_jobs(env_id, &host.name).into_iter().find(|(name, _)| name == "cpuset");
-        if let (Some((_, path)), Some(view)) =
-            (cpuset.filter(|_| old && role(&host.name) != "rsyslog"), &mut host.spec.cgroup_view)
-        {
-            view.controllers.push(Controller { name: "cpuset".into(), host: path, target: "/dev/cpuset".into() });
-        }
-        // Their scripts change the owner of everything next to OAR's keys.
-        for mount in host.spec.mounts.iter_mut().filter(|m| old && m.target.starts_with("/var/lib/oar/.ssh/")) {
-            *mount = Mount::bind(&mount.source, &mount.target, false);
-        }
+/// Gives a host of an old folder what it looks for.
+pub fn adapt(host: &mut Host, cgroups: &Cgroups, env_id: &str) {
+    // OAR's v1 oarsh moves into cpusets below this path, which our own init-scripts make a link.
+    let cpuset = cgroups.for_jobs(env_id, &host.name).into_iter().find(|(name, _)| name == "cpuset");
+    if let (Some((_, path)), Some(view)) = (cpuset.filter(|_| host.role != "rsyslog"), &mut host.spec.cgroup_view) {
+        view.controllers.push(Controller { name: "cpuset".into(), host: path, target: "/dev/cpuset".into() });
+    }
+    // Their scripts change the owner of everything next to OAR's keys.
+    for mount in host.spec.mounts.iter_mut().filter(|m| m.target.starts_with("/var/lib/oar/.ssh/")) {
+        *mount = Mount::bind(&mount.source, &mount.target, false);
     }
 }
 

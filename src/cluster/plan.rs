@@ -1,11 +1,12 @@
 //! From what the user asked for to the containers that make it so. Pure.
 
+use super::facts::Facts;
 use super::request::Request;
 use super::volume::Mode;
-use super::{ENV_LABEL, HOST_LABEL, container_id, cow, files, keeper, role};
+use super::{ENV_LABEL, HOST_LABEL, container_id, cow, files, keeper, old_folder, role, v1_only};
 use crate::cgroup::{Cgroups, Controller, Layout, View, node_path};
 use crate::engine::{ContainerSpec, Content, Mount, NODE_CAPABILITIES, Network, Plug, ProcessSpec, Seed};
-use crate::net::{Access, Port, Subnet};
+use crate::net::{Access, Port};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
@@ -20,17 +21,6 @@ pub struct Host {
     pub spec: ContainerSpec,
 }
 
-/// What hosts are told of the world around them.
-#[derive(Debug, Clone, Default)]
-pub struct Surroundings {
-    /// The text of /etc/hosts.
-    pub hosts: String,
-    /// The text of /etc/resolv.conf.
-    pub resolv_conf: String,
-    /// As in `Europe/Paris`.
-    pub zone: Option<String>,
-}
-
 /// Names of all hosts in the order in which they are started: first what takes longest to become ready.
 pub fn names(nodes: u32) -> Vec<String> {
     let fixed = ["server", "frontend", "rsyslog"].into_iter().map(str::to_owned);
@@ -42,18 +32,13 @@ pub fn numbered(nodes: u32) -> impl Iterator<Item = (String, u32)> {
     names(nodes).into_iter().zip(1..)
 }
 
-/// The containers of a cluster. `image_env` gives the variables of a role's image.
-pub fn hosts(
-    request: &Request,
-    cgroups: &Cgroups,
-    subnet: Subnet,
-    image_env: &BTreeMap<String, Vec<String>>,
-    around: &Surroundings,
-) -> Vec<Host> {
+/// The containers of a cluster.
+pub fn hosts(request: &Request, cgroups: &Cgroups, facts: &Facts) -> Vec<Host> {
     numbered(request.nodes)
         .map(|(name, index)| {
             let role = role(&name).to_owned();
-            let mut env = image_env.get(&role).cloned().unwrap_or_default();
+            let image = facts.images.get(&role).cloned().unwrap_or_default();
+            let mut env = image.env;
             env.retain(|e| !e.starts_with("container="));
             env.push("container=oci".into());
             // Before there is a journal, systemd would say what is wrong on a console that containers lack.
@@ -62,12 +47,16 @@ pub fn hosts(
             let spec = ContainerSpec {
                 id: container_id(&request.env_id, &name),
                 hostname: name.clone(),
-                process: ProcessSpec { args: vec!["/sbin/init".into()], env, ..ProcessSpec::default() },
+                process: ProcessSpec {
+                    args: v1_only::kept_to_v1(image.process, cgroups),
+                    env,
+                    ..ProcessSpec::default()
+                },
                 mounts: mounts(request, &name),
-                seeds: seeds(request, around),
+                seeds: seeds(request, facts),
                 network: Network::Plug(Plug {
                     network: request.env_id.clone(),
-                    subnet,
+                    subnet: facts.subnet,
                     index,
                     ports: if name == "frontend" { ports(request) } else { Vec::new() },
                 }),
@@ -79,7 +68,11 @@ pub fn hosts(
                     (HOST_LABEL.to_owned(), name.clone()),
                 ]),
             };
-            Host { name, role, spec }
+            let mut host = Host { name, role, spec };
+            if facts.old {
+                old_folder::adapt(&mut host, cgroups, &request.env_id);
+            }
+            host
         })
         .collect()
 }
@@ -121,13 +114,13 @@ fn tmpfs(target: &str, mode: &str) -> Mount {
 }
 
 /// The files that users edit, so no mounts: nobody can put another file in the place of one.
-fn seeds(request: &Request, around: &Surroundings) -> Vec<Seed> {
+fn seeds(request: &Request, facts: &Facts) -> Vec<Seed> {
     let mut seeds = vec![
-        Seed { path: "/etc/hosts", content: Content::Text(around.hosts.clone()) },
-        Seed { path: "/etc/resolv.conf", content: Content::Text(around.resolv_conf.clone()) },
+        Seed { path: "/etc/hosts", content: Content::Text(facts.hosts.clone()) },
+        Seed { path: "/etc/resolv.conf", content: Content::Text(facts.resolv_conf.clone()) },
         Seed { path: "/etc/environment", content: Content::Text(files::environment(&request.envs)) },
     ];
-    if let Some(zone) = &around.zone {
+    if let Some(zone) = &facts.zone {
         seeds.push(Seed { path: "/etc/timezone", content: Content::Text(format!("{zone}\n")) });
         seeds.push(Seed { path: "/etc/localtime", content: Content::Link(format!("/usr/share/zoneinfo/{zone}")) });
     }
@@ -173,8 +166,10 @@ fn mounts(request: &Request, host: &str) -> Vec<Mount> {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+mod tests {
     use super::*;
+    use crate::cluster::facts::RoleImage;
+    use crate::net::Subnet;
 
     fn request() -> Request {
         Request {
@@ -203,8 +198,64 @@ pub(super) mod tests {
         Cgroups::detect(&dir.keep()).unwrap()
     }
 
-    pub(in crate::cluster) fn planned(files: &[&str]) -> Vec<Host> {
-        hosts(&request(), &cgroups(files), Subnet::first(), &BTreeMap::new(), &Surroundings::default())
+    fn facts(old: bool) -> Facts {
+        let image = |process: &[&str]| RoleImage {
+            env: vec!["container=docker".into(), "A=1".into()],
+            process: process.iter().map(|word| (*word).to_owned()).collect(),
+            chain: None,
+        };
+        let images = ["server", "frontend", "node"].map(|role| (role.to_owned(), image(&["/sbin/init"])));
+        let log_host = ("rsyslog".to_owned(), image(&["rsyslogd", "-n"]));
+        Facts {
+            images: images.into_iter().chain([log_host]).collect(),
+            subnet: Subnet::first(),
+            old,
+            hosts: "10.158.0.2 server\n".into(),
+            resolv_conf: String::new(),
+            zone: Some("Europe/Paris".into()),
+        }
+    }
+
+    fn planned(files: &[&str]) -> Vec<Host> {
+        hosts(&request(), &cgroups(files), &facts(false))
+    }
+
+    /// The parts of a plan that the layout of the cgroups and the kind of the folder decide.
+    fn told(hosts: &[Host]) -> String {
+        let mut text = String::new();
+        for host in hosts.iter().filter(|h| h.name != "node2" && h.name != "frontend") {
+            let view = host.spec.cgroup_view.as_ref().unwrap();
+            let controllers: Vec<_> = view.controllers.iter().map(|c| c.target.as_str()).collect();
+            let keys = host.spec.mounts.iter().find(|m| m.target.starts_with("/var/lib/oar/.ssh/"));
+            let keys = keys.map_or("none", |m| if m.options.iter().any(|o| o == "ro") { "ro" } else { "rw" });
+            let args = host.spec.process.args.join(" ");
+            text += &format!("{}: {args}; {} {}; keys {keys}\n", host.name, view.kind, controllers.join(" "));
+        }
+        text
+    }
+
+    /// Each layout, and a folder of the Python tool: what differs, and nothing else.
+    #[test]
+    fn plans_of_new_and_old_folders_on_each_layout() {
+        let init = "/sbin/init";
+        let v1 = "/sbin/init systemd.legacy_systemd_cgroup_controller=1";
+        for (files, kind, process, links) in [
+            (&["cpuset/tasks"][..], "cgroup", v1, "/dev/oar_cgroups_links/cpuset"),
+            (&["cpuset/tasks", "unified/cgroup.procs"], "cgroup2", init, "/dev/oar_cgroups_links/cpuset"),
+            (&["cgroup.controllers"], "cgroup2", init, ""),
+        ] {
+            let new = format!(
+                "server: {process}; {kind} {links}; keys none\nrsyslog: rsyslogd -n; {kind} ; keys none\n\
+                 node1: {process}; {kind} {links}; keys ro\n"
+            );
+            assert_eq!(told(&hosts(&request(), &cgroups(files), &facts(false))), new);
+            let old = new.replace("keys ro", "keys rw").replace(links, &format!("{links} /dev/cpuset"));
+            let expected = if links.is_empty() { new.replace("keys ro", "keys rw") } else { old };
+            assert_eq!(told(&hosts(&request(), &cgroups(files), &facts(true))), expected);
+        }
+        let spec = planned(&["cpuset/tasks"]).remove(0).spec;
+        assert!(spec.process.env.contains(&"container=oci".into()) && spec.process.env.contains(&"A=1".into()));
+        assert!(spec.seeds.iter().any(|s| s.path == "/etc/timezone"));
     }
 
     #[test]

@@ -1,18 +1,17 @@
 //! Starting, stopping and restarting a cluster: the only place that changes anything.
 
+use super::facts::{self, Facts};
 use super::files::Files;
 use super::notify::Notify;
 use super::plan::{self, Host};
 use super::request::Request;
 use super::volume::Mode;
-use super::{ROLES, container_id, containers, cow, init, keeper, old_folder, require_its_engine, session, v1_only};
+use super::{container_id, containers, cow, init, keeper, old_folder, require_its_engine, session};
 use crate::cgroup::Cgroups;
 use crate::engine::{Engine, State};
 use crate::error::{Error, Result};
-use crate::net;
 use futures::stream::{FuturesUnordered, StreamExt as _};
-use std::collections::{BTreeMap, BTreeSet};
-use std::net::Ipv4Addr;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
@@ -94,35 +93,16 @@ impl Runner {
         image: &(dyn Fn(&str) -> String + Sync),
         wait: bool,
     ) -> Result<Option<Broken>> {
-        let (mut env, mut processes) = (BTreeMap::new(), BTreeMap::new());
-        let mut chain = None;
-        for role in ROLES {
-            let found = self.engine.image(&image(role)).await?;
-            let found = found.ok_or_else(|| Error::new(format!("image {} is not there", image(role))))?;
-            if role == "frontend" {
-                chain = found.chain_id();
-            }
-            processes.insert(role.to_owned(), init::first_process(&found));
-            let config = found.config.config().as_ref();
-            env.insert(role.to_owned(), config.and_then(|c| c.env().clone()).unwrap_or_default());
-        }
+        let images = facts::images(self.engine.as_ref(), image).await?;
+        let chain = images.get("frontend").and_then(|image| image.chain.clone());
+        let env = images.iter().map(|(role, image)| (role.clone(), image.env.clone())).collect();
         let files = Files::new(&request.env_id);
         files.claim(&self.engine.info().docker_host)?;
         let subnet = self.engine.create_network(&request.env_id, &plan::access(request)).await?;
-        let addresses: Vec<(String, Ipv4Addr)> = plan::numbered(request.nodes)
-            .map(|(name, index)| Ok((name, subnet.host(index)?)))
-            .collect::<Result<_>>()?;
-        let around = plan::Surroundings {
-            hosts: net::hosts(&addresses),
-            resolv_conf: net::resolv_conf()?.text,
-            zone: request.zone.clone(),
-        };
-        let mut hosts = plan::hosts(request, &self.cgroups, subnet, &env, &around);
-        let old = old_folder::is_old(&request.env_dir);
-        old_folder::adapt(&mut hosts, &processes, old, &self.cgroups, &request.env_id);
-        v1_only::keep_to_v1(&mut hosts, &self.cgroups);
+        let facts = Facts::collect(request, images, subnet)?;
+        let hosts = plan::hosts(request, &self.cgroups, &facts);
         let names: Vec<String> = hosts.iter().map(|h| h.name.clone()).collect();
-        files.create(request, &names, &around.hosts, &env)?;
+        files.create(request, &names, &facts.hosts, &env)?;
         let cow = request.volumes.iter().any(|v| v.mode == Mode::CopyOnWrite);
         for name in &names {
             self.cgroups.create(&request.env_id, name)?;

@@ -1,7 +1,6 @@
 //! Hosts with v1 cgroups only: systemd refuses to run there after version 255, so its image must not be started.
 
 use super::init::is_init;
-use super::plan::Host;
 use crate::cgroup::{Cgroups, Layout};
 use crate::engine::Engine;
 use crate::error::{Error, Result};
@@ -31,14 +30,12 @@ pub async fn check(engine: &dyn Engine, cgroups: &Cgroups, images: &[(String, St
 /// Keeps systemd to the v1 hierarchies on such a host. It would mount the v2 hierarchy, too, which is a single one there, the
 /// same in every container: services of one name would share a cgroup, where systemd finds foreign processes that it cannot
 /// see, never sees the service end, and leaves its cgroups behind.
-pub fn keep_to_v1(hosts: &mut [Host], cgroups: &Cgroups) {
-    if cgroups.layout != Layout::Legacy {
-        return;
-    }
-    for host in hosts.iter_mut().filter(|h| is_init(&h.spec.process.args)) {
+pub fn kept_to_v1(mut process: Vec<String>, cgroups: &Cgroups) -> Vec<String> {
+    if cgroups.layout == Layout::Legacy && is_init(&process) {
         // In a container, systemd reads its own command line where it would read the kernel's.
-        host.spec.process.args.push("systemd.legacy_systemd_cgroup_controller=1".into());
+        process.push("systemd.legacy_systemd_cgroup_controller=1".into());
     }
+    process
 }
 
 fn refusal(title: &str, version: u32) -> Error {
@@ -96,24 +93,6 @@ mod tests {
         fs::write(tree.path().join("var/lib/dpkg/status"), status).unwrap();
         assert_eq!(found(), Some(252));
         assert_eq!(from_dpkg(&status.replace("install ok installed", "deinstall ok config-files")), None);
-    }
-
-    #[test]
-    fn systemd_stays_off_v2_where_containers_would_share_it() {
-        let args = |files: &[&str]| {
-            let dir = tempfile::tempdir().unwrap();
-            for file in files {
-                let path = dir.path().join(file);
-                fs::create_dir_all(path.parent().unwrap()).unwrap();
-                fs::write(path, "").unwrap();
-            }
-            let mut hosts = super::super::plan::tests::planned(files);
-            keep_to_v1(&mut hosts, &Cgroups::detect(dir.path()).unwrap());
-            hosts.remove(0).spec.process.args
-        };
-        assert_eq!(args(&["cpuset/tasks"]), ["/sbin/init", "systemd.legacy_systemd_cgroup_controller=1"]);
-        assert_eq!(args(&["cpuset/tasks", "unified/cgroup.procs"]), ["/sbin/init"]);
-        assert_eq!(args(&["cgroup.controllers"]), ["/sbin/init"]);
     }
 
     #[test]
