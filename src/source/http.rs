@@ -1,9 +1,9 @@
 //! Downloading a tarball.
 
+use super::tarball::{self, Tarball};
 use crate::error::{Context as _, Error, Result, root_cause};
 use crate::host::make_dir;
 use futures::StreamExt as _;
-use std::fs::File;
 use std::path::Path;
 use std::time::Duration;
 use tokio::io::AsyncWriteExt as _;
@@ -12,7 +12,7 @@ use tokio::io::AsyncWriteExt as _;
 const SILENCE: Duration = Duration::from_secs(30);
 
 /// Downloads to a directory of ours; follows redirects; a download that is cut short is an error. `say` hears the progress.
-pub(super) async fn download(url: &str, dir: &Path, say: &dyn Fn(&str)) -> Result<File> {
+pub(super) async fn download(url: &str, dir: &Path, say: &dyn Fn(&str)) -> Result<Tarball> {
     let doing = || format!("cannot download {url}");
     make_dir(dir, 0o711)?;
     let client = reqwest::Client::builder().connect_timeout(SILENCE).read_timeout(SILENCE).build().doing(doing)?;
@@ -33,8 +33,9 @@ pub(super) async fn download(url: &str, dir: &Path, say: &dyn Fn(&str)) -> Resul
         say(&format!("Downloading {url}: {:.1}{of} MB", done as f64 / 1e6));
     }
     file.flush().await.doing(doing)?;
-    super::tarball::check(part.as_file(), url)
-        .map_err(|e| if kind.starts_with("text/") { e.hint(format!("the server calls it {kind}")) } else { e })?;
     // What has no name cannot be mounted.
-    part.persist(dir.join("oar-tarball.tar.gz")).map_err(|e| e.error).doing(doing)
+    let place = dir.join("oar-tarball");
+    let file = part.persist(&place).map_err(|e| e.error).doing(doing)?;
+    tarball::open(file, Some(place), url, dir)
+        .map_err(|e| if kind.starts_with("text/") { e.hint(format!("the server calls it {kind}")) } else { e })
 }

@@ -10,7 +10,6 @@ mod tarball;
 use crate::error::{Context as _, Error, Result};
 use crate::host;
 use crate::rooted::{Root, pin};
-use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::{fmt, fs};
 
@@ -30,7 +29,7 @@ pub struct Source {
 
 #[derive(Debug)]
 enum Kind {
-    Tarball(File),
+    Tarball(tarball::Tarball),
     Directory(Root),
     Git(Root),
     Packages,
@@ -80,17 +79,17 @@ pub async fn open(text: &str, env_dir: &Root, scratch: &Path, say: &(dyn Fn(&str
     }
     match text.split_once("://") {
         Some(("http" | "https", _)) => {
-            let file = http::download(text, scratch, say).await?;
-            Ok(Source { name: text.into(), kind: Kind::Tarball(file) })
+            let tarball = http::download(text, scratch, say).await?;
+            Ok(Source { name: text.into(), kind: Kind::Tarball(tarball) })
         }
-        Some(("file", path)) => local(path),
+        Some(("file", path)) => local(path, scratch),
         Some((scheme, _)) => Err(Error::new(format!("{scheme} URLs cannot be installed from"))
             .hint("use http, https or file for tarballs, and git+URL for repositories")),
-        None => local(text),
+        None => local(text, scratch),
     }
 }
 
-fn local(text: &str) -> Result<Source> {
+fn local(text: &str, scratch: &Path) -> Result<Source> {
     let doing = || format!("cannot open {text}");
     let path = fs::canonicalize(text)
         .doing(doing)
@@ -101,8 +100,8 @@ fn local(text: &str) -> Result<Source> {
     let parent = Root::open(path.parent().unwrap_or(Path::new("/")))?;
     let file = parent.file(Path::new(path.file_name().unwrap_or_default())).doing(doing)?;
     let name = path.display().to_string();
-    tarball::check(&file, &name)?;
-    Ok(Source { name, kind: Kind::Tarball(file) })
+    let tarball = tarball::open(file, None, &name, scratch)?;
+    Ok(Source { name, kind: Kind::Tarball(tarball) })
 }
 
 fn of_tree(tree: Root) -> Result<Source> {
@@ -127,8 +126,8 @@ impl Source {
         let place = Place(dir);
         let at = place.0.path().join("source");
         let form = match &self.kind {
-            Kind::Tarball(file) => {
-                pin(file, &at).doing(doing)?;
+            Kind::Tarball(tarball) => {
+                pin(&tarball.file, &at).doing(doing)?;
                 Form::File(at)
             }
             Kind::Directory(tree) => {
@@ -176,18 +175,18 @@ mod tests {
 
     fn tarball(dir: &Path, top: &str) -> PathBuf {
         let path = dir.join("x.tar.gz");
-        let mut builder = tar::Builder::new(GzEncoder::new(File::create(&path).unwrap(), Compression::fast()));
+        let mut builder = tar::Builder::new(GzEncoder::new(fs::File::create(&path).unwrap(), Compression::fast()));
         builder.append_dir_all(top, dir.join("tree")).unwrap();
         builder.into_inner().unwrap().finish().unwrap();
         path
     }
 
     fn message(text: &Path) -> String {
-        local(&text.to_string_lossy()).unwrap_err().to_string()
+        local(&text.to_string_lossy(), &std::env::temp_dir()).unwrap_err().to_string()
     }
 
     fn prepared(path: &Path, scratch: &Path) -> Prepared {
-        local(&path.to_string_lossy()).unwrap().prepare(scratch).unwrap()
+        local(&path.to_string_lossy(), scratch).unwrap().prepare(scratch).unwrap()
     }
 
     fn directory(prepared: &Prepared) -> &Path {
@@ -228,6 +227,30 @@ mod tests {
             fs::write(&path, &bytes[..cut]).unwrap();
             assert!(message(&path).contains("is not a complete tar"), "cut at {cut}");
         }
+        // The same with xz, in two streams, as a parallel xz makes them.
+        let mut tar = Vec::new();
+        std::io::copy(&mut flate2::read::MultiGzDecoder::new(&bytes[..]), &mut tar).unwrap();
+        let xz = |bytes: &[u8]| {
+            let mut out = Vec::new();
+            std::io::copy(&mut liblzma::read::XzEncoder::new(bytes, 1), &mut out).unwrap();
+            out
+        };
+        let bytes = [xz(&tar[..1000]), xz(&tar[1000..])].concat();
+        let path = dir.join("oar.tar.xz");
+        fs::write(&path, &bytes).unwrap();
+        let there =
+            || fs::read_dir(dir).unwrap().flatten().filter(|e| e.path().extension().is_some_and(|x| x == "tar"));
+        let source = local(path.to_str().unwrap(), dir).unwrap();
+        assert_eq!(there().count(), 1);
+        assert!(matches!(source.prepare(dir).unwrap().form, Form::File(_)));
+        drop(source);
+        for cut in [7, bytes.len() / 2, bytes.len() - 4] {
+            fs::write(&path, &bytes[..cut]).unwrap();
+            assert!(message(&path).contains("is not a complete tar.xz file"), "cut at {cut}");
+        }
+        assert_eq!(there().count(), 0);
+        fs::write(&path, b"BZh91AY&SY").unwrap();
+        assert!(message(&path).contains("is compressed with bzip2"));
         fs::write(&path, "no tar at all, but long enough to be read as one".repeat(40)).unwrap();
         assert!(message(&path).contains("is not a complete tar"));
         assert!(message(&dir.join("none")).contains("No such file"));
@@ -286,7 +309,10 @@ mod tests {
         let own = tmp.path().join("own");
         shell(&format!("git -c safe.directory='*' -C {} worktree add -q {}", tree.display(), own.display()));
         shell(&format!("chown 0:0 {}/.git", own.display()));
-        let error = local(&own.to_string_lossy()).unwrap().prepare(&scratch.path().join("scratch")).unwrap_err();
+        let error = local(&own.to_string_lossy(), scratch.path())
+            .unwrap()
+            .prepare(&scratch.path().join("scratch"))
+            .unwrap_err();
         assert!(error.to_string().contains("belongs to user"), "{error}");
     }
 
