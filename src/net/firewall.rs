@@ -3,6 +3,7 @@
 
 use super::Subnet;
 use crate::error::{Context as _, Error, Result};
+use serde_json::Value;
 use std::collections::HashMap;
 use std::io::Write as _;
 use std::net::Ipv4Addr;
@@ -144,22 +145,20 @@ pub(super) fn remove(id: &str) -> Result<()> {
 
 /// Host ports that oardocker's networks publish, with the network's id.
 pub(super) fn published() -> Result<HashMap<u16, String>> {
-    Ok(parse_published(&nft(&["list", "ruleset", "ip"], "").doing(|| "cannot list the nft rules".into())?))
+    let listed = nft(&["-j", "list", "ruleset", "ip"], "").doing(|| "cannot list the nft rules".into())?;
+    let listed = serde_json::from_str(&listed).doing(|| "cannot read what nft lists".into())?;
+    Ok(ports_in(&listed))
 }
 
-fn parse_published(text: &str) -> HashMap<u16, String> {
-    let mut id = None;
-    let mut ports = HashMap::new();
-    for line in text.lines() {
-        if let Some(name) = line.strip_prefix("table ip ") {
-            id = name.strip_prefix("oardocker_").map(|n| n.trim_end_matches([' ', '{']).to_owned());
-        }
-        let mut words = line.split_whitespace().skip_while(|w| *w != "dport");
-        if let (Some(id), Some(port)) = (&id, words.nth(1).and_then(|p| p.parse().ok())) {
-            ports.insert(port, id.clone());
-        }
-    }
-    ports
+fn ports_in(listed: &Value) -> HashMap<u16, String> {
+    let rules = listed["nftables"].as_array().into_iter().flatten().map(|item| &item["rule"]);
+    let published = |rule: &Value| {
+        let id = rule["table"].as_str()?.strip_prefix("oardocker_")?.to_owned();
+        let matches = rule["expr"].as_array()?.iter().map(|part| &part["match"]);
+        let port = matches.filter(|m| m["left"]["payload"]["field"] == "dport").find_map(|m| m["right"].as_u64())?;
+        Some((u16::try_from(port).ok()?, id))
+    };
+    rules.filter_map(published).collect()
 }
 
 fn nft(args: &[&str], input: &str) -> Result<String> {
@@ -201,6 +200,7 @@ fn set(path: &str) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use serde_json::json;
 
     #[test]
     fn ports_stay_on_loopback_unless_asked() {
@@ -229,8 +229,17 @@ mod tests {
 
     #[test]
     fn published_ports_are_found_again() {
-        let text = "table ip other {\n  tcp dport 1 dnat to 1.2.3.4:5\n}\ntable ip oardocker_ab12 {\n chain local {\n\
-                    \tip daddr 127.0.0.1 tcp dport 40080 dnat to 10.1.0.2:80\n }\n}\n";
-        assert_eq!(parse_published(text), HashMap::from([(40080, "ab12".to_owned())]));
+        let rule = |table: &str, expr: Value| json!({"rule": {"family": "ip", "table": table, "chain": "local", "expr": expr}});
+        let to = |port: Value| json!({"match": {"op": "==", "left": {"payload": {"protocol": "tcp", "field": "dport"}}, "right": port}});
+        let from = json!({"match": {"op": "==", "left": {"payload": {"protocol": "ip", "field": "daddr"}}, "right": "127.0.0.1"}});
+        let listed = json!({"nftables": [
+            {"metainfo": {"version": "1.0.6"}},
+            {"table": {"family": "ip", "name": "oardocker_ab12"}},
+            rule("other", json!([to(json!(1))])),
+            rule("oardocker_ab12", json!([from, to(json!(40080)), {"dnat": {"addr": "10.1.0.2", "port": 80}}])),
+            // Not published: who may not reach them.
+            rule("oardocker_ab12", json!([to(json!({"set": [40080, 46668]})), {"reject": null}])),
+        ]});
+        assert_eq!(ports_in(&listed), HashMap::from([(40080, "ab12".to_owned())]));
     }
 }
