@@ -48,7 +48,9 @@ done
 # has PROGRAM: whether one of Almighty's children is that.
 has() {
     local child children='' words
-    read -r children 2>/dev/null < "/proc/$MAINPID/task/$MAINPID/children"
+    # Some kernels have no such list.
+    read -r children 2>/dev/null < "/proc/$MAINPID/task/$MAINPID/children" ||
+        [ -e "/proc/self/task/$BASHPID/children" ] || children=$(pgrep -P "$MAINPID" | tr '\n' ' ')
     for child in $children; do
         mapfile -d '' words 2>/dev/null < "/proc/$child/cmdline"
         [[ " ${words[*]}" != *"$1"* ]] || return 0
@@ -86,7 +88,7 @@ faults() {
 }
 
 if [ "$1" = state ]; then
-    MAINPID=$(systemctl show -P MainPID oar-server 2>/dev/null)
+    MAINPID=$(systemctl show --value -p MainPID oar-server 2>/dev/null)
     case $(systemctl is-active oar-server) in
         active) said | grep -aE "$ERROR" | tail -n 3; lonely ;;
         *ing) ;;

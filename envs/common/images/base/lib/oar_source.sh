@@ -24,6 +24,7 @@ install_oar() {
         install_packages "$@"
     else
         unpack_source
+        make_man_pages
         make_modules "$@"
     fi
     COMMENT="OAR $VERSION ($KIND)"
@@ -60,6 +61,20 @@ unpack_source() {
 unpack_tarball() {
     tar -xf "$1" -C "$WORK"
     SRCDIR=$(find "$WORK" -mindepth 1 -maxdepth 1 -type d | head -n 1)
+}
+
+# Man pages by one Perl, as the Makefile would make them: it starts a Perl for each, a second of work on every host.
+make_man_pages() {
+    local dir
+    find "$SRCDIR" -type d -path '*/man/man[1-8]' | while read -r dir; do
+        (cd "$dir" && find . -name '*.pod' -printf '%P\n' | xargs -r perl -MPod::Man -e '
+            my $section = shift;
+            for my $pod (@ARGV) {
+                (my $name = $pod) =~ s/\.pod$//;
+                my %more = (section => $section, release => $name, center => "OAR commands", name => $name);
+                Pod::Man->new(%more)->parse_from_file($pod, "$name.$section");
+            }' "${dir: -1}")
+    done
 }
 
 # The names of scripts come in; what Perl or the shell says of those that do not compile comes out. That a module of others is
