@@ -20,6 +20,8 @@ const SILENCE: Duration = Duration::from_millis(250);
 
 /// What a shell has just started in the background may be the shell still, or one of those: so long they are waited for.
 const ON_THEIR_WAY: Duration = Duration::from_millis(250);
+/// The same for what is read from a slow disk.
+const READ_FROM_DISK: Duration = Duration::from_secs(3);
 /// How long what is hung up may take to end.
 const LAST_WORDS: Duration = Duration::from_millis(250);
 const LOOK_AGAIN: Duration = Duration::from_millis(2);
@@ -27,7 +29,8 @@ const LOOK_AGAIN: Duration = Duration::from_millis(2);
 const TICKS_PER_SECOND: f64 = 100.0;
 /// How long an engine may take to tell the process of a session that it has begun.
 const TICKS_OF_ASKING: u64 = 300;
-const BRIEF: [&str; 6] = ["nohup", "setsid", "sh", "bash", "dash", "zsh"];
+const SHELLS: [&str; 4] = ["sh", "bash", "dash", "zsh"];
+const BRIEF: [&str; 2] = ["nohup", "setsid"];
 
 /// What is heard of a session: each piece of output, from when it comes until it is passed on.
 #[derive(Debug, Default)]
@@ -82,6 +85,8 @@ struct Member {
     session: i32,
     /// It has ended, and nobody has asked how.
     zombie: bool,
+    /// It cannot go on before something has been read.
+    reads: bool,
     /// When it began, in ticks.
     began: u64,
 }
@@ -125,8 +130,10 @@ impl Family {
         if member(self.leader).is_some_and(|m| !m.zombie) || self.orphans().is_empty() {
             return;
         }
-        let deadline = Instant::now() + ON_THEIR_WAY;
-        while Instant::now() < deadline && self.orphans().iter().any(|m| self.is_on_its_way(m)) {
+        let begun = Instant::now();
+        while begun.elapsed() < READ_FROM_DISK
+            && self.orphans().iter().any(|m| self.is_on_its_way(m, begun.elapsed() > ON_THEIR_WAY))
+        {
             tokio::time::sleep(LOOK_AGAIN).await;
         }
         // One that is stopped could not hear it, and some hear of nothing for a while, such as a su that ends its shell.
@@ -150,9 +157,14 @@ impl Family {
         going.map(|m| Pid::from_raw(m.pid))
     }
 
-    /// Whether a process is about to become another program, which could detach: the kernel has no event for that.
-    fn is_on_its_way(&self, member: &Member) -> bool {
-        program(member.pid).is_some_and(|program| program == self.program || BRIEF.iter().any(|d| program.ends_with(d)))
+    /// Whether a process is about to become another program, which could detach: the kernel has no event for that. `late` a shell
+    /// is one that stays, unless its next program is being read.
+    fn is_on_its_way(&self, member: &Member, late: bool) -> bool {
+        let is = |names: &[&str], program: &Path| names.iter().any(|name| program.ends_with(name));
+        program(member.pid).is_some_and(|program| {
+            let shell = program == self.program || is(&SHELLS, &program);
+            is(&BRIEF, &program) || shell && (!late || member.reads)
+        })
     }
 
     /// Ends when a session that has ended is silent, and somebody who has detached keeps its streams open.
@@ -277,7 +289,9 @@ fn parse(pid: i32, stat: &str) -> Option<Member> {
     let fields: Vec<&str> = stat[stat.rfind(')')? + 1..].split_whitespace().collect();
     let number = |i: usize| fields.get(i)?.parse().ok();
     let began = fields.get(19).and_then(|n| n.parse().ok()).unwrap_or(0);
-    Some(Member { pid, group: number(2)?, session: number(3)?, zombie: matches!(*fields.first()?, "Z" | "X"), began })
+    let state = *fields.first()?;
+    let (zombie, reads) = (matches!(state, "Z" | "X"), state == "D");
+    Some(Member { pid, group: number(2)?, session: number(3)?, zombie, reads, began })
 }
 
 #[cfg(test)]
@@ -289,6 +303,7 @@ mod tests {
         let member = parse(7, "7 (a) R 9 (b) S 1 40 50 0 -1 4194304").unwrap();
         assert_eq!((member.group, member.session, member.zombie), (40, 50, false));
         assert!(parse(7, "7 (x) Z 1 40 50").unwrap().zombie);
+        assert!(parse(7, "7 (x) D 1 40 50").unwrap().reads && !parse(7, "7 (x) S 1 40 50").unwrap().reads);
         assert!(parse(7, "").is_none() && parse(7, "7 (x) Z").is_none());
     }
 
