@@ -149,9 +149,6 @@ ProxyPass /oarapi/ http://127.0.0.1:6665/
     RequestHeader set X-Remote-Ident "expr=%{REMOTE_USER}" "expr=-n %{REMOTE_USER}"
 </Location>
 CONF
-    # It takes a second of the processor to begin, which the server needs first.
-    install -d /etc/systemd/system/oarapi.service.d
-    printf '[Service]\nNice=10\n' > /etc/systemd/system/oarapi.service.d/oardocker.conf
     a2enmod -q proxy proxy_http
     systemctl add-wants multi-user.target oarapi.service
 }
