@@ -182,7 +182,11 @@ mod tests {
     }
 
     fn message(text: &Path) -> String {
-        local(&text.to_string_lossy(), &std::env::temp_dir()).unwrap_err().to_string()
+        // Never a directory that is others' as well: its mode is set.
+        let scratch = tempfile::tempdir().unwrap();
+        let error = local(&text.to_string_lossy(), scratch.path()).unwrap_err().to_string();
+        assert_eq!(fs::read_dir(scratch.path()).unwrap().count(), 0, "nothing half done stays");
+        error
     }
 
     fn prepared(path: &Path, scratch: &Path) -> Prepared {
