@@ -1,13 +1,14 @@
 //! The containerd adapter: gRPC to containerd >= 1.6 with the runc v2 shim, everything in namespace `oardocker`.
 
 mod client;
+mod containers;
 mod content;
+mod exec;
 mod images;
 mod managed;
-mod recover;
 mod snapshots;
+mod steps;
 mod streams;
-mod tasks;
 
 pub use managed::{ensure as ensure_managed, installed};
 
@@ -94,20 +95,20 @@ impl Engine for Containerd {
     }
 
     async fn begin_step(&self, parent: Option<&str>) -> Result<StepRoot> {
-        recover::steps(&self.client).await?;
-        snapshots::begin_step(&self.client, parent).await
+        steps::steps(&self.client).await?;
+        steps::begin_step(&self.client, parent).await
     }
 
     async fn run_step(&self, step: &StepRoot, spec: &ContainerSpec, output: mpsc::Sender<Vec<u8>>) -> Result<u32> {
-        tasks::run_step(&self.client, step, spec, output).await
+        steps::run_step(&self.client, step, spec, output).await
     }
 
     async fn commit_step(&self, step: StepRoot, layer: &Layer) -> Result<String> {
-        snapshots::commit_step(&self.client, step, layer).await
+        steps::commit_step(&self.client, step, layer).await
     }
 
     async fn abort_step(&self, step: StepRoot) -> Result<()> {
-        recover::step(&self.client, &step.key).await
+        steps::step(&self.client, &step.key).await
     }
 
     async fn create_network(&self, id: &str, access: &Access) -> Result<Subnet> {
@@ -128,39 +129,39 @@ impl Engine for Containerd {
                 netns
             }
         };
-        tasks::create(&self.client, spec, image, &netns, console).await
+        containers::create(&self.client, spec, image, &netns, console).await
     }
 
     async fn start(&self, id: &str) -> Result<()> {
-        tasks::start(&self.client, id).await
+        containers::start(&self.client, id).await
     }
 
     async fn wait(&self, id: &str) -> Result<u32> {
-        tasks::wait(&self.client, id).await
+        containers::wait(&self.client, id).await
     }
 
     async fn end_task(&self, id: &str, grace: Option<(i32, Duration)>) -> Result<()> {
-        tasks::end(&self.client, id, grace).await
+        containers::end(&self.client, id, grace).await
     }
 
     async fn remove(&self, id: &str) -> Result<()> {
-        tasks::remove(&self.client, id).await
+        containers::remove(&self.client, id).await
     }
 
     async fn containers(&self) -> Result<Vec<ContainerInfo>> {
-        tasks::list(&self.client).await
+        containers::list(&self.client).await
     }
 
     async fn restart(&self, id: &str, console: &Path) -> Result<()> {
-        tasks::restart(&self.client, id, console).await
+        containers::restart(&self.client, id, console).await
     }
 
     async fn exec(&self, id: &str, process: &ProcessSpec, session: Session) -> Result<u32> {
-        tasks::exec(&self.client, id, process, session).await
+        exec::exec(&self.client, id, process, session).await
     }
 
     async fn recover(&self) -> Result<()> {
-        recover::run(&self.client).await
+        steps::run(&self.client).await
     }
 
     fn orphans(&self) -> Result<Vec<u32>> {
@@ -168,7 +169,7 @@ impl Engine for Containerd {
     }
 
     async fn settled(&self, _: &[u32]) -> Result<bool> {
-        // It gives up what a client asked for that is gone, and removing waits for that: see tasks::remove.
+        // It gives up what a client asked for that is gone, and removing waits for that: see containers::remove.
         Ok(true)
     }
 
