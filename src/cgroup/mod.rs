@@ -7,6 +7,7 @@
 //! The root is a parameter, so that everything here can be tested on plain directories.
 
 use crate::error::{Context as _, Error, Result};
+use serde::Serialize;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -21,6 +22,9 @@ pub enum Layout {
     /// v2 only.
     Unified,
 }
+
+/// The directory of all that is ours.
+const OURS: &str = "oardocker";
 
 /// The controllers that OAR's v1 job manager uses; a host may lack some.
 const FOR_JOBS: [&str; 7] = ["cpuset", "cpu", "cpuacct", "memory", "devices", "freezer", "blkio"];
@@ -47,7 +51,7 @@ const DEVICES: [&str; 13] = [
 ];
 
 /// What a container sees of the cgroups: its own part, as if that were the whole.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct View {
     /// Type of the filesystem at /sys/fs/cgroup: `cgroup2`, or `cgroup` for v1.
     pub kind: &'static str,
@@ -56,7 +60,7 @@ pub struct View {
 }
 
 /// A v1 controller in a [`View`].
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Controller {
     /// As in `cpuset`.
     pub name: String,
@@ -72,13 +76,15 @@ pub struct Cgroups {
     root: PathBuf,
     /// What was found there.
     pub layout: Layout,
+    /// Controllers of v1 that jobs are confined with.
+    for_jobs: Vec<&'static str>,
     /// Whether the engine makes the containers' cgroups, so that there are none of ours.
     foreign: bool,
 }
 
 /// The path of a node below any controller.
 pub fn node_path(env_id: &str, node: &str) -> String {
-    format!("/oardocker/{env_id}/{node}")
+    format!("/{OURS}/{env_id}/{node}")
 }
 
 impl Cgroups {
@@ -94,7 +100,9 @@ impl Cgroups {
             return Err(Error::new(format!("there is no cgroup filesystem at {}", root.display()))
                 .hint("give its path with --cgroup-path; it is /sys/fs/cgroup on every current system"));
         };
-        Ok(Self { root: root.into(), layout, foreign: false })
+        let there = |c: &&str| layout != Layout::Unified && root.join(c).join("tasks").exists();
+        let for_jobs = FOR_JOBS.into_iter().filter(there).collect();
+        Ok(Self { root: root.into(), layout, for_jobs, foreign: false })
     }
 
     /// The same where the engine makes the containers' cgroups: nothing is made or removed.
@@ -133,14 +141,16 @@ impl Cgroups {
 
     /// The v1 controllers that a node's jobs are confined with: name, and the node's own directory on the host.
     pub fn for_jobs(&self, env_id: &str, node: &str) -> Vec<(String, PathBuf)> {
-        if self.layout == Layout::Unified || self.foreign {
+        if self.foreign {
             return Vec::new();
         }
-        FOR_JOBS
-            .iter()
-            .filter(|c| self.root.join(c).join("tasks").exists())
-            .map(|c| ((*c).to_owned(), self.root.join(c).join(&node_path(env_id, node)[1..])))
-            .collect()
+        let own = |c: &&str| ((*c).to_owned(), self.root.join(c).join(&node_path(env_id, node)[1..]));
+        self.for_jobs.iter().map(own).collect()
+    }
+
+    /// The path, below any controller, that containers of an environment have theirs in; none where the engine finds them a place.
+    pub fn parent(&self, env_id: &str) -> Option<String> {
+        (!self.foreign).then(|| format!("/{OURS}/{env_id}"))
     }
 
     /// Creates a node's directories in every hierarchy. A v1 cpuset starts empty and would hold no process.
@@ -150,7 +160,7 @@ impl Cgroups {
 
     /// Creates the directories that those of an environment's containers are made in.
     pub fn create_parent(&self, env_id: &str) -> Result<()> {
-        self.create_path(&format!("/oardocker/{env_id}"))
+        self.create_path(&format!("/{OURS}/{env_id}"))
     }
 
     fn create_path(&self, path: &str) -> Result<()> {
@@ -184,7 +194,7 @@ impl Cgroups {
     pub fn remove(&self, env_id: &str) -> Result<()> {
         let mut errors = Vec::new();
         for hierarchy in self.hierarchies() {
-            let ours = hierarchy.join("oardocker");
+            let ours = hierarchy.join(OURS);
             errors.extend(remove_tree(&ours.join(env_id)).err());
             // The last cluster takes the common parent along; others keep it busy.
             let _ = fs::remove_dir(&ours);
@@ -200,7 +210,7 @@ impl Cgroups {
 
     /// Cgroups of an environment that exist.
     pub fn exists(&self, env_id: &str) -> bool {
-        self.hierarchies().iter().any(|h| h.join("oardocker").join(env_id).exists())
+        self.hierarchies().iter().any(|h| h.join(OURS).join(env_id).exists())
     }
 }
 

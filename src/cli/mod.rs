@@ -13,6 +13,7 @@ pub mod ui;
 use crate::cluster::keeper;
 use crate::engine::rootless;
 use crate::error::{Error, Result};
+use crate::host::Machine;
 use commands::Context;
 use parse::{Env, Invocation, Line, Parsed, Refusal};
 use std::ffi::OsString;
@@ -48,8 +49,8 @@ pub fn run(args: Vec<OsString>) -> u8 {
         return 0;
     }
     if let Some(env_id) = env.get(keeper::VARIABLE) {
-        let kept = rootless::enter("managed")
-            .and_then(|()| keeper::keep(env_id, &words.iter().map(OsString::from).collect::<Vec<_>>()));
+        let global: Vec<OsString> = words.iter().map(OsString::from).collect();
+        let kept = rootless::enter("managed").and_then(|machine| keeper::keep(&machine, env_id, &global));
         return match kept {
             Ok(()) => 0,
             Err(e) => {
@@ -99,12 +100,14 @@ fn refuse(ui: &Ui, refusal: &Refusal, env: &Env) -> u8 {
 fn execute(ui: &Arc<Ui>, line: &Line) -> u8 {
     // Before there are threads.
     let host = line.global.get("docker_host").and_then(|host| host.as_str()).unwrap_or_default();
-    if line.chain.iter().any(|i| commands::needs_engine(i.command))
-        && let Err(e) = rootless::enter(host)
-    {
-        ui.error(&e);
-        return e.exit_code();
-    }
+    let needed = line.chain.iter().any(|i| commands::needs_engine(i.command));
+    let machine = match if needed { rootless::enter(host) } else { Ok(Machine::new(false)) } {
+        Ok(machine) => machine,
+        Err(e) => {
+            ui.error(&e);
+            return e.exit_code();
+        }
+    };
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(e) => {
@@ -115,7 +118,7 @@ fn execute(ui: &Arc<Ui>, line: &Line) -> u8 {
     // The TLS of registries; installing it twice is the only way to fail.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let code = runtime.block_on(async {
-        let mut context = Context::new(ui.clone(), &line.global);
+        let mut context = Context::new(ui.clone(), machine, &line.global);
         if let Err(e) = commands::before(&context, &line.chain) {
             ui.error(&e);
             return e.exit_code();

@@ -3,47 +3,73 @@
 use super::files::Files;
 use super::volume::{Mode, Volume};
 use crate::error::{Context as _, Result};
-use crate::host::{is_rootless, overlay_features};
-use nix::mount::{MsFlags, mount};
+use crate::host::{Powers, overlay_features};
+use serde::Serialize;
 use std::fs;
+use std::os::unix::fs::{MetadataExt as _, chown};
 use std::path::PathBuf;
 
-fn dir(env_id: &str, host: &str, index: usize) -> PathBuf {
-    Files::new(env_id).path("cow").join(host).join(index.to_string())
+/// One host's copy of a shared folder.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Copy {
+    /// Whose.
+    pub host: String,
+    /// The folder, as the user named it.
+    pub of: String,
+    /// The original, at our place for it.
+    pub lower: PathBuf,
+    /// Where `upper`, `work` and `merged` are.
+    pub dir: PathBuf,
+    /// Whether root is only a user's, whose overlays have other attributes.
+    pub rootless: bool,
+}
+
+fn dir(files: &Files, host: &str, index: usize) -> PathBuf {
+    files.path("cow").join(host).join(index.to_string())
 }
 
 /// What the container sees.
-pub fn merged(env_id: &str, host: &str, index: usize) -> PathBuf {
-    dir(env_id, host, index).join("merged")
+pub(super) fn merged(files: &Files, host: &str, index: usize) -> PathBuf {
+    dir(files, host, index).join("merged")
 }
 
-/// Mounts a host's copy-on-write volumes.
-pub fn mount_all(env_id: &str, host: &str, volumes: &[Volume]) -> Result<()> {
-    for (i, volume) in volumes.iter().enumerate().filter(|(_, v)| v.mode == Mode::CopyOnWrite) {
-        let dir = dir(env_id, host, i);
-        let doing = || format!("cannot mount a copy of {} for {host}", volume.host);
-        for name in ["upper", "work", "merged"] {
-            fs::create_dir_all(dir.join(name)).doing(doing)?;
-        }
-        let original = Files::new(env_id).volume(i);
-        // The top directory of the copy looks like the original.
-        let meta = fs::metadata(&original).doing(doing)?;
-        fs::set_permissions(dir.join("upper"), meta.permissions()).doing(doing)?;
-        use std::os::unix::fs::MetadataExt as _;
-        std::os::unix::fs::chown(dir.join("upper"), Some(meta.uid()), Some(meta.gid())).doing(doing)?;
-        let escape = |path: &str| path.replace('\\', "\\\\").replace(',', "\\,").replace(':', "\\:");
-        // Without redirect_dir a directory from below is renamed by copying it, which not every program does. It is root's.
-        let renames = if is_rootless() { "userxattr" } else { "redirect_dir=on" };
-        let features = overlay_features(if is_rootless() { &["index"] } else { &["metacopy", "index"] });
-        let options = format!(
-            "lowerdir={},upperdir={},workdir={},{renames},{}",
-            escape(&original.to_string_lossy()),
-            escape(&dir.join("upper").to_string_lossy()),
-            escape(&dir.join("work").to_string_lossy()),
-            features.join(",")
-        );
-        mount(Some("overlay"), &dir.join("merged"), Some("overlay"), MsFlags::empty(), Some(options.as_str()))
-            .doing(doing)?;
+/// The copies of all hosts.
+pub(super) fn copies(files: &Files, hosts: &[String], volumes: &[Volume], rootless: bool) -> Vec<Copy> {
+    let copied = || volumes.iter().enumerate().filter(|(_, v)| v.mode == Mode::CopyOnWrite);
+    let of = |host: &String, i: usize, volume: &Volume| Copy {
+        host: host.clone(),
+        of: volume.host.clone(),
+        lower: files.volume(i),
+        dir: dir(files, host, i),
+        rootless,
+    };
+    hosts.iter().flat_map(|host| copied().map(move |(i, volume)| of(host, i, volume))).collect()
+}
+
+/// Makes one.
+pub(super) fn mount(copy: &Copy, powers: &dyn Powers) -> Result<()> {
+    let doing = || format!("cannot mount a copy of {} for {}", copy.of, copy.host);
+    for name in ["upper", "work", "merged"] {
+        fs::create_dir_all(copy.dir.join(name)).doing(doing)?;
     }
-    Ok(())
+    // The top directory of the copy looks like the original.
+    let meta = fs::metadata(&copy.lower).doing(doing)?;
+    let upper = copy.dir.join("upper");
+    fs::set_permissions(&upper, meta.permissions()).doing(doing)?;
+    chown(&upper, Some(meta.uid()), Some(meta.gid())).doing(doing)?;
+    powers.overlay(&options(copy), &copy.dir.join("merged")).doing(doing)
+}
+
+fn options(copy: &Copy) -> String {
+    let escape = |path: PathBuf| path.to_string_lossy().replace('\\', "\\\\").replace(',', "\\,").replace(':', "\\:");
+    // Without redirect_dir a directory from below is renamed by copying it, which not every program does. It is root's.
+    let renames = if copy.rootless { "userxattr" } else { "redirect_dir=on" };
+    let features = overlay_features(if copy.rootless { &["index"] } else { &["metacopy", "index"] });
+    format!(
+        "lowerdir={},upperdir={},workdir={},{renames},{}",
+        escape(copy.lower.clone()),
+        escape(copy.dir.join("upper")),
+        escape(copy.dir.join("work")),
+        features.join(",")
+    )
 }

@@ -4,15 +4,20 @@
 //! own images, so the newest of that name is taken, and it is said whose it is.
 
 use super::COMMENT_LABEL;
-use crate::engine::{Engine, ImageRecord};
+use crate::engine::{ImageRecord, Images};
 use crate::error::{Error, Result};
+use crate::host::Machine;
 use crate::image::name::Name;
 use crate::image::order::{self, Definition};
 use crate::workdir;
 use std::collections::BTreeMap;
 
 /// The names in FROM lines that other workdirs have, each with its name in the engine; and a line about each.
-pub async fn find(engine: &dyn Engine, definitions: &[Definition]) -> Result<(BTreeMap<String, String>, Vec<String>)> {
+pub async fn find(
+    store: &dyn Images,
+    machine: &Machine,
+    definitions: &[Definition],
+) -> Result<(BTreeMap<String, String>, Vec<String>)> {
     let (mut names, mut lines) = (BTreeMap::new(), Vec::new());
     let mut images = None;
     for definition in definitions {
@@ -21,14 +26,14 @@ pub async fn find(engine: &dyn Engine, definitions: &[Definition]) -> Result<(BT
         if defined || names.contains_key(&from) || environment(&from).is_none() {
             continue;
         }
-        if engine.image(&from).await?.is_some() {
+        if store.image(&from).await?.is_some() {
             continue;
         }
         if images.is_none() {
-            images = Some(engine.images().await?);
+            images = Some(store.images().await?);
         }
         let found = newest(images.as_deref().unwrap_or_default(), &from).ok_or_else(|| missing(&from))?;
-        lines.push(format!("{} --> {}", from, whose(found)));
+        lines.push(format!("{} --> {}", from, whose(found, machine)));
         names.insert(from, found.name.clone());
     }
     Ok((names, lines))
@@ -49,9 +54,9 @@ fn newest<'a>(images: &'a [ImageRecord], name: &str) -> Option<&'a ImageRecord> 
     images.iter().filter(|i| owner(i, name).is_some()).max_by_key(|i| i.created)
 }
 
-fn whose(image: &ImageRecord) -> String {
+fn whose(image: &ImageRecord, machine: &Machine) -> String {
     let id = image.name.split(".env/").next().unwrap_or_default();
-    let place = workdir::owner(id).map_or_else(|| "a folder that is gone".into(), |p| p.display().to_string());
+    let place = workdir::owner(machine, id).map_or_else(|| "a folder that is gone".into(), |p| p.display().to_string());
     let what = image.labels.get(COMMENT_LABEL).map(|c| format!(", {c}")).unwrap_or_default();
     format!("that of environment {id} in {place}{what}")
 }

@@ -1,34 +1,53 @@
-//! What must be known before a cluster can be planned: its images, its network, its env dir and the world around it.
+//! What must be known before a cluster can be planned: its images, its network, its env dir, and the host.
 
+use super::files::Files;
 use super::request::Request;
-use super::{ROLES, init, old_folder, plan};
-use crate::engine::{Engine, Image};
+use super::{ROLES, old_folder, plan};
+use crate::cgroup::Cgroups;
+use crate::engine::{Image, Images};
 use crate::error::{Error, Result};
+use crate::host::Machine;
 use crate::net::{self, Subnet};
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
-/// What a role's image says of its hosts.
-#[derive(Debug, Clone, Default)]
+/// The image that a role's hosts are made of.
+#[derive(Debug, Clone)]
 pub struct RoleImage {
-    /// Variables.
-    pub env: Vec<String>,
-    /// The first process.
-    pub process: Vec<String>,
-    /// Its filesystem; none for an image without layers.
-    pub chain: Option<String>,
+    /// Its name in the store and the engine.
+    pub name: String,
+    /// The image.
+    pub image: Image,
 }
 
-/// The images of all roles.
+impl RoleImage {
+    /// Its variables.
+    pub fn env(&self) -> Vec<String> {
+        self.image.config.config().as_ref().and_then(|c| c.env().clone()).unwrap_or_default()
+    }
+
+    /// Directories that it wants to be there.
+    pub fn volumes(&self) -> Vec<String> {
+        self.image.config.config().as_ref().and_then(|c| c.volumes().clone()).unwrap_or_default()
+    }
+}
+
+/// The images of all roles, by role.
 pub type RoleImages = BTreeMap<String, RoleImage>;
 
 /// All of it.
 #[derive(Debug, Clone)]
 pub struct Facts {
-    /// By role.
+    /// What the hosts are made of.
     pub images: RoleImages,
     /// Where the cluster's addresses are.
     pub subnet: Subnet,
+    /// The host's cgroups.
+    pub cgroups: Cgroups,
+    /// Where the cluster's files are.
+    pub files: Files,
+    /// Whether root is only a user's.
+    pub rootless: bool,
     /// Whether the env dir is the Python tool's.
     pub old: bool,
     /// The text of /etc/hosts.
@@ -41,13 +60,22 @@ pub struct Facts {
 
 impl Facts {
     /// Of a cluster whose images and network are known.
-    pub fn collect(request: &Request, images: RoleImages, subnet: Subnet) -> Result<Self> {
+    pub fn collect(
+        request: &Request,
+        machine: &Machine,
+        cgroups: &Cgroups,
+        images: RoleImages,
+        subnet: Subnet,
+    ) -> Result<Self> {
         let addresses: Vec<(String, Ipv4Addr)> = plan::numbered(request.nodes)
             .map(|(name, index)| Ok((name, subnet.host(index)?)))
             .collect::<Result<_>>()?;
         Ok(Self {
             images,
             subnet,
+            cgroups: cgroups.clone(),
+            files: Files::new(machine, &request.env_id),
+            rootless: machine.is_rootless(),
             old: old_folder::is_old(&request.env_dir),
             hosts: net::hosts(&addresses),
             resolv_conf: net::resolv_conf()?.text,
@@ -56,22 +84,14 @@ impl Facts {
     }
 }
 
-/// Looks at the images of all roles; `image` names each in the engine.
-pub async fn images(engine: &dyn Engine, image: &(dyn Fn(&str) -> String + Sync)) -> Result<RoleImages> {
-    let mut images = RoleImages::new();
+/// Looks at the images of all roles.
+pub async fn images(images: &dyn Images, request: &Request) -> Result<RoleImages> {
+    let mut found = RoleImages::new();
     for role in ROLES {
-        let found = engine.image(&image(role)).await?;
-        let found = found.ok_or_else(|| Error::new(format!("image {} is not there", image(role))))?;
-        images.insert(role.to_owned(), of(&found));
+        let name = request.images[role].clone();
+        let image = images.image(&name).await?;
+        let image = image.ok_or_else(|| Error::new(format!("image {name} is not there")))?;
+        found.insert(role.to_owned(), RoleImage { name, image });
     }
-    Ok(images)
-}
-
-fn of(image: &Image) -> RoleImage {
-    let config = image.config.config().as_ref();
-    RoleImage {
-        env: config.and_then(|c| c.env().clone()).unwrap_or_default(),
-        process: init::first_process(image),
-        chain: image.chain_id(),
-    }
+    Ok(found)
 }

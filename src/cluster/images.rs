@@ -2,12 +2,13 @@
 
 use super::{COMMENT_LABEL, ENV_LABEL};
 use crate::cgroup::Cgroups;
-use crate::engine::{Engine, ImageRecord, Mount, ProcessSpec, Purpose};
+use crate::engine::{Engine, Image, ImageRecord, Images, Mount, ProcessSpec};
 use crate::error::{Context as _, Error, Result};
-use crate::host::{is_rootless, write_file};
-use crate::image::build::{Builder, Network as BuildNetwork, Sandbox};
+use crate::host::{Machine, write_file};
+use crate::image::build::Builder;
 use crate::image::name::Name;
 use crate::image::order::{self, Definition};
+use crate::image::run::{Network as BuildNetwork, Sandbox};
 use crate::net::{self, Access, Network, Outlet, ProxyRelay};
 use crate::rooted::Root;
 use crate::source::{Form, PACKAGES, Prepared};
@@ -23,16 +24,16 @@ use tokio::sync::{Mutex, OnceCell};
 const SOURCE_INSIDE: &str = "/tmp/postinstall";
 
 /// The images that belong to this environment.
-pub async fn of_environment(engine: &dyn Engine, env_id: &str) -> Result<Vec<ImageRecord>> {
-    let mut images = engine.images().await?;
+pub async fn of_environment(store: &dyn Images, env_id: &str) -> Result<Vec<ImageRecord>> {
+    let mut images = store.images().await?;
     images.retain(|i| i.labels.get(ENV_LABEL).is_some_and(|id| id == env_id));
     images.sort_by(|a, b| a.name.cmp(&b.name));
     Ok(images)
 }
 
 /// Fails with the names of the images that are missing and the command that makes them.
-pub async fn require(engine: &dyn Engine, workdir: &Workdir, roles: &[&str], tag: &str) -> Result<()> {
-    let have: Vec<String> = of_environment(engine, &workdir.env_id).await?.into_iter().map(|i| i.name).collect();
+pub async fn require(store: &dyn Images, workdir: &Workdir, roles: &[&str], tag: &str) -> Result<()> {
+    let have: Vec<String> = of_environment(store, &workdir.env_id).await?.into_iter().map(|i| i.name).collect();
     let missing: Vec<(&str, &str)> = roles
         .iter()
         .map(|role| (*role, if workdir.build_tag(role) == "latest" { "latest" } else { tag }))
@@ -77,7 +78,6 @@ pub fn definitions(workdir: &Workdir, scratch: &Path) -> Result<Vec<Definition>>
                 context: folder,
                 args: base.build_args.clone(),
                 labels: BTreeMap::from([("oardocker.base".into(), "true".into())]),
-                purpose: Purpose::Build,
             });
             bases.push(from);
         }
@@ -93,11 +93,52 @@ pub fn definitions(workdir: &Workdir, scratch: &Path) -> Result<Vec<Definition>>
             context,
             args: args.clone(),
             labels: BTreeMap::from([(ENV_LABEL.into(), workdir.env_id.clone())]),
-            // What nothing is installed on is ready to run.
-            purpose: if tag == "latest" && role != "base" { Purpose::Run } else { Purpose::Build },
         });
     }
     Ok(definitions)
+}
+
+/// Builds an environment's images, and has the engine know those that are ready: what nothing is installed on. Names and
+/// ids, in the order of the definitions.
+pub async fn build(
+    builder: &Builder,
+    engine: &dyn Engine,
+    workdir: &Workdir,
+    of: &[Definition],
+) -> Result<Vec<(String, String)>> {
+    let built = builder.build(of).await?;
+    for role in workdir.roles()?.iter().filter(|role| *role != "base" && workdir.build_tag(role) == "latest") {
+        let name = workdir.engine_name(role, "latest");
+        if let Some(image) = builder.images.image(&name).await? {
+            load(builder, engine, role, &name, &image).await?;
+        }
+    }
+    Ok(built)
+}
+
+/// Has the engine know an image that is ready to run; says so where that takes its time.
+async fn load(builder: &Builder, engine: &dyn Engine, title: &str, name: &str, image: &Image) -> Result<()> {
+    if builder.cancel.is_cancelled() {
+        return Err(Error::interrupted());
+    }
+    let info = engine.info();
+    if info.copies_images {
+        (builder.listener)(title, &format!("Copying the image into {}", info.name));
+    }
+    engine.load_image(name, image).await
+}
+
+/// Forgets images of an environment, in the engine and in the store. `shared` ones were never in the engine.
+pub async fn remove(store: &dyn Images, engine: &dyn Engine, own: &[String], shared: &[String]) -> Result<()> {
+    let (mut gone, mut errors) = (shared.to_vec(), Vec::new());
+    for name in own {
+        match engine.unload_image(name).await {
+            Ok(()) => gone.push(name.clone()),
+            Err(e) => errors.push(e),
+        }
+    }
+    errors.extend(store.remove_images(&gone).await.err());
+    Error::all(errors)
 }
 
 /// The script in the images that installs.
@@ -120,7 +161,12 @@ pub struct Installed {
 }
 
 /// Runs each role's install script on its `:base` image and keeps the result as `:latest`.
-pub async fn install(builder: &Builder, workdir: &Workdir, source: &Prepared) -> Result<Vec<Installed>> {
+pub async fn install(
+    builder: &Builder,
+    engine: &dyn Engine,
+    workdir: &Workdir,
+    source: &Prepared,
+) -> Result<Vec<Installed>> {
     let script = installer(workdir)?;
     let work = workdir.manifest.install_on.iter().map(|role| install_on(builder, workdir, source, script, role));
     let outcomes = futures::future::join_all(work).await;
@@ -143,7 +189,9 @@ pub async fn install(builder: &Builder, workdir: &Workdir, source: &Prepared) ->
             (COMMENT_LABEL.to_owned(), comment.clone()),
         ]);
         let name = workdir.engine_name(&role, "latest");
-        let id = builder.put(&role, &name, &image, &labels, Purpose::Run).await?;
+        // Loaded first: a name in the store promises that it can be started.
+        load(builder, engine, &role, &name, &image).await?;
+        let id = builder.images.put_image(&name, &image, &labels).await?;
         let notes = said.iter().filter_map(|l| l.strip_prefix("note: ")).map(Into::into).collect();
         named.push(Installed { name: workdir.image_name(&role, "latest"), id, comment, notes });
     }
@@ -156,10 +204,10 @@ async fn install_on(
     source: &Prepared,
     script: &str,
     role: &str,
-) -> Result<(String, crate::engine::Image, Vec<String>)> {
+) -> Result<(String, Image, Vec<String>)> {
     let name = workdir.engine_name(role, "base");
     let mut image = builder
-        .engine
+        .images
         .image(&name)
         .await?
         .ok_or_else(|| Error::new(format!("image {} is not there", workdir.image_name(role, "base"))))?;
@@ -190,7 +238,7 @@ async fn install_on(
         },
     ];
     mounts.extend(mounted.map(|path| Mount::bind(path.to_string_lossy(), argument, true)));
-    let step = builder.engine.begin_step(image.chain_id().as_deref()).await?;
+    let step = builder.images.begin_step(image.chain_id().as_deref()).await?;
     let mut said = Vec::new();
     let outcome = async {
         let sandbox = Sandbox { mounts, capabilities: vec!["CAP_SYS_ADMIN".into()] };
@@ -227,6 +275,7 @@ fn why(tail: &[String]) -> Option<(&str, Vec<String>)> {
 /// The network of build steps.
 #[derive(Debug)]
 pub struct StepNetwork {
+    machine: Machine,
     id: String,
     files: Vec<(PathBuf, String)>,
     proxies: Vec<(String, String)>,
@@ -245,7 +294,7 @@ enum Way {
 
 impl StepNetwork {
     /// For the builds of one environment.
-    pub fn new(env_id: &str, scratch: &Path) -> Result<Self> {
+    pub fn new(machine: &Machine, env_id: &str, scratch: &Path) -> Result<Self> {
         let mut files = Vec::new();
         for (name, text) in [
             ("hosts", net::hosts(&[("build".into(), "127.0.1.1".parse().expect("an address"))])),
@@ -256,12 +305,12 @@ impl StepNetwork {
             files.push((path, format!("/etc/{name}")));
         }
         let id = steps_id(env_id);
-        let way = if is_rootless() {
-            Way::Outlet(Outlet::new(&id))
+        let way = if machine.is_rootless() {
+            Way::Outlet(Outlet::new(machine, &id))
         } else {
             Way::Bridge { network: OnceCell::new(), next: AtomicU32::new(1), indices: Mutex::default() }
         };
-        Ok(Self { id, files, proxies: net::proxies(), relays: Mutex::default(), way })
+        Ok(Self { machine: machine.clone(), id, files, proxies: net::proxies(), relays: Mutex::default(), way })
     }
 }
 
@@ -271,18 +320,13 @@ pub fn steps_id(env_id: &str) -> String {
     format!("{env_id}s")
 }
 
-/// The parent of the cgroups of an environment's build steps.
-pub fn steps_cgroup(env_id: &str) -> String {
-    format!("/oardocker/{}", steps_id(env_id))
-}
-
 /// Removes what the build steps of an environment left, also those of a killed oardocker.
-pub async fn remove_steps(engine: &dyn Engine, cgroups: &Cgroups, env_id: &str) -> Result<()> {
+pub async fn remove_steps(store: &dyn Images, machine: &Machine, cgroups: &Cgroups, env_id: &str) -> Result<()> {
     let id = steps_id(env_id);
     let mut errors = Vec::new();
-    errors.extend(engine.recover().await.err());
-    if Network::exists(&id) {
-        errors.extend(Network::remove(&id).await.err());
+    errors.extend(store.recover().await.err());
+    if Network::exists(machine, &id) {
+        errors.extend(Network::remove(machine, &id).await.err());
     }
     if cgroups.exists(&id) {
         errors.extend(cgroups.remove_patiently(&id).await.err());
@@ -320,7 +364,9 @@ impl StepNetwork {
             Way::Outlet(outlet) => return outlet.attach(name).await,
             Way::Bridge { network, next, indices } => (network, next, indices),
         };
-        let network = network.get_or_try_init(|| async { Network::create(&self.id, &Access::root()).await }).await?;
+        let network = network
+            .get_or_try_init(|| async { Network::create(&self.machine, &self.id, &Access::root()).await })
+            .await?;
         // Addresses are used once per build; a build has a few hundred steps at most.
         let index = next.fetch_add(1, Ordering::Relaxed);
         indices.lock().await.insert(name.into(), index);

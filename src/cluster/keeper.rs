@@ -4,7 +4,7 @@
 
 use super::files::Files;
 use crate::error::{Context as _, Error, Result};
-use crate::host;
+use crate::host::{self, Machine};
 use crate::rooted::{Root, own_path};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
@@ -27,28 +27,25 @@ pub const VARIABLE: &str = "_OARDOCKER_KEEPER";
 /// Where the server puts a file for each node that it wakes.
 pub const WAKE_DIR_INSIDE: &str = "/var/lib/container/wake";
 
-/// Ourselves, also after somebody has put a newer one in our place.
-const OURSELVES: &str = "/proc/self/exe";
-
 /// How long a keeper may take to end.
 const ENDING: Duration = Duration::from_secs(10);
 
 /// Starts the keeper of a cluster. `global` are the options with which its commands find the cluster.
-pub fn summon(env_id: &str, global: &[OsString]) -> Result<()> {
+pub fn summon(machine: &Machine, files: &Files, env_id: &str, global: &[OsString]) -> Result<()> {
     let doing = || "cannot start what wakes nodes".to_owned();
-    let log = std::fs::File::create(Files::new(env_id).path("keeper.log")).doing(doing)?;
-    let mut command = Command::new(OURSELVES);
+    let log = std::fs::File::create(files.path("keeper.log")).doing(doing)?;
+    let mut command = Command::new(machine.program());
     command.arg0("oardocker");
     command.args(global).env(VARIABLE, env_id).current_dir("/").stdin(Stdio::null());
-    command.envs(host::inherited().doing(doing)?);
+    command.envs(machine.inherited().doing(doing)?);
     host::shed_descriptors(&mut command);
     command.stdout(log.try_clone().doing(doing)?).stderr(log);
     command.spawn().map(drop).doing(doing)
 }
 
 /// Has the keeper end, and waits for that. None there is fine.
-pub async fn dismiss(env_id: &str) -> Result<()> {
-    let Ok(dir) = opened(Files::new(env_id).dir()) else { return Ok(()) };
+pub async fn dismiss(files: &Files) -> Result<()> {
+    let Ok(dir) = opened(files.dir()) else { return Ok(()) };
     let Ok(mut keeper) = UnixStream::connect(own_path(&dir).join("keeper")).await else { return Ok(()) };
     // It says nothing: the end of the connection is that of the process.
     match tokio::time::timeout(ENDING, keeper.read(&mut [0])).await {
@@ -63,8 +60,8 @@ fn opened(dir: &Path) -> std::io::Result<OwnedFd> {
 }
 
 /// What a keeper does. `global` goes in front of each command.
-pub fn keep(env_id: &str, global: &[OsString]) -> Result<()> {
-    let files = Files::new(env_id);
+pub fn keep(machine: &Machine, env_id: &str, global: &[OsString]) -> Result<()> {
+    let files = Files::new(machine, env_id);
     let doing = || format!("cannot keep {env_id}");
     // The terminal that goes away is not ours.
     nix::unistd::setsid().doing(doing)?;
@@ -79,7 +76,7 @@ pub fn keep(env_id: &str, global: &[OsString]) -> Result<()> {
         if running.is_none() {
             let Ok(names) = asked_for(&files) else { return Ok(()) };
             // One that could not be run is no reason to hear of no other.
-            running = if names.is_empty() { None } else { reset(global, &names).ok() };
+            running = if names.is_empty() { None } else { reset(machine, global, &names).ok() };
         }
         let ended = running.as_ref().map(|(_, pidfd)| pidfd.as_fd());
         let mut fds =
@@ -121,9 +118,9 @@ fn asked_for(files: &Files) -> Result<Vec<String>> {
     Ok(nodes)
 }
 
-fn reset(global: &[OsString], nodes: &[String]) -> Result<(Child, OwnedFd)> {
+fn reset(machine: &Machine, global: &[OsString], nodes: &[String]) -> Result<(Child, OwnedFd)> {
     let doing = || "cannot run oardocker reset".to_owned();
-    let mut command = Command::new(OURSELVES);
+    let mut command = Command::new(machine.program());
     command.arg0("oardocker");
     command.args(global).args(["reset", "--stopped"]).args(nodes).env_remove(VARIABLE).stdin(Stdio::null());
     let child = command.spawn().doing(doing)?;

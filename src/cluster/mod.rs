@@ -1,7 +1,8 @@
 //! What an OAR cluster is: hosts with roles, what they share, and when it is ready.
 //!
-//! [`plan`] decides and changes nothing; [`run`] does. Names no engine, no netlink, no nft.
+//! [`facts`] collects, [`plan`] decides and changes nothing, [`run`] carries out and undoes. Names no engine, no netlink, no nft.
 
+mod contents;
 pub mod cow;
 pub mod elsewhere;
 pub mod facts;
@@ -13,6 +14,7 @@ pub mod keeper;
 pub mod limits;
 pub mod notify;
 pub mod old_folder;
+mod place;
 pub mod plan;
 pub mod preflight;
 pub mod request;
@@ -46,9 +48,9 @@ pub fn role(host: &str) -> &str {
 }
 
 /// Fails when the cluster runs on another engine than this one, which would neither find nor remove it.
-pub fn require_its_engine(engine: &dyn Engine, env_id: &str) -> Result<()> {
+pub fn require_its_engine(engine: &dyn Engine, files: &files::Files) -> Result<()> {
     let host = &engine.info().docker_host;
-    match files::Files::new(env_id).engine()? {
+    match files.engine()? {
         Some(other) if other != *host => {
             Err(Error::new(format!("the cluster of this environment runs on another engine: {other}, not {host}"))
                 .hint(format!("stop it there first: oardocker --docker-host {other} stop")))

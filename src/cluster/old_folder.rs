@@ -27,8 +27,12 @@ pub fn is_old(env_dir: &Root) -> bool {
 pub fn adapt(host: &mut Host, cgroups: &Cgroups, env_id: &str) {
     // OAR's v1 oarsh moves into cpusets below this path, which our own init-scripts make a link.
     let cpuset = cgroups.for_jobs(env_id, &host.name).into_iter().find(|(name, _)| name == "cpuset");
-    if let (Some((_, path)), Some(view)) = (cpuset.filter(|_| host.role != "rsyslog"), &mut host.spec.cgroup_view) {
-        view.controllers.push(Controller { name: "cpuset".into(), host: path, target: "/dev/cpuset".into() });
+    if let Some((_, path)) = cpuset.filter(|_| host.role != "rsyslog") {
+        host.spec.cgroup_view.controllers.push(Controller {
+            name: "cpuset".into(),
+            host: path,
+            target: "/dev/cpuset".into(),
+        });
     }
     // Their scripts change the owner of everything next to OAR's keys.
     for mount in host.spec.mounts.iter_mut().filter(|m| m.target.starts_with("/var/lib/oar/.ssh/")) {

@@ -1,24 +1,43 @@
 //! From what the user asked for to the containers that make it so. Pure.
 
-use super::facts::Facts;
+use super::contents::{self, Contents};
+use super::facts::{Facts, RoleImage};
 use super::request::Request;
 use super::volume::Mode;
-use super::{ENV_LABEL, HOST_LABEL, container_id, cow, files, keeper, old_folder, role, v1_only};
+use super::{ENV_LABEL, HOST_LABEL, container_id, cow, files, init, keeper, old_folder, role, v1_only};
 use crate::cgroup::{Cgroups, Controller, Layout, View, node_path};
-use crate::engine::{ContainerSpec, Content, Mount, NODE_CAPABILITIES, Network, Plug, ProcessSpec, Seed};
-use crate::net::{Access, Port};
+use crate::engine::{Content, Mount, NodeImage, NodeSpec, Plug, ProcessSpec, Seed};
+use crate::net::{Access, Port, Subnet};
+use serde::Serialize;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+/// A whole cluster, decided.
+#[derive(Debug, Clone, Serialize)]
+pub struct Plan {
+    /// Of the workdir.
+    pub env_id: String,
+    /// Who reaches its network.
+    pub access: Access,
+    /// The addresses of that.
+    pub subnet: Subnet,
+    /// What is on the host before there are hosts of the cluster.
+    pub contents: Contents,
+    /// The filesystem that /home is taken from; none: the frontend's image is empty.
+    pub home: Option<String>,
+    /// In the order in which they are started.
+    pub hosts: Vec<Host>,
+}
+
 /// One host of the cluster.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize)]
 pub struct Host {
     /// As in `node1`.
     pub name: String,
-    /// The role's image tag `:latest`.
+    /// As in `node`.
     pub role: String,
     /// The container.
-    pub spec: ContainerSpec,
+    pub spec: NodeSpec,
 }
 
 /// Names of all hosts in the order in which they are started: first what takes longest to become ready.
@@ -32,49 +51,57 @@ pub fn numbered(nodes: u32) -> impl Iterator<Item = (String, u32)> {
     names(nodes).into_iter().zip(1..)
 }
 
-/// The containers of a cluster.
-pub fn hosts(request: &Request, cgroups: &Cgroups, facts: &Facts) -> Vec<Host> {
-    numbered(request.nodes)
-        .map(|(name, index)| {
-            let role = role(&name).to_owned();
-            let image = facts.images.get(&role).cloned().unwrap_or_default();
-            let mut env = image.env;
-            env.retain(|e| !e.starts_with("container="));
-            env.push("container=oci".into());
-            // Before there is a journal, systemd would say what is wrong on a console that containers lack.
-            env.push("SYSTEMD_LOG_TARGET=journal-or-kmsg".into());
-            env.push(format!("NOTIFY_SOCKET={}", files::NOTIFY_INSIDE));
-            let spec = ContainerSpec {
-                id: container_id(&request.env_id, &name),
-                hostname: name.clone(),
-                process: ProcessSpec {
-                    args: v1_only::kept_to_v1(image.process, cgroups),
-                    env,
-                    ..ProcessSpec::default()
-                },
-                mounts: mounts(request, &name),
-                seeds: seeds(request, facts),
-                network: Network::Plug(Plug {
-                    network: request.env_id.clone(),
-                    subnet: facts.subnet,
-                    index,
-                    ports: if name == "frontend" { ports(request) } else { Vec::new() },
-                }),
-                cgroup: node_path(&request.env_id, &name),
-                cgroup_view: Some(view(cgroups, &request.env_id, &name)),
-                capabilities: NODE_CAPABILITIES.map(str::to_owned).to_vec(),
-                labels: BTreeMap::from([
-                    (ENV_LABEL.to_owned(), request.env_id.clone()),
-                    (HOST_LABEL.to_owned(), name.clone()),
-                ]),
-            };
-            let mut host = Host { name, role, spec };
-            if facts.old {
-                old_folder::adapt(&mut host, cgroups, &request.env_id);
-            }
-            host
-        })
-        .collect()
+/// Decides everything.
+pub fn plan(request: &Request, facts: &Facts) -> Plan {
+    let hosts: Vec<Host> = numbered(request.nodes).map(|(name, index)| host(request, facts, name, index)).collect();
+    let names: Vec<String> = hosts.iter().map(|host| host.name.clone()).collect();
+    Plan {
+        env_id: request.env_id.clone(),
+        access: access(request),
+        subnet: facts.subnet,
+        contents: contents::contents(request, facts, &names),
+        home: facts.images["frontend"].image.chain_id(),
+        hosts,
+    }
+}
+
+fn host(request: &Request, facts: &Facts, name: String, index: u32) -> Host {
+    let role = role(&name).to_owned();
+    let image = &facts.images[&role];
+    let spec = NodeSpec {
+        id: container_id(&request.env_id, &name),
+        hostname: name.clone(),
+        image: NodeImage { name: image.name.clone(), chain: image.image.chain_id(), volumes: image.volumes() },
+        process: process(image, &facts.cgroups),
+        mounts: mounts(request, facts, &name),
+        seeds: seeds(request, facts),
+        plug: Plug {
+            network: request.env_id.clone(),
+            subnet: facts.subnet,
+            index,
+            ports: if name == "frontend" { ports(request) } else { Vec::new() },
+        },
+        cgroup: node_path(&request.env_id, &name),
+        cgroup_view: view(&facts.cgroups, &request.env_id, &name),
+        labels: BTreeMap::from([(ENV_LABEL.to_owned(), request.env_id.clone()), (HOST_LABEL.to_owned(), name.clone())]),
+        console: facts.files.console(&name),
+    };
+    let mut host = Host { name, role, spec };
+    if facts.old {
+        old_folder::adapt(&mut host, &facts.cgroups, &request.env_id);
+    }
+    host
+}
+
+fn process(image: &RoleImage, cgroups: &Cgroups) -> ProcessSpec {
+    let mut env = image.env();
+    env.retain(|e| !e.starts_with("container="));
+    env.push("container=oci".into());
+    // Before there is a journal, systemd would say what is wrong on a console that containers lack.
+    env.push("SYSTEMD_LOG_TARGET=journal-or-kmsg".into());
+    env.push(format!("NOTIFY_SOCKET={}", files::NOTIFY_INSIDE));
+    let args = v1_only::kept_to_v1(init::first_process(&image.image), cgroups);
+    ProcessSpec { args, env, ..ProcessSpec::default() }
 }
 
 /// The frontend's ports on the host.
@@ -118,7 +145,7 @@ fn seeds(request: &Request, facts: &Facts) -> Vec<Seed> {
     let mut seeds = vec![
         Seed { path: "/etc/hosts", content: Content::Text(facts.hosts.clone()) },
         Seed { path: "/etc/resolv.conf", content: Content::Text(facts.resolv_conf.clone()) },
-        Seed { path: "/etc/environment", content: Content::Text(files::environment(&request.envs)) },
+        Seed { path: "/etc/environment", content: Content::Text(contents::environment(&request.envs)) },
     ];
     if let Some(zone) = &facts.zone {
         seeds.push(Seed { path: "/etc/timezone", content: Content::Text(format!("{zone}\n")) });
@@ -127,8 +154,8 @@ fn seeds(request: &Request, facts: &Facts) -> Vec<Seed> {
     seeds
 }
 
-fn mounts(request: &Request, host: &str) -> Vec<Mount> {
-    let dir = files::Files::new(&request.env_id);
+fn mounts(request: &Request, facts: &Facts, host: &str) -> Vec<Mount> {
+    let dir = &facts.files;
     let text = |path: PathBuf| path.to_string_lossy().into_owned();
     let mut mounts = vec![
         tmpfs("/run", "755"),
@@ -159,21 +186,25 @@ fn mounts(request: &Request, host: &str) -> Vec<Mount> {
         mounts.push(match volume.mode {
             Mode::ReadOnly => Mount::bind(text(dir.volume(i)), &volume.container, true),
             Mode::ReadWrite => Mount::bind(text(dir.volume(i)), &volume.container, false),
-            Mode::CopyOnWrite => Mount::bind(text(cow::merged(&request.env_id, host, i)), &volume.container, false),
+            Mode::CopyOnWrite => Mount::bind(text(cow::merged(dir, host, i)), &volume.container, false),
         });
     }
     mounts
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
-    use crate::cluster::facts::RoleImage;
-    use crate::net::Subnet;
+    use crate::engine::Image;
+    use crate::host::Machine;
+    use oci_spec::image::{ConfigBuilder, ImageConfiguration};
+    use std::path::Path;
 
-    fn request() -> Request {
+    pub(in crate::cluster) fn request() -> Request {
+        let images = super::super::ROLES.map(|role| (role, format!("ab12.env/oardocker/t-{role}:latest")));
         Request {
             env_id: "ab12".into(),
+            images: images.into(),
             nodes: 2,
             volumes: vec![super::super::volume::parse("/src:/x:cow").unwrap()],
             envs: vec![],
@@ -183,7 +214,7 @@ mod tests {
             any: false,
             user: Some(1000),
             global: vec![],
-            env_dir: std::sync::Arc::new(crate::rooted::Root::beneath(std::path::Path::new("/")).unwrap()),
+            env_dir: std::sync::Arc::new(crate::rooted::Root::beneath(Path::new("/")).unwrap()),
         }
     }
 
@@ -194,21 +225,30 @@ mod tests {
             std::fs::create_dir_all(path.parent().unwrap()).unwrap();
             std::fs::write(path, "").unwrap();
         }
-        // for_jobs looks at the files later on.
-        Cgroups::detect(&dir.keep()).unwrap()
+        Cgroups::detect(dir.path()).unwrap()
     }
 
-    fn facts(old: bool) -> Facts {
-        let image = |process: &[&str]| RoleImage {
-            env: vec!["container=docker".into(), "A=1".into()],
-            process: process.iter().map(|word| (*word).to_owned()).collect(),
-            chain: None,
-        };
-        let images = ["server", "frontend", "node"].map(|role| (role.to_owned(), image(&["/sbin/init"])));
-        let log_host = ("rsyslog".to_owned(), image(&["rsyslogd", "-n"]));
+    /// An image whose first process is this one.
+    pub(in crate::cluster) fn image(role: &str, process: &[&str]) -> RoleImage {
+        let words = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>();
+        let config = ConfigBuilder::default().env(words(&["container=docker", "A=1"])).cmd(words(process));
+        let mut whole = ImageConfiguration::default();
+        whole.set_config(Some(config.build().unwrap()));
+        let image = Image { config: whole, layers: Vec::new() };
+        RoleImage { name: format!("ab12.env/oardocker/t-{role}:latest"), image }
+    }
+
+    fn facts(cgroups: &Cgroups, old: bool) -> Facts {
+        let roles = super::super::ROLES.map(|role| {
+            let process: &[&str] = if role == "rsyslog" { &["rsyslogd", "-n"] } else { &["/sbin/init"] };
+            (role.to_owned(), image(role, process))
+        });
         Facts {
-            images: images.into_iter().chain([log_host]).collect(),
+            images: roles.into(),
             subnet: Subnet::first(),
+            cgroups: cgroups.clone(),
+            files: files::Files::new(&Machine::below(Path::new("/o")), "ab12"),
+            rootless: false,
             old,
             hosts: "10.158.0.2 server\n".into(),
             resolv_conf: String::new(),
@@ -216,15 +256,15 @@ mod tests {
         }
     }
 
-    fn planned(files: &[&str]) -> Vec<Host> {
-        hosts(&request(), &cgroups(files), &facts(false))
+    fn planned(files: &[&str], old: bool) -> Vec<Host> {
+        plan(&request(), &facts(&cgroups(files), old)).hosts
     }
 
     /// The parts of a plan that the layout of the cgroups and the kind of the folder decide.
     fn told(hosts: &[Host]) -> String {
         let mut text = String::new();
         for host in hosts.iter().filter(|h| h.name != "node2" && h.name != "frontend") {
-            let view = host.spec.cgroup_view.as_ref().unwrap();
+            let view = &host.spec.cgroup_view;
             let controllers: Vec<_> = view.controllers.iter().map(|c| c.target.as_str()).collect();
             let keys = host.spec.mounts.iter().find(|m| m.target.starts_with("/var/lib/oar/.ssh/"));
             let keys = keys.map_or("none", |m| if m.options.iter().any(|o| o == "ro") { "ro" } else { "rw" });
@@ -248,40 +288,37 @@ mod tests {
                 "server: {process}; {kind} {links}; keys none\nrsyslog: rsyslogd -n; {kind} ; keys none\n\
                  node1: {process}; {kind} {links}; keys ro\n"
             );
-            assert_eq!(told(&hosts(&request(), &cgroups(files), &facts(false))), new);
+            assert_eq!(told(&planned(files, false)), new);
             let old = new.replace("keys ro", "keys rw").replace(links, &format!("{links} /dev/cpuset"));
             let expected = if links.is_empty() { new.replace("keys ro", "keys rw") } else { old };
-            assert_eq!(told(&hosts(&request(), &cgroups(files), &facts(true))), expected);
+            assert_eq!(told(&planned(files, true)), expected);
         }
-        let spec = planned(&["cpuset/tasks"]).remove(0).spec;
+        let spec = planned(&["cpuset/tasks"], false).remove(0).spec;
         assert!(spec.process.env.contains(&"container=oci".into()) && spec.process.env.contains(&"A=1".into()));
         assert!(spec.seeds.iter().any(|s| s.path == "/etc/timezone"));
     }
 
     #[test]
     fn hosts_of_a_cluster() {
-        let hosts = planned(&["cpuset/tasks", "unified/cgroup.procs"]);
+        let hosts = planned(&["cpuset/tasks", "unified/cgroup.procs"], false);
         let names: Vec<_> = hosts.iter().map(|h| h.name.as_str()).collect();
         assert_eq!(names, ["server", "frontend", "rsyslog", "node1", "node2"]);
         let spec = |name: &str| &hosts.iter().find(|h| h.name == name).unwrap().spec;
         let has = |name: &str, target: &str| spec(name).mounts.iter().any(|m| m.target == target);
         assert!(has("node1", "/home") && !has("server", "/home"));
-        let controllers = |name: &str| spec(name).cgroup_view.as_ref().unwrap().controllers.clone();
+        let controllers = |name: &str| spec(name).cgroup_view.controllers.clone();
         assert_eq!(controllers("node1")[0].target, "/dev/oar_cgroups_links/cpuset");
         assert!(controllers("rsyslog").is_empty());
         let cow = |name: &str| spec(name).mounts.last().unwrap().source.clone();
         assert_ne!(cow("node1"), cow("node2"), "every node has its own copy");
-        let ports = |name: &str| match &spec(name).network {
-            Network::Plug(plug) => plug.ports.iter().map(|p| (p.host, p.container)).collect::<Vec<_>>(),
-            Network::Namespace(_) => panic!("{name} is not plugged in"),
-        };
+        let ports = |name: &str| spec(name).plug.ports.iter().map(|p| (p.host, p.container)).collect::<Vec<_>>();
         assert_eq!(ports("frontend"), [(40080, 80)]);
         assert!(ports("server").is_empty());
     }
 
     #[test]
     fn the_cgroup_view_follows_the_layout() {
-        let kind = |files: &[&str]| planned(files)[0].spec.cgroup_view.as_ref().unwrap().kind;
+        let kind = |files: &[&str]| planned(files, false)[0].spec.cgroup_view.kind;
         assert_eq!(kind(&["cpuset/tasks"]), "cgroup");
         assert_eq!(kind(&["cpuset/tasks", "unified/cgroup.procs"]), "cgroup2");
         assert_eq!(kind(&["cgroup.controllers"]), "cgroup2");

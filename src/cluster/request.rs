@@ -2,6 +2,7 @@
 
 use super::volume::Volume;
 use crate::rooted::Root;
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::sync::Arc;
 
@@ -10,6 +11,8 @@ use std::sync::Arc;
 pub struct Request {
     /// Of the workdir.
     pub env_id: String,
+    /// The names of the roles' images in the store, by role.
+    pub images: BTreeMap<&'static str, String>,
     /// How many compute nodes.
     pub nodes: u32,
     /// Shared folders.

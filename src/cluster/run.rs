@@ -1,15 +1,16 @@
 //! Starting, stopping and restarting a cluster: the only place that changes anything.
 
-use super::facts::{self, Facts};
+use super::facts::{self, Facts, RoleImages};
 use super::files::Files;
 use super::notify::Notify;
-use super::plan::{self, Host};
+use super::place::Place;
+use super::plan::{self, Plan};
 use super::request::Request;
-use super::volume::Mode;
-use super::{container_id, containers, cow, init, keeper, old_folder, require_its_engine, session};
+use super::{container_id, containers, init, keeper, old_folder, require_its_engine, session};
 use crate::cgroup::Cgroups;
-use crate::engine::{Engine, State};
+use crate::engine::{Engine, Images, State};
 use crate::error::{Error, Result};
+use crate::host::{Machine, Powers};
 use futures::stream::{FuturesUnordered, StreamExt as _};
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -50,11 +51,21 @@ pub enum Event {
 /// Hears events.
 pub type Listener = dyn Fn(Event) + Send + Sync;
 
-/// What is needed to run clusters.
+/// What is needed to run the cluster of one environment.
 #[derive(Clone)]
 pub struct Runner {
+    /// Of the environment.
+    pub env_id: String,
+    /// Where its files are.
+    pub files: Files,
+    /// Where that is.
+    pub machine: Machine,
+    /// To make them.
+    pub powers: Arc<dyn Powers>,
     /// Of the containers.
     pub engine: Arc<dyn Engine>,
+    /// Of their images.
+    pub images: Arc<dyn Images>,
     /// Under `--cgroup-path`.
     pub cgroups: Cgroups,
     /// For progress.
@@ -65,65 +76,45 @@ pub struct Runner {
 
 impl std::fmt::Debug for Runner {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Runner").field("cgroups", &self.cgroups).finish_non_exhaustive()
+        f.debug_struct("Runner").field("env_id", &self.env_id).finish_non_exhaustive()
     }
 }
 
 impl Runner {
     /// Starts a cluster and waits until OAR accepts jobs. Whatever fails, nothing of it stays, but for hosts that have all booted:
     /// what is broken then is OAR, and can be looked at.
-    ///
-    /// `image` names a role's image in the engine.
-    pub async fn start(&self, request: &Request, image: &(dyn Fn(&str) -> String + Sync), wait: bool) -> Result<()> {
-        match self.try_start(request, image, wait).await {
+    pub async fn start(&self, request: &Request, wait: bool) -> Result<()> {
+        match self.try_start(request, wait).await {
             Ok(None) => Ok(()),
             Ok(Some(broken)) => Err(broken.error.hint(LOOK)),
             Err(e) => {
                 // The first error is the one worth showing; a second stop will tell what this one could not remove.
-                let _ = self.stop(&request.env_id, None).await;
+                let _ = self.stop(None).await;
                 Err(e)
             }
         }
     }
 
     /// The value is why OAR does not work on hosts that do.
-    async fn try_start(
-        &self,
-        request: &Request,
-        image: &(dyn Fn(&str) -> String + Sync),
-        wait: bool,
-    ) -> Result<Option<Broken>> {
-        let images = facts::images(self.engine.as_ref(), image).await?;
-        let chain = images.get("frontend").and_then(|image| image.chain.clone());
-        let env = images.iter().map(|(role, image)| (role.clone(), image.env.clone())).collect();
-        let files = Files::new(&request.env_id);
-        files.claim(&self.engine.info().docker_host)?;
-        let subnet = self.engine.create_network(&request.env_id, &plan::access(request)).await?;
-        let facts = Facts::collect(request, images, subnet)?;
-        let hosts = plan::hosts(request, &self.cgroups, &facts);
-        let names: Vec<String> = hosts.iter().map(|h| h.name.clone()).collect();
-        files.create(request, &names, &facts.hosts, &env)?;
-        let cow = request.volumes.iter().any(|v| v.mode == Mode::CopyOnWrite);
-        for name in &names {
-            self.cgroups.create(&request.env_id, name)?;
-            if cow {
-                cow::mount_all(&request.env_id, name, &request.volumes)?;
-            }
-        }
-        self.fill_home(&files, chain).await?;
+    async fn try_start(&self, request: &Request, wait: bool) -> Result<Option<Broken>> {
+        let images = facts::images(self.images.as_ref(), request).await?;
+        self.place().claim(&self.engine.info().docker_host)?;
+        let subnet = self.engine.create_network(&self.env_id, &plan::access(request)).await?;
+        let facts = Facts::collect(request, &self.machine, &self.cgroups, images, subnet)?;
+        let plan = plan::plan(request, &facts);
+        self.prepare(&plan, request).await?;
+        self.load(&facts.images).await?;
         self.still_wanted()?;
-        let mut sockets = Vec::new();
-        for name in &names {
-            sockets.push((name.clone(), Notify::bind(&files.notify_dir(name))?));
-        }
-        self.launch(&hosts, &files, image).await?;
+        let sockets = self.listen(&plan)?;
+        self.launch(&plan).await?;
         self.still_wanted()?;
-        keeper::summon(&request.env_id, &request.global)?;
+        keeper::summon(&self.machine, &self.files, &self.env_id, &request.global)?;
         if !wait {
             return Ok(None);
         }
-        self.wait_booted(&request.env_id, sockets).await?;
-        let broken = self.wait_alive(&request.env_id, &names).await?;
+        self.wait_booted(sockets).await?;
+        let names: Vec<String> = plan.hosts.iter().map(|host| host.name.clone()).collect();
+        let broken = self.wait_alive(&names).await?;
         self.still_wanted()?;
         if broken.is_none() {
             (self.listener)(Event::Ready);
@@ -131,20 +122,45 @@ impl Runner {
         Ok(broken)
     }
 
-    async fn fill_home(&self, files: &Files, frontend: Option<String>) -> Result<()> {
-        let step = self.engine.begin_step(frontend.as_deref()).await?;
-        let filled = files.fill_home(&step.root);
-        let aborted = self.engine.abort_step(step).await;
+    fn place(&self) -> Place {
+        Place::new(&self.files, self.powers.clone())
+    }
+
+    /// The host's part.
+    async fn prepare(&self, plan: &Plan, request: &Request) -> Result<()> {
+        self.place().make(&plan.contents, &request.env_dir)?;
+        plan.hosts.iter().try_for_each(|host| self.cgroups.create(&self.env_id, &host.name))?;
+        self.fill_home(plan.home.as_deref()).await
+    }
+
+    /// Has the engine know the images; most often it does already.
+    async fn load(&self, images: &RoleImages) -> Result<()> {
+        for role in images.values() {
+            self.engine.load_image(&role.name, &role.image).await?;
+        }
+        Ok(())
+    }
+
+    fn listen(&self, plan: &Plan) -> Result<Vec<(String, Notify)>> {
+        let bind = |name: &String| Ok((name.clone(), Notify::bind(&self.files.notify_dir(name))?));
+        plan.hosts.iter().map(|host| bind(&host.name)).collect()
+    }
+
+    async fn fill_home(&self, frontend: Option<&str>) -> Result<()> {
+        let step = self.images.begin_step(frontend).await?;
+        let filled = self.place().fill_home(&step.root);
+        let aborted = self.images.abort_step(step).await;
         filled.and(aborted)
     }
 
     /// Creates and starts all containers at the same time, the slowest role first.
-    async fn launch(&self, hosts: &[Host], files: &Files, image: &(dyn Fn(&str) -> String + Sync)) -> Result<()> {
-        let mut starting: FuturesUnordered<_> = hosts
+    async fn launch(&self, plan: &Plan) -> Result<()> {
+        let mut starting: FuturesUnordered<_> = plan
+            .hosts
             .iter()
             .map(|host| async {
                 self.still_wanted()?;
-                self.engine.create(&host.spec, &image(&host.role), &files.console(&host.name)).await?;
+                self.engine.create(&host.spec).await?;
                 self.still_wanted()?;
                 self.engine.start(&host.spec.id).await?;
                 (self.listener)(Event::Started(host.name.clone()));
@@ -159,11 +175,11 @@ impl Runner {
     }
 
     /// Waits for every host's READY=1; a host that ends or takes too long is named with the end of its journal.
-    async fn wait_booted(&self, env_id: &str, sockets: Vec<(String, Notify)>) -> Result<()> {
+    async fn wait_booted(&self, sockets: Vec<(String, Notify)>) -> Result<()> {
         let mut booting: FuturesUnordered<_> = sockets
             .iter()
             .map(|(name, socket)| async move {
-                let id = container_id(env_id, name);
+                let id = container_id(&self.env_id, name);
                 let outcome = tokio::select! {
                     ready = socket.ready() => ready,
                     ended = self.engine.wait(&id) => Err(match ended {
@@ -182,16 +198,16 @@ impl Runner {
             match outcome {
                 Ok(()) => (self.listener)(Event::Booted(name.clone())),
                 Err(e) if self.cancel.is_cancelled() => return Err(e),
-                Err(e) => return Err(e.detail(self.last_words(env_id, name).await)),
+                Err(e) => return Err(e.detail(self.last_words(name).await)),
             }
         }
         Ok(())
     }
 
     /// Has the server mark the nodes Alive, as all of them have booted. The value is what of OAR does not work.
-    async fn wait_alive(&self, env_id: &str, names: &[String]) -> Result<Option<Broken>> {
+    async fn wait_alive(&self, names: &[String]) -> Result<Option<Broken>> {
         let nodes: Vec<&str> = names.iter().map(String::as_str).filter(|n| n.starts_with("node")).collect();
-        let server = container_id(env_id, "server");
+        let server = container_id(&self.env_id, "server");
         let mut args = vec!["/bin/bash", "-c", old_folder::WAIT_ALIVE, "wait_alive.sh"];
         args.extend(&nodes);
         let asked = self.cancel.run_until_cancelled(session::capture(self.engine.as_ref(), &server, &args)).await;
@@ -200,7 +216,7 @@ impl Runner {
             let mut said = session::plain_lines(&err);
             // Nothing but which unit it was: what the host has logged may tell more.
             if said.len() < 2 {
-                said.extend(self.journal(env_id, "server").await);
+                said.extend(self.journal("server").await);
             }
             let error = Error::new("the hosts have booted, but OAR's server does not work").detail(said);
             return Ok(Some(Broken { error, server: true }));
@@ -209,13 +225,13 @@ impl Runner {
         if let Some(name) = left.first() {
             let error =
                 Error::new(format!("the hosts have booted, but OAR does not have as Alive: {}", left.join(", ")));
-            let error = error.detail(self.journal(env_id, name).await);
+            let error = error.detail(self.journal(name).await);
             return Ok(Some(Broken { error, server: false }));
         }
         let (_, manager, _) =
             session::capture(self.engine.as_ref(), &server, &["/bin/cat", "/run/oardocker-job-manager"]).await?;
         if manager.trim() == "none" {
-            old_folder::unconfine(self.engine.as_ref(), env_id, names).await?;
+            old_folder::unconfine(self.engine.as_ref(), &self.env_id, names).await?;
             (self.listener)(Event::Note(
                 "OAR has no job manager for this host's cgroups: jobs run, but are not confined to their cores".into(),
             ));
@@ -228,8 +244,8 @@ impl Runner {
     }
 
     /// The end of a host's journal, as far as it can be had.
-    async fn journal(&self, env_id: &str, name: &str) -> Vec<String> {
-        let id = container_id(env_id, name);
+    async fn journal(&self, name: &str) -> Vec<String> {
+        let id = container_id(&self.env_id, name);
         let args = ["/bin/journalctl", "--no-pager", "-n", "15", "-o", "short-monotonic"];
         match session::capture(self.engine.as_ref(), &id, &args).await {
             Ok((0, out, _)) => last_lines(name, &out),
@@ -238,9 +254,9 @@ impl Runner {
     }
 
     /// The same, with the end of what the host's first process said itself: one that has ended has no journal to read.
-    async fn last_words(&self, env_id: &str, name: &str) -> Vec<String> {
-        let mut lines = self.journal(env_id, name).await;
-        lines.extend(last_lines(name, &Files::new(env_id).last_words(name)));
+    async fn last_words(&self, name: &str) -> Vec<String> {
+        let mut lines = self.journal(name).await;
+        lines.extend(last_lines(name, &self.files.last_words(name)));
         lines
     }
 
@@ -259,50 +275,49 @@ impl Runner {
 
     /// Removes everything of a cluster, whoever left it in whatever state. Nothing there is fine. `killed` says that an oardocker
     /// was, and what the engine was at work on for others before.
-    pub async fn stop(&self, env_id: &str, killed: Option<&[u32]>) -> Result<()> {
-        require_its_engine(self.engine.as_ref(), env_id)?;
+    pub async fn stop(&self, killed: Option<&[u32]>) -> Result<()> {
+        require_its_engine(self.engine.as_ref(), &self.files)?;
         let mut errors = Vec::new();
-        let (dismissed, removed) = tokio::join!(keeper::dismiss(env_id), self.remove_containers(env_id));
+        let (dismissed, removed) = tokio::join!(keeper::dismiss(&self.files), self.remove_containers());
         errors.extend(dismissed.err());
         errors.extend(removed.err());
         if let Some(old) = killed {
             // After the containers, whose ends a client that is gone may have waited for; and what it asked for has come by now.
             errors.extend(self.settle(old).await.err());
-            errors.extend(self.remove_containers(env_id).await.err());
+            errors.extend(self.remove_containers().await.err());
         }
-        let files = Files::new(env_id);
-        errors.extend(self.engine.remove_network(env_id).await.err());
-        errors.extend(self.cgroups.remove_patiently(env_id).await.err());
+        errors.extend(self.engine.remove_network(&self.env_id).await.err());
+        errors.extend(self.cgroups.remove_patiently(&self.env_id).await.err());
         if errors.is_empty() {
-            errors.extend(files.remove().err());
+            errors.extend(self.place().remove().err());
         }
         Error::all(errors)
     }
 
     /// Those that the engine tells of, and those whose names are known. An engine in which one is half made may tell of none until
     /// that one is gone.
-    async fn remove_containers(&self, env_id: &str) -> Result<()> {
-        let listed = containers(self.engine.as_ref(), env_id).await;
+    async fn remove_containers(&self) -> Result<()> {
+        let listed = containers(self.engine.as_ref(), &self.env_id).await;
         let again = listed.is_err();
         let known: Vec<String> = listed.map(|found| found.into_keys().collect()).unwrap_or_default();
         // A container that was being created when its oardocker was killed may have left only its filesystem.
-        let named = std::fs::read_dir(Files::new(env_id).path("notify")).into_iter().flatten().flatten();
+        let named = std::fs::read_dir(self.files.path("notify")).into_iter().flatten().flatten();
         let named = named.map(|entry| entry.file_name().to_string_lossy().into_owned());
         let names: BTreeSet<String> = named.chain(known.iter().cloned()).collect();
-        let mut errors = self.remove_hosts(env_id, &names, &known).await;
+        let mut errors = self.remove_hosts(&names, &known).await;
         if again && errors.is_empty() {
-            let left = containers(self.engine.as_ref(), env_id).await?.into_keys().collect();
-            errors = self.remove_hosts(env_id, &left, &[]).await;
+            let left = containers(self.engine.as_ref(), &self.env_id).await?.into_keys().collect();
+            errors = self.remove_hosts(&left, &[]).await;
         }
         Error::all(errors)
     }
 
     /// Removes the containers of these hosts at the same time, and tells of those that are known to have been there.
-    async fn remove_hosts(&self, env_id: &str, names: &BTreeSet<String>, known: &[String]) -> Vec<Error> {
+    async fn remove_hosts(&self, names: &BTreeSet<String>, known: &[String]) -> Vec<Error> {
         let mut removing: FuturesUnordered<_> = names
             .iter()
             .map(|name| async move {
-                let outcome = self.engine.remove(&container_id(env_id, name)).await;
+                let outcome = self.engine.remove(&container_id(&self.env_id, name)).await;
                 if outcome.is_ok() && known.contains(name) {
                     (self.listener)(Event::Removed(name.clone()));
                 }
@@ -317,13 +332,12 @@ impl Runner {
     }
 
     /// Restarts hosts; each shuts down within `patience` or is killed.
-    pub async fn reset(&self, env_id: &str, names: &[String], patience: Duration) -> Result<()> {
-        let known = containers(self.engine.as_ref(), env_id).await?;
-        let files = Files::new(env_id);
+    pub async fn reset(&self, names: &[String], patience: Duration) -> Result<()> {
+        let known = containers(self.engine.as_ref(), &self.env_id).await?;
         let mut restarting: FuturesUnordered<_> = names
             .iter()
             .map(|name| {
-                let (files, container) = (&files, &known[name]);
+                let container = &known[name];
                 async move {
                     if container.state == State::Running {
                         old_folder::before_restart(self.engine.as_ref(), container).await;
@@ -332,9 +346,9 @@ impl Runner {
                         (container.state == State::Running).then(|| (init::end_signal(container.pid), patience));
                     self.engine.end_task(&container.id, grace).await?;
                     // Not before: what a systemd that shuts down says is not about the next one.
-                    let socket = Notify::bind(&files.notify_dir(name))?;
-                    files.clear_kmsg(name)?;
-                    self.engine.restart(&container.id, &files.console(name)).await?;
+                    let socket = Notify::bind(&self.files.notify_dir(name))?;
+                    self.files.clear_kmsg(name)?;
+                    self.engine.restart(&container.id, &self.files.console(name)).await?;
                     (self.listener)(Event::Restarted(name.clone()));
                     Ok::<_, Error>((name.clone(), socket))
                 }
@@ -348,14 +362,14 @@ impl Runner {
             }
         }
         Error::all(errors)?;
-        self.wait_booted(env_id, sockets).await?;
+        self.wait_booted(sockets).await?;
         if names.iter().any(|n| n == "server" || n.starts_with("node")) {
             let all: Vec<String> = known
                 .iter()
                 .filter(|(n, c)| names.contains(n) || c.state == State::Running)
                 .map(|(n, _)| n.clone())
                 .collect();
-            match self.wait_alive(env_id, &all).await? {
+            match self.wait_alive(&all).await? {
                 None => {}
                 Some(broken) if !broken.server || names.iter().any(|n| n == "server") => {
                     return Err(broken.error.hint(LOOK));

@@ -1,6 +1,7 @@
 //! Running a process on a host of the cluster: as whom, where, with which variables.
 
 use super::containers;
+use super::files::Files;
 use crate::engine::io::{Chunk, Session};
 use crate::engine::{ContainerInfo, Engine, ProcessSpec, State};
 use crate::error::{Error, Result};
@@ -32,10 +33,10 @@ pub struct Wish {
 }
 
 /// Finds a running host.
-pub async fn host(engine: &dyn Engine, env_id: &str, name: &str) -> Result<ContainerInfo> {
+pub async fn host(engine: &dyn Engine, files: &Files, env_id: &str, name: &str) -> Result<ContainerInfo> {
     let mut known = containers(engine, env_id).await?;
     if known.is_empty() {
-        super::require_its_engine(engine, env_id)?;
+        super::require_its_engine(engine, files)?;
         return Err(Error::new("the cluster is not running").hint("run `oardocker start` first"));
     }
     let names = known.keys().cloned().collect::<Vec<_>>().join(", ");

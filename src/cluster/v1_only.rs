@@ -2,7 +2,7 @@
 
 use super::init::is_init;
 use crate::cgroup::{Cgroups, Layout};
-use crate::engine::Engine;
+use crate::engine::Images;
 use crate::error::{Error, Result};
 use crate::rooted::Root;
 use std::path::Path;
@@ -10,16 +10,16 @@ use std::path::Path;
 /// The last version of systemd that boots without v2.
 const LAST: u32 = 255;
 
-/// Refuses the first of these images (title and engine name) that cannot boot on this host.
-pub async fn check(engine: &dyn Engine, cgroups: &Cgroups, images: &[(String, String)]) -> Result<()> {
+/// Refuses the first of these images (title and name in the store) that cannot boot on this host.
+pub async fn check(store: &dyn Images, cgroups: &Cgroups, images: &[(String, String)]) -> Result<()> {
     if cgroups.layout != Layout::Legacy {
         return Ok(());
     }
     for (title, name) in images {
-        let Some(image) = engine.image(name).await? else { continue };
-        let step = engine.begin_step(image.chain_id().as_deref()).await?;
+        let Some(image) = store.image(name).await? else { continue };
+        let step = store.begin_step(image.chain_id().as_deref()).await?;
         let version = Root::open(&step.root).and_then(|root| systemd_version(&root));
-        engine.abort_step(step).await?;
+        store.abort_step(step).await?;
         if let Some(version) = version?.filter(|v| *v > LAST) {
             return Err(refusal(title, version));
         }

@@ -1,6 +1,7 @@
 //! A container in the words of the OCI runtime spec, and the media types of the image spec.
 
-use super::{ContainerSpec, ProcessSpec};
+use super::{Mount, NODE_CAPABILITIES, NodeSpec, ProcessSpec, StepSpec};
+use crate::cgroup::View;
 use serde_json::{Value, json};
 use std::path::Path;
 
@@ -42,8 +43,13 @@ const READ_ONLY: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys",
 /// Character devices that every container may use, besides those that the runtime adds by itself: tun and fuse.
 pub(super) const DEVICES: [(i64, i64); 2] = [(10, 200), (10, 229)];
 
-pub(super) fn process(p: &ProcessSpec, capabilities: &[String]) -> Value {
-    let all: Vec<&str> = CAPABILITIES.into_iter().chain(capabilities.iter().map(String::as_str)).collect();
+/// A session in a node.
+pub(super) fn session(p: &ProcessSpec) -> Value {
+    process(p, &NODE_CAPABILITIES)
+}
+
+fn process(p: &ProcessSpec, capabilities: &[&str]) -> Value {
+    let all: Vec<&str> = CAPABILITIES.iter().chain(capabilities).copied().collect();
     let mut process = json!({
         "terminal": p.terminal.is_some(),
         "user": {"uid": p.uid, "gid": p.gid, "additionalGids": p.groups},
@@ -64,9 +70,31 @@ pub(super) fn process(p: &ProcessSpec, capabilities: &[String]) -> Value {
     process
 }
 
-/// The whole bundle. `root` is the root filesystem, absolute or relative to the bundle; `netns` a network namespace's path.
-pub(super) fn container(spec: &ContainerSpec, root: &Path, netns: &Path) -> Value {
-    let mut mounts = vec![
+/// The bundle of a node. `root` is the root filesystem, absolute or relative to the bundle; `netns` a network namespace's path.
+pub(super) fn node(spec: &NodeSpec, root: &Path, netns: &Path) -> Value {
+    let mut mounts = own_mounts();
+    mounts.extend(cgroup_mounts(&spec.cgroup_view));
+    mounts.extend(spec.mounts.iter().map(mount));
+    let mut bundle = bundle(process(&spec.process, &NODE_CAPABILITIES), &spec.hostname, &mounts, root, netns);
+    bundle["linux"]["cgroupsPath"] = json!(spec.cgroup);
+    bundle
+}
+
+/// The bundle of a build step.
+pub(super) fn step(spec: &StepSpec, root: &Path) -> Value {
+    let capabilities: Vec<&str> = spec.capabilities.iter().map(String::as_str).collect();
+    let mut mounts = own_mounts();
+    mounts.extend(spec.mounts.iter().map(mount));
+    let mut bundle = bundle(process(&spec.process, &capabilities), "build", &mounts, root, &spec.netns);
+    if let Some(path) = &spec.cgroup {
+        bundle["linux"]["cgroupsPath"] = json!(path);
+    }
+    bundle
+}
+
+/// What every container has.
+fn own_mounts() -> Vec<Value> {
+    vec![
         json!({"destination": "/proc", "type": "proc", "source": "proc", "options": ["nosuid", "noexec", "nodev"]}),
         json!({"destination": "/dev", "type": "tmpfs", "source": "tmpfs",
             "options": ["nosuid", "strictatime", "mode=755", "size=65536k"]}),
@@ -77,19 +105,23 @@ pub(super) fn container(spec: &ContainerSpec, root: &Path, netns: &Path) -> Valu
         json!({"destination": "/dev/mqueue", "type": "mqueue", "source": "mqueue",
             "options": ["nosuid", "noexec", "nodev"]}),
         json!({"destination": "/sys", "type": "sysfs", "source": "sysfs", "options": ["nosuid", "noexec", "nodev", "ro"]}),
-    ];
-    if let Some(view) = &spec.cgroup_view {
-        mounts.push(json!({"destination": "/sys/fs/cgroup", "type": view.kind, "source": view.kind,
-            "options": ["nosuid", "noexec", "nodev", "relatime", "rw"]}));
-        mounts.extend(view.controllers.iter().map(|c| {
-            json!({"destination": c.target, "type": "bind", "source": c.host, "options": ["rbind", "rprivate", "rw"]})
-        }));
-    }
-    mounts.extend(
-        spec.mounts
-            .iter()
-            .map(|m| json!({"destination": m.target, "type": m.kind, "source": m.source, "options": m.options})),
+    ]
+}
+
+fn cgroup_mounts(view: &View) -> Vec<Value> {
+    let own = json!({"destination": "/sys/fs/cgroup", "type": view.kind, "source": view.kind,
+        "options": ["nosuid", "noexec", "nodev", "relatime", "rw"]});
+    let controllers = view.controllers.iter().map(
+        |c| json!({"destination": c.target, "type": "bind", "source": c.host, "options": ["rbind", "rprivate", "rw"]}),
     );
+    [own].into_iter().chain(controllers).collect()
+}
+
+fn mount(m: &Mount) -> Value {
+    json!({"destination": m.target, "type": m.kind, "source": m.source, "options": m.options})
+}
+
+fn bundle(process: Value, hostname: &str, mounts: &[Value], root: &Path, netns: &Path) -> Value {
     let mut namespaces: Vec<Value> =
         ["pid", "ipc", "uts", "mount", "cgroup"].iter().map(|kind| json!({"type": kind})).collect();
     namespaces.push(json!({"type": "network", "path": netns}));
@@ -101,12 +133,11 @@ pub(super) fn container(spec: &ContainerSpec, root: &Path, netns: &Path) -> Valu
     );
     json!({
         "ociVersion": "1.0.2",
-        "process": process(&spec.process, &spec.capabilities),
+        "process": process,
         "root": {"path": root, "readonly": false},
-        "hostname": spec.hostname,
+        "hostname": hostname,
         "mounts": mounts,
         "linux": {
-            "cgroupsPath": spec.cgroup,
             "namespaces": namespaces,
             "maskedPaths": MASKED,
             "readonlyPaths": READ_ONLY,
@@ -119,30 +150,54 @@ pub(super) fn container(spec: &ContainerSpec, root: &Path, netns: &Path) -> Valu
 #[cfg(test)]
 mod tests {
     use super::*;
+    use oci_spec::runtime::{Capability, Spec};
+
+    /// What it may have at most.
+    fn bounding(bundle: &Value) -> std::collections::HashSet<Capability> {
+        let parsed: Spec = serde_json::from_value(bundle.clone()).unwrap();
+        let capabilities = parsed.process().as_ref().unwrap().capabilities().clone().unwrap();
+        capabilities.bounding().clone().unwrap()
+    }
 
     #[test]
-    fn the_spec_is_valid_for_the_oci_types() {
-        let spec = ContainerSpec {
+    fn bundles_are_valid_for_the_oci_types() {
+        let process = ProcessSpec { args: vec!["/sbin/init".into()], uid: 0, ..ProcessSpec::default() };
+        let mounts = vec![Mount::bind("/a", "/b", true)];
+        let step = StepSpec {
+            process: process.clone(),
+            mounts: mounts.clone(),
+            netns: "/n".into(),
+            cgroup: None,
+            capabilities: vec!["CAP_MKNOD".into()],
+        };
+        let bundle = super::step(&step, Path::new("/root"));
+        assert!(bundle["linux"].get("cgroupsPath").is_none());
+        assert!(bounding(&bundle).contains(&Capability::Mknod) && !bounding(&bundle).contains(&Capability::SysAdmin));
+        let spec = NodeSpec {
             id: "x".into(),
             hostname: "node1".into(),
-            process: ProcessSpec { args: vec!["/sbin/init".into()], uid: 0, ..ProcessSpec::default() },
-            mounts: vec![crate::engine::Mount::bind("/a", "/b", true)],
+            image: super::super::NodeImage::default(),
+            process,
+            mounts,
             seeds: Vec::new(),
-            network: crate::engine::Network::Namespace("/run/netns/x".into()),
-            cgroup_view: Some(crate::cgroup::View { kind: "cgroup2", controllers: Vec::new() }),
+            plug: super::super::Plug {
+                network: "x".into(),
+                subnet: crate::net::Subnet::first(),
+                index: 1,
+                ports: Vec::new(),
+            },
+            cgroup_view: View { kind: "cgroup2", controllers: Vec::new() },
             cgroup: "/oardocker/x/node1".into(),
-            capabilities: vec!["CAP_SYS_ADMIN".into()],
             labels: Default::default(),
+            console: "/c".into(),
         };
-        let parsed: oci_spec::runtime::Spec =
-            serde_json::from_value(container(&spec, Path::new("rootfs"), Path::new("/n"))).unwrap();
+        let bundle = node(&spec, Path::new("rootfs"), Path::new("/n"));
+        let parsed: Spec = serde_json::from_value(bundle.clone()).unwrap();
         let linux = parsed.linux().as_ref().unwrap();
         assert!(linux.readonly_paths().as_ref().unwrap().iter().any(|p| p == "/proc/sys"));
         assert!(linux.seccomp().is_some());
-        let caps = parsed.process().as_ref().unwrap().capabilities().as_ref().unwrap();
-        let bounding = caps.bounding().as_ref().unwrap();
-        assert!(bounding.contains(&oci_spec::runtime::Capability::SysAdmin));
-        assert!(!bounding.contains(&oci_spec::runtime::Capability::SysModule), "no wider than asked");
-        assert!(!bounding.contains(&oci_spec::runtime::Capability::Mknod));
+        assert!(bounding(&bundle).contains(&Capability::SysAdmin));
+        assert!(!bounding(&bundle).contains(&Capability::SysModule), "no wider than asked");
+        assert!(!bounding(&bundle).contains(&Capability::Mknod));
     }
 }

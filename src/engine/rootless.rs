@@ -2,13 +2,13 @@
 //!
 //! Podman keeps a user namespace, with the ids that `/etc/subuid` gives the user, and a mount namespace, in which all of the
 //! user's containers are made. Whoever enters both is root there: mounts and files of foreign owners can be made, and Podman sees
-//! them. So this comes before everything else, and the rest of oardocker hardly knows the difference; what differs it asks
-//! [`host::is_rootless`].
+//! them. So this comes before everything else, and the rest of oardocker hardly knows the difference; what differs is in
+//! [`host::Machine`].
 
+use super::address::{Address, parse};
 use super::docker::ping::{Pong, ping};
-use super::select::{Address, parse};
 use crate::error::{Context as _, Error, Result};
-use crate::host::{self, session_dir};
+use crate::host::{Machine, podman_socket, session_dir, starts_inside};
 use nix::sched::{CloneFlags, setns};
 use std::fs::{self, File};
 use std::os::unix::net::UnixStream;
@@ -17,31 +17,23 @@ use std::path::PathBuf;
 /// What Debian's users and groups need.
 const IDS: u64 = 65_536;
 
-/// Where the user's Podman listens.
-pub(super) fn podman_socket() -> Option<PathBuf> {
-    Some(session_dir()?.join("podman/podman.sock"))
-}
-
-/// Enters them, if oardocker is not run by root and this `--docker-host` means an engine of the same user. Namespaces are
+/// This machine; the namespaces are entered if oardocker is not run by root and this `--docker-host` means an engine of the same user. Namespaces are
 /// entered by thread: this must be called while there is only one.
-pub fn enter(docker_host: &str) -> Result<()> {
+pub fn enter(docker_host: &str) -> Result<Machine> {
     if nix::unistd::geteuid().is_root() {
-        if host::starts_inside() {
-            host::set_rootless();
-        }
-        return Ok(());
+        return Ok(Machine::new(starts_inside()));
     }
     let socket = match parse(docker_host)? {
         Address::Docker(path) => Some(path),
         Address::Auto => of_environment(),
         Address::Managed | Address::Containerd(_) => None,
     };
-    let Some(socket) = socket else { return Ok(()) };
+    let Some(socket) = socket else { return Ok(Machine::new(false)) };
     let doing = || format!("cannot use the container engine at {}", socket.display());
     let pong = ping(&socket).doing(doing)?;
     if pong.owner != nix::unistd::geteuid().as_raw() {
         // Root's, which is of no use to anybody else: select says so.
-        return Ok(());
+        return Ok(Machine::new(false));
     }
     if session_dir().is_none() {
         let id = nix::unistd::geteuid();
@@ -51,8 +43,7 @@ pub fn enter(docker_host: &str) -> Result<()> {
     }
     let holder = holder(&pong).doing(doing)?;
     join(&holder).doing(|| format!("cannot enter the namespaces of process {holder}, which are Podman's"))?;
-    host::set_rootless();
-    Ok(())
+    Ok(Machine::new(true))
 }
 
 /// What `auto` means without root: DOCKER_HOST, or the user's Podman if it is there.

@@ -1,13 +1,14 @@
-//! Which engine: the meaning of `--docker-host`.
+//! Connecting to the engine that `--docker-host` means, with the image store that goes with it.
 
-use super::Engine;
+use super::address::Address;
 use super::containerd::{self, Containerd};
 use super::docker::Docker;
-use super::rootless::podman_socket;
+use super::store::Store;
+use super::{Engine, Images};
 use crate::error::{Error, Result};
-use crate::host::{is_rootless, managed_socket};
+use crate::host::{Machine, podman_socket};
 use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 /// Where containerd listens on every distribution.
@@ -16,90 +17,92 @@ const SYSTEM_SOCKET: &str = "/run/containerd/containerd.sock";
 /// Where Docker Engine and Podman listen for root.
 const DOCKER_SOCKETS: [&str; 2] = ["/run/docker.sock", "/run/podman/podman.sock"];
 
-/// A parsed `--docker-host`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Address {
-    /// CONTAINERD_ADDRESS, DOCKER_HOST, or the system's containerd if it answers, else a managed one; a Docker-compatible
-    /// socket where there is no containerd program.
-    Auto,
-    /// A containerd of our own.
-    Managed,
-    /// This containerd.
-    Containerd(PathBuf),
-    /// This Docker-compatible socket.
-    Docker(PathBuf),
+/// Who keeps the images, and who runs what is made of them.
+#[derive(Clone)]
+pub struct Backend {
+    /// The store.
+    pub images: Arc<dyn Images>,
+    /// The engine.
+    pub engine: Arc<dyn Engine>,
 }
 
-/// Reads the value of `--docker-host`.
-pub fn parse(text: &str) -> Result<Address> {
-    if let Some(path) = text.strip_prefix("containerd://").filter(|p| !p.is_empty()) {
-        return Ok(Address::Containerd(path.into()));
+impl std::fmt::Debug for Backend {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Backend").field(self.engine.info()).finish()
     }
-    if let Some(path) = text.strip_prefix("unix://").filter(|p| !p.is_empty()) {
-        return Ok(Address::Docker(path.into()));
+}
+
+impl Backend {
+    /// containerd is both.
+    async fn containerd(machine: &Machine, socket: &Path, managed: bool) -> Result<Self> {
+        let both = Arc::new(Containerd::connect(machine, socket, managed).await?);
+        Ok(Self { images: both.clone(), engine: both })
     }
-    match text {
-        "auto" => Ok(Address::Auto),
-        "managed" => Ok(Address::Managed),
-        _ => Err(Error::usage(format!("--docker-host {text:?} is not understood"))
-            .hint("use auto, managed, containerd:///run/containerd/containerd.sock or unix:///run/docker.sock")),
+
+    /// A Docker-compatible socket, and a store of ours.
+    async fn docker(machine: &Machine, socket: &Path) -> Result<Self> {
+        let store = Arc::new(Store::open(machine));
+        let engine = Arc::new(Docker::connect(machine, socket, store.clone()).await?);
+        Ok(Self { images: store, engine })
     }
 }
 
 /// Connects; the second value says in one line which engine `auto` took, or that one had to be started.
-pub async fn connect(address: &Address) -> Result<(Arc<dyn Engine>, Option<String>)> {
+pub async fn connect(machine: &Machine, address: &Address) -> Result<(Backend, Option<String>)> {
     require_root()?;
     match address {
-        Address::Docker(path) => Ok((Arc::new(Docker::connect(path).await?), None)),
-        Address::Containerd(path) => Ok((Arc::new(Containerd::connect(path, false).await?), None)),
+        Address::Docker(path) => Ok((Backend::docker(machine, path).await?, None)),
+        Address::Containerd(path) => Ok((Backend::containerd(machine, path, false).await?, None)),
         Address::Managed => {
-            let (engine, line) = managed().await?;
-            Ok((engine, line.filter(|l| l.starts_with("Started"))))
+            let (backend, line) = managed(machine).await?;
+            Ok((backend, line.filter(|l| l.starts_with("Started"))))
         }
-        Address::Auto => auto().await,
+        Address::Auto => auto(machine).await,
     }
 }
 
-async fn auto() -> Result<(Arc<dyn Engine>, Option<String>)> {
+async fn auto(machine: &Machine) -> Result<(Backend, Option<String>)> {
     let variable = |name: &str| std::env::var(name).ok().filter(|v| !v.is_empty());
     if let Some(path) = variable("CONTAINERD_ADDRESS") {
-        return taken(Containerd::connect(Path::new(&path), false).await?, " (CONTAINERD_ADDRESS)");
+        return taken(Backend::containerd(machine, Path::new(&path), false).await?, " (CONTAINERD_ADDRESS)");
     }
     if let Some(host) = variable("DOCKER_HOST") {
         let path = host.strip_prefix("unix://").ok_or_else(|| {
             Error::new(format!("DOCKER_HOST is {host:?}, and only an engine on this host can be used"))
                 .hint("unset it, or choose another engine: --docker-host managed")
         })?;
-        return taken(Docker::connect(Path::new(path)).await?, " (DOCKER_HOST)");
+        return taken(Backend::docker(machine, Path::new(path)).await?, " (DOCKER_HOST)");
     }
-    if let Some(socket) = podman_socket().filter(|_| is_rootless()) {
-        return taken(Docker::connect(&socket).await?, "");
+    if let Some(socket) = podman_socket().filter(|_| machine.is_rootless()) {
+        return taken(Backend::docker(machine, &socket).await?, "");
     }
     if UnixStream::connect(SYSTEM_SOCKET).is_ok() {
-        return taken(Containerd::connect(Path::new(SYSTEM_SOCKET), false).await?, "");
+        return taken(Backend::containerd(machine, Path::new(SYSTEM_SOCKET), false).await?, "");
     }
     let containerd = containerd::installed();
     match DOCKER_SOCKETS.iter().find(|path| !containerd && UnixStream::connect(path).is_ok()) {
-        Some(path) => taken(Docker::connect(Path::new(path)).await?, ""),
-        None => managed().await,
+        Some(path) => taken(Backend::docker(machine, Path::new(path)).await?, ""),
+        None => managed(machine).await,
     }
 }
 
-/// The engine that `auto` took, with the line that says so.
-fn taken(engine: impl Engine + 'static, why: &str) -> Result<(Arc<dyn Engine>, Option<String>)> {
-    let info = engine.info();
+/// What `auto` took, with the line that says so.
+fn taken(backend: Backend, why: &str) -> Result<(Backend, Option<String>)> {
+    let info = backend.engine.info();
     let line = format!("Using {} {} at {}{why}", info.name, info.version, info.docker_host);
-    Ok((Arc::new(engine), Some(line)))
+    Ok((backend, Some(line)))
 }
 
-async fn managed() -> Result<(Arc<dyn Engine>, Option<String>)> {
-    let started = tokio::task::spawn_blocking(containerd::ensure_managed)
+async fn managed(machine: &Machine) -> Result<(Backend, Option<String>)> {
+    let here = machine.clone();
+    let started = tokio::task::spawn_blocking(move || containerd::ensure_managed(&here))
         .await
         .map_err(|e| Error::new(format!("cannot start containerd: {e}")))??;
-    let engine = Containerd::connect(&managed_socket(), true).await?;
+    let socket = machine.managed_socket();
+    let backend = Backend::containerd(machine, &socket, true).await?;
     let verb = if started { "Started" } else { "Using" };
-    let line = format!("{verb} managed containerd {} at {}", engine.info().version, managed_socket().display());
-    Ok((Arc::new(engine), Some(line)))
+    let line = format!("{verb} managed containerd {} at {}", backend.engine.info().version, socket.display());
+    Ok((backend, Some(line)))
 }
 
 /// In the namespaces of a user's own Podman we are root as well.
@@ -111,20 +114,4 @@ fn require_root() -> Result<()> {
         .hint("run it with sudo: sudo oardocker ...")
         .hint("or use a Podman of your own: systemctl --user start podman.socket (docs/engines.md)")
         .hint("without root these work: init, --dry-run, --help, completion"))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn docker_host_values() {
-        assert_eq!(parse("auto").unwrap(), Address::Auto);
-        assert_eq!(parse("managed").unwrap(), Address::Managed);
-        assert_eq!(parse("containerd:///x").unwrap(), Address::Containerd("/x".into()));
-        assert_eq!(parse("unix://var/run/docker.sock").unwrap(), Address::Docker("var/run/docker.sock".into()));
-        for bad in ["", "tcp://1.2.3.4", "containerd://", "/run/x.sock"] {
-            assert!(parse(bad).is_err(), "{bad}");
-        }
-    }
 }

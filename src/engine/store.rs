@@ -11,14 +11,14 @@
 //! Steps are run by the host's OCI runtime itself. Everything enters its place by rename, and is on the disk by then: what is there
 //! is whole, also after a power cut, and what cannot be read is an error and not nothing.
 
-use super::step::{self, Maker};
-use super::{ContainerSpec, Image, ImageRecord, Layer, Network, StepRoot, oci, sha256};
+use super::step::{Maker, Steps};
+use super::{Image, ImageRecord, Images, Layer, StepRoot, StepSpec, oci, sha256};
 use crate::error::{Context as _, Error, Result};
-use crate::host::{data_dir, is_rootless, private_dir, runtime_dir};
+use crate::host::{Machine, private_dir};
+use async_trait::async_trait;
 use nix::fcntl::{Flock, FlockArg};
 use oci_spec::image::ImageConfiguration;
 use serde::{Deserialize, Serialize};
-use serde_json::json;
 use sha2::{Digest as _, Sha256};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
@@ -45,10 +45,13 @@ struct Stored {
     layers: Vec<Layer>,
 }
 
-/// The store; its lock is shared with other oardockers until [`Store::release`].
+/// The store; its lock is shared with other oardockers until it is released.
 #[derive(Debug)]
 pub(super) struct Store {
     dir: PathBuf,
+    /// Of the OCI runtime.
+    runtime_root: PathBuf,
+    steps: Steps,
     held: Mutex<Option<Flock<File>>>,
 }
 
@@ -57,22 +60,11 @@ fn digits(digest: &str) -> &str {
     digest.strip_prefix("sha256:").unwrap_or(digest)
 }
 
-/// The image's own id: the digest of its configuration with its layers.
-pub(super) fn configuration(image: &Image) -> Result<(String, Vec<u8>)> {
-    let doing = || "cannot write an image configuration".to_owned();
-    let mut config = serde_json::to_value(&image.config).doing(doing)?;
-    config["rootfs"] = json!({
-        "type": "layers",
-        "diff_ids": image.layers.iter().map(|l| &l.diff_id).collect::<Vec<_>>(),
-    });
-    let bytes = serde_json::to_vec(&config).doing(doing)?;
-    Ok((sha256(&bytes), bytes))
-}
-
 impl Store {
     /// The store of this host.
-    pub(super) fn open() -> Self {
-        Self { dir: data_dir().join("store"), held: Mutex::new(None) }
+    pub(super) fn open(machine: &Machine) -> Self {
+        let (dir, runtime_root) = (machine.data_dir().join("store"), machine.runtime_dir().join("runtime"));
+        Self { dir, runtime_root, steps: Steps::new(machine), held: Mutex::new(None) }
     }
 
     fn sub(&self, kind: &str, name: &str) -> PathBuf {
@@ -116,7 +108,7 @@ impl Store {
     }
 
     /// Nothing is half done any more.
-    pub(super) fn release(&self) {
+    fn let_go(&self) {
         self.held.lock().expect("no panics under this lock").take();
     }
 
@@ -129,55 +121,6 @@ impl Store {
             }
         }
         Ok(all)
-    }
-
-    pub(super) fn images(&self) -> Result<Vec<ImageRecord>> {
-        let record = |s: Stored| ImageRecord {
-            name: s.name,
-            id: s.id,
-            created: UNIX_EPOCH + Duration::from_secs(s.created),
-            labels: s.labels,
-        };
-        Ok(self.stored()?.into_iter().map(record).collect())
-    }
-
-    pub(super) fn image(&self, name: &str) -> Result<Option<Image>> {
-        Ok(read(&self.image_file(name))?.map(|s| Image { config: s.config, layers: s.layers }))
-    }
-
-    pub(super) fn put_image(&self, name: &str, image: &Image, labels: &BTreeMap<String, String>) -> Result<String> {
-        self.hold()?;
-        self.make("images")?;
-        let doing = || format!("cannot store image {name}");
-        let (id, _) = configuration(image)?;
-        let stored = Stored {
-            name: name.into(),
-            id: id.clone(),
-            created: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs()),
-            labels: labels.clone(),
-            config: image.config.clone(),
-            layers: image.layers.clone(),
-        };
-        let mut file = tempfile::Builder::new().prefix(".").tempfile_in(self.dir.join("images")).doing(doing)?;
-        serde_json::to_writer(&mut file, &stored).doing(doing)?;
-        // Its layers are on the disk: a name comes after what it names.
-        file.as_file().sync_all().doing(doing)?;
-        file.persist(self.image_file(name)).map_err(|e| e.error).doing(doing)?;
-        sync_dir(&self.dir.join("images")).doing(doing)?;
-        Ok(id)
-    }
-
-    /// Forgets names, and removes what nothing refers to any more unless another oardocker is at work.
-    pub(super) fn remove_images(&self, names: &[String]) -> Result<()> {
-        let mut errors = Vec::new();
-        for name in names {
-            errors.extend(remove_file(&self.image_file(name)).err());
-        }
-        self.release();
-        if let Some(_alone) = self.lock(FlockArg::LockExclusiveNonblock)? {
-            errors.extend(self.remove_unused().err());
-        }
-        Error::all(errors)
     }
 
     fn remove_unused(&self) -> Result<()> {
@@ -204,11 +147,53 @@ impl Store {
         Error::all(errors)
     }
 
-    pub(super) fn has_chain(&self, chain_id: &str) -> bool {
+    /// Directories of a chain, the topmost first, as overlay wants them.
+    fn directories(&self, chain_id: &str) -> Result<Vec<PathBuf>> {
+        let mut found = Vec::new();
+        let mut next = Some(chain_id.to_owned());
+        while let Some(chain) = next {
+            let dir = self.sub("chains", digits(&chain));
+            if !dir.is_dir() {
+                return Err(Error::new(format!("the layers {chain} are gone")).hint("build again"));
+            }
+            found.push(dir.join("fs"));
+            let parent = dir.join("parent");
+            next = match fs::read_to_string(&parent) {
+                Ok(parent) if self.has(&parent) => Some(parent),
+                Ok(parent) => {
+                    return Err(Error::new(format!("the layers {parent} below {chain} are gone")).hint("build again"));
+                }
+                Err(e) if e.kind() == std::io::ErrorKind::NotFound => None,
+                Err(e) => return Err(e).doing(|| format!("cannot read {}", parent.display())),
+            };
+        }
+        Ok(found)
+    }
+
+    fn mount_step(&self, key: &str, parent: Option<&str>) -> Result<StepRoot> {
+        let dir = self.sub("steps", key);
+        let (upper, work) = (dir.join("upper"), dir.join("work"));
+        for dir in [&upper, &work] {
+            fs::create_dir_all(dir).doing(|| format!("cannot create {}", dir.display()))?;
+        }
+        match parent {
+            None => self.steps.mount_bind(&upper, key)?,
+            Some(chain) => {
+                let text = |path: &PathBuf| path.to_string_lossy().into_owned();
+                let lower = self.directories(chain)?.iter().map(text).collect::<Vec<_>>().join(":");
+                let options = [("lowerdir", lower), ("upperdir", text(&upper)), ("workdir", text(&work))];
+                self.steps.mount_overlay(&options.map(|(name, value)| format!("{name}={value}")), key)?;
+            }
+        }
+        Ok(StepRoot { key: key.into(), root: self.steps.root(key), changes: upper, parent: parent.map(Into::into) })
+    }
+
+    fn has(&self, chain_id: &str) -> bool {
         !digits(chain_id).is_empty() && self.sub("chains", digits(chain_id)).join("fs").is_dir()
     }
 
-    pub(super) fn put_layer(&self, layer: &Layer, from: &Path) -> Result<()> {
+    /// Stores a blob, checked on the way.
+    fn copy_in(&self, layer: &Layer, from: &Path) -> Result<()> {
         self.hold()?;
         self.make("blobs")?;
         let doing = || format!("cannot store layer {}", layer.digest);
@@ -235,115 +220,121 @@ impl Store {
         sync_dir(&self.dir.join("blobs")).doing(doing)
     }
 
-    /// Directories of a chain, the topmost first, as overlay wants them.
-    fn directories(&self, chain_id: &str) -> Result<Vec<PathBuf>> {
-        let mut found = Vec::new();
-        let mut next = Some(chain_id.to_owned());
-        while let Some(chain) = next {
-            let dir = self.sub("chains", digits(&chain));
-            if !dir.is_dir() {
-                return Err(Error::new(format!("the layers {chain} are gone")).hint("build again"));
-            }
-            found.push(dir.join("fs"));
-            let parent = dir.join("parent");
-            next = match fs::read_to_string(&parent) {
-                Ok(parent) if self.has_chain(&parent) => Some(parent),
-                Ok(parent) => {
-                    return Err(Error::new(format!("the layers {parent} below {chain} are gone")).hint("build again"));
-                }
-                Err(e) if e.kind() == std::io::ErrorKind::NotFound => None,
-                Err(e) => return Err(e).doing(|| format!("cannot read {}", parent.display())),
-            };
-        }
-        Ok(found)
+    /// Removes a step in which nothing runs.
+    fn discard(&self, key: &str) -> Result<()> {
+        self.steps.unmount(key)?;
+        remove_dir(&self.sub("steps", key))?;
+        self.steps.forget(key)
     }
 
-    pub(super) fn begin_step(&self, parent: Option<&str>) -> Result<StepRoot> {
+    /// Throws a step away, with what still runs in it.
+    async fn throw_away(&self, key: &str) -> Result<()> {
+        self.delete_container(key).await?;
+        self.discard(key)
+    }
+
+    /// Ends and removes a step's container, if there is one.
+    async fn delete_container(&self, id: &str) -> Result<()> {
+        if !self.runtime_root.join(id).exists() {
+            return Ok(());
+        }
+        let doing = || format!("cannot remove container {id}");
+        let mut command = tokio::process::Command::new(runtime()?);
+        command.arg("--root").arg(&self.runtime_root).args(["delete", "--force", id]);
+        let out = command.output().await.doing(doing)?;
+        if out.status.success() || !self.runtime_root.join(id).exists() {
+            return Ok(());
+        }
+        Err(Error::new(String::from_utf8_lossy(&out.stderr).trim().to_owned())).doing(doing)
+    }
+}
+
+#[async_trait]
+impl Images for Store {
+    async fn images(&self) -> Result<Vec<ImageRecord>> {
+        let record = |s: Stored| ImageRecord {
+            name: s.name,
+            id: s.id,
+            created: UNIX_EPOCH + Duration::from_secs(s.created),
+            labels: s.labels,
+        };
+        Ok(self.stored()?.into_iter().map(record).collect())
+    }
+
+    async fn image(&self, name: &str) -> Result<Option<Image>> {
+        Ok(read(&self.image_file(name))?.map(|s| Image { config: s.config, layers: s.layers }))
+    }
+
+    async fn put_image(&self, name: &str, image: &Image, labels: &BTreeMap<String, String>) -> Result<String> {
+        self.hold()?;
+        self.make("images")?;
+        let doing = || format!("cannot store image {name}");
+        let (id, _) = image.configuration().doing(doing)?;
+        let stored = Stored {
+            name: name.into(),
+            id: id.clone(),
+            created: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs()),
+            labels: labels.clone(),
+            config: image.config.clone(),
+            layers: image.layers.clone(),
+        };
+        let mut file = tempfile::Builder::new().prefix(".").tempfile_in(self.dir.join("images")).doing(doing)?;
+        serde_json::to_writer(&mut file, &stored).doing(doing)?;
+        // Its layers are on the disk: a name comes after what it names.
+        file.as_file().sync_all().doing(doing)?;
+        file.persist(self.image_file(name)).map_err(|e| e.error).doing(doing)?;
+        sync_dir(&self.dir.join("images")).doing(doing)?;
+        Ok(id)
+    }
+
+    /// Forgets names, and removes what nothing refers to any more unless another oardocker is at work.
+    async fn remove_images(&self, names: &[String]) -> Result<()> {
+        let mut errors = Vec::new();
+        for name in names {
+            errors.extend(remove_file(&self.image_file(name)).err());
+        }
+        self.let_go();
+        if let Some(_alone) = self.lock(FlockArg::LockExclusiveNonblock)? {
+            errors.extend(self.remove_unused().err());
+        }
+        Error::all(errors)
+    }
+
+    async fn has_chain(&self, chain_id: &str) -> Result<bool> {
+        // Whoever asks goes on to use it.
+        self.hold()?;
+        Ok(self.has(chain_id))
+    }
+
+    async fn put_layer(&self, layer: &Layer, file: &Path) -> Result<()> {
+        tokio::task::block_in_place(|| self.copy_in(layer, file))
+    }
+
+    async fn begin_step(&self, parent: Option<&str>) -> Result<StepRoot> {
+        self.recover().await?;
         self.hold()?;
         let key = Maker::Store.new_key();
-        step::hold(&key)?;
+        self.steps.hold(&key)?;
         let begun = self.mount_step(&key, parent);
         if begun.is_err() {
-            let _ = self.abort_step(&key);
+            let _ = self.discard(&key);
         }
         begun
     }
 
-    fn mount_step(&self, key: &str, parent: Option<&str>) -> Result<StepRoot> {
-        let dir = self.sub("steps", key);
-        let (upper, work) = (dir.join("upper"), dir.join("work"));
-        for dir in [&upper, &work] {
-            fs::create_dir_all(dir).doing(|| format!("cannot create {}", dir.display()))?;
-        }
-        match parent {
-            None => step::mount_bind(&upper, key)?,
-            Some(chain) => {
-                let text = |path: &PathBuf| path.to_string_lossy().into_owned();
-                let lower = self.directories(chain)?.iter().map(text).collect::<Vec<_>>().join(":");
-                let options = [("lowerdir", lower), ("upperdir", text(&upper)), ("workdir", text(&work))];
-                step::mount_overlay(&options.map(|(name, value)| format!("{name}={value}")), key)?;
-            }
-        }
-        Ok(StepRoot { key: key.into(), root: step::root(key), changes: upper, parent: parent.map(Into::into) })
-    }
-
-    pub(super) fn commit_step(&self, step: &StepRoot, layer: &Layer) -> Result<String> {
-        let chain = super::chain_id(step.parent.iter().chain([&layer.diff_id])).expect("one layer at least");
-        let doing = || format!("cannot keep layer {}", layer.diff_id);
-        step::unmount(&step.key)?;
-        self.make("chains")?;
-        // Complete before it gets its name; another build may have made the very same at the same time.
-        let new = self.sub("steps", &step.key).join("chain");
-        fs::create_dir(&new).doing(doing)?;
-        if let Some(parent) = &step.parent {
-            fs::write(new.join("parent"), parent).doing(doing)?;
-        }
-        fs::rename(&step.changes, new.join("fs")).doing(doing)?;
-        // The step's changes have been written by programs that sync nothing.
-        let opened = File::open(&new).doing(doing)?;
-        rustix::fs::syncfs(&opened).map_err(std::io::Error::from).doing(doing)?;
-        match fs::rename(&new, self.sub("chains", digits(&chain))) {
-            Err(e) if !self.has_chain(&chain) => return Err(e).doing(doing),
-            _ => {}
-        }
-        sync_dir(&self.dir.join("chains")).doing(doing)?;
-        self.abort_step(&step.key)?;
-        Ok(chain)
-    }
-
-    pub(super) fn abort_step(&self, key: &str) -> Result<()> {
-        step::unmount(key)?;
-        remove_dir(&self.sub("steps", key))?;
-        step::forget(key)
-    }
-
-    /// Runs a step's container with the host's OCI runtime.
-    pub(super) async fn run_step(
-        &self,
-        step: &StepRoot,
-        spec: &ContainerSpec,
-        output: mpsc::Sender<Vec<u8>>,
-    ) -> Result<u32> {
-        let doing = || format!("cannot run a step in container {}", spec.id);
-        let Network::Namespace(netns) = &spec.network else {
-            return Err(Error::new("steps run in a namespace")).doing(doing);
-        };
+    async fn run_step(&self, step: &StepRoot, spec: &StepSpec, output: mpsc::Sender<Vec<u8>>) -> Result<u32> {
+        let doing = || format!("cannot run a step in container {}", step.key);
         let runtime = runtime()?;
-        let bundle = step::dir(&step.key).join("bundle");
+        let bundle = self.steps.dir(&step.key).join("bundle");
         fs::create_dir_all(&bundle).doing(doing)?;
-        let mut config = oci::container(spec, &step.root, netns);
-        if is_rootless() {
-            // Where the runtime finds a place for it, if anywhere: none of ours exists.
-            config["linux"].as_object_mut().expect("it is one").remove("cgroupsPath");
-        }
-        fs::write(bundle.join("config.json"), config.to_string()).doing(doing)?;
+        fs::write(bundle.join("config.json"), oci::step(spec, &step.root).to_string()).doing(doing)?;
         let mut child = tokio::process::Command::new(runtime)
             .arg("--root")
-            .arg(runtime_root())
+            .arg(&self.runtime_root)
             .arg("run")
             .arg("--bundle")
             .arg(&bundle)
-            .arg(&spec.id)
+            .arg(&step.key)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -356,29 +347,55 @@ impl Store {
         let streams = (child.stdout.take(), child.stderr.take());
         tokio::join!(forward(streams.0, output.clone()), forward(streams.1, output));
         let status = child.wait().await.doing(doing)?;
-        delete_container(&spec.id).await?;
+        self.delete_container(&step.key).await?;
         // After a signal as a shell has it.
         let signal = std::os::unix::process::ExitStatusExt::signal(&status).map(|s| 128 + s);
         Ok(status.code().or(signal).and_then(|c| u32::try_from(c).ok()).unwrap_or(1))
     }
 
-    /// Throws a step away, with what still runs in it.
-    pub(super) async fn throw_away(&self, key: &str) -> Result<()> {
-        delete_container(key).await?;
-        self.abort_step(key)
+    async fn commit_step(&self, step: StepRoot, layer: &Layer) -> Result<String> {
+        let chain = super::chain_id(step.parent.iter().chain([&layer.diff_id])).expect("one layer at least");
+        let doing = || format!("cannot keep layer {}", layer.diff_id);
+        self.steps.unmount(&step.key)?;
+        self.make("chains")?;
+        // Complete before it gets its name; another build may have made the very same at the same time.
+        let new = self.sub("steps", &step.key).join("chain");
+        fs::create_dir(&new).doing(doing)?;
+        if let Some(parent) = &step.parent {
+            fs::write(new.join("parent"), parent).doing(doing)?;
+        }
+        fs::rename(&step.changes, new.join("fs")).doing(doing)?;
+        // The step's changes have been written by programs that sync nothing.
+        let opened = File::open(&new).doing(doing)?;
+        rustix::fs::syncfs(&opened).map_err(std::io::Error::from).doing(doing)?;
+        match fs::rename(&new, self.sub("chains", digits(&chain))) {
+            Err(e) if !self.has(&chain) => return Err(e).doing(doing),
+            _ => {}
+        }
+        sync_dir(&self.dir.join("chains")).doing(doing)?;
+        self.discard(&step.key)?;
+        Ok(chain)
     }
 
-    /// Throws away the steps of oardockers that were killed.
-    pub(super) async fn recover(&self) -> Result<()> {
-        for key in step::abandoned(Maker::Store) {
+    async fn abort_step(&self, step: StepRoot) -> Result<()> {
+        self.throw_away(&step.key).await
+    }
+
+    async fn recover(&self) -> Result<()> {
+        for key in self.steps.abandoned(Maker::Store) {
             self.throw_away(&key).await?;
         }
         // After a reboot nothing of the runtime directory tells of them.
         for dir in entries(&self.dir.join("steps"))? {
-            if dir.file_name().is_some_and(|key| !step::dir(&key.to_string_lossy()).exists()) {
+            if dir.file_name().is_some_and(|key| !self.steps.dir(&key.to_string_lossy()).exists()) {
                 remove_dir(&dir)?;
             }
         }
+        Ok(())
+    }
+
+    async fn release(&self) -> Result<()> {
+        self.let_go();
         Ok(())
     }
 }
@@ -397,10 +414,6 @@ fn sync_dir(dir: &Path) -> std::io::Result<()> {
     File::open(dir)?.sync_all()
 }
 
-fn runtime_root() -> PathBuf {
-    runtime_dir().join("runtime")
-}
-
 fn runtime() -> Result<&'static str> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let there = |name: &&str| std::env::split_paths(&path).any(|dir| dir.join(name).is_file());
@@ -408,21 +421,6 @@ fn runtime() -> Result<&'static str> {
         Error::new("build steps need an OCI runtime, and neither runc nor crun is installed")
             .hint("install one: apt install runc")
     })
-}
-
-/// Ends and removes a step's container, if there is one.
-async fn delete_container(id: &str) -> Result<()> {
-    if !runtime_root().join(id).exists() {
-        return Ok(());
-    }
-    let doing = || format!("cannot remove container {id}");
-    let mut command = tokio::process::Command::new(runtime()?);
-    command.arg("--root").arg(runtime_root()).args(["delete", "--force", id]);
-    let out = command.output().await.doing(doing)?;
-    if out.status.success() || !runtime_root().join(id).exists() {
-        return Ok(());
-    }
-    Err(Error::new(String::from_utf8_lossy(&out.stderr).trim().to_owned())).doing(doing)
 }
 
 async fn forward(stream: Option<impl AsyncRead + Unpin>, to: mpsc::Sender<Vec<u8>>) {
@@ -475,56 +473,56 @@ mod tests {
         Layer { diff_id: sha256(format!("diff {text}").as_bytes()), digest: sha256(text.as_bytes()), size }
     }
 
-    #[test]
-    fn what_no_name_needs_is_removed() {
+    #[tokio::test(flavor = "multi_thread")]
+    async fn what_no_name_needs_is_removed() {
         let tmp = tempfile::tempdir().unwrap();
-        let store = Store { dir: tmp.path().join("store"), held: Mutex::new(None) };
+        let store = Store::open(&Machine::below(tmp.path()));
         let (kept, gone) = (layer("kept"), layer("gone"));
         for layer in [&kept, &gone] {
             let file = tmp.path().join("blob");
             fs::write(&file, if *layer == kept { "kept" } else { "gone" }).unwrap();
-            store.put_layer(layer, &file).unwrap();
+            store.put_layer(layer, &file).await.unwrap();
             fs::create_dir_all(store.sub("chains", digits(&layer.diff_id)).join("fs")).unwrap();
         }
         let wrong = tmp.path().join("wrong");
         fs::write(&wrong, "wrong").unwrap();
-        assert!(store.put_layer(&layer("right"), &wrong).is_err(), "a blob must have its digest");
+        assert!(store.put_layer(&layer("right"), &wrong).await.is_err(), "a blob must have its digest");
         let image = |l: &Layer| Image { config: ImageConfiguration::default(), layers: vec![l.clone()] };
         let labels = BTreeMap::from([("a".to_owned(), "b".to_owned())]);
-        let id = store.put_image("one/a:latest", &image(&kept), &labels).unwrap();
-        store.put_image("two", &image(&gone), &labels).unwrap();
-        store.remove_images(&["two".to_owned(), "none".to_owned()]).unwrap();
-        let records = store.images().unwrap();
+        let id = store.put_image("one/a:latest", &image(&kept), &labels).await.unwrap();
+        store.put_image("two", &image(&gone), &labels).await.unwrap();
+        store.remove_images(&["two".to_owned(), "none".to_owned()]).await.unwrap();
+        let records = store.images().await.unwrap();
         assert_eq!(records.len(), 1);
         assert_eq!((&records[0].name, &records[0].id, &records[0].labels), (&"one/a:latest".to_owned(), &id, &labels));
-        assert!(store.has_chain(&kept.diff_id) && !store.has_chain(&gone.diff_id));
+        assert!(store.has(&kept.diff_id) && !store.has(&gone.diff_id));
         assert!(store.blob(&kept).exists() && !store.blob(&gone).exists());
-        assert_eq!(store.image("one/a:latest").unwrap().unwrap().layers, [kept]);
+        assert_eq!(store.image("one/a:latest").await.unwrap().unwrap().layers, [kept]);
     }
 
-    #[test]
-    fn what_cannot_be_read_is_not_nothing() {
+    #[tokio::test(flavor = "multi_thread")]
+    async fn what_cannot_be_read_is_not_nothing() {
         let tmp = tempfile::tempdir().unwrap();
-        let store = Store { dir: tmp.path().join("store"), held: Mutex::new(None) };
+        let store = Store::open(&Machine::below(tmp.path()));
         let kept = layer("kept");
         let file = tmp.path().join("blob");
         fs::write(&file, "kept").unwrap();
-        store.put_layer(&kept, &file).unwrap();
+        store.put_layer(&kept, &file).await.unwrap();
         let chain = store.sub("chains", digits(&kept.diff_id));
         fs::create_dir_all(chain.join("fs")).unwrap();
         let image = Image { config: ImageConfiguration::default(), layers: vec![kept.clone()] };
-        store.put_image("a", &image, &BTreeMap::new()).unwrap();
+        store.put_image("a", &image, &BTreeMap::new()).await.unwrap();
         // A blob is what it says, not what is as long.
         fs::write(store.blob(&kept), "lost").unwrap();
-        store.put_layer(&kept, &file).unwrap();
+        store.put_layer(&kept, &file).await.unwrap();
         assert_eq!(fs::read(store.blob(&kept)).unwrap(), b"kept");
         // A name that cannot be read keeps its layers, and is told.
         let whole = fs::read(store.image_file("a")).unwrap();
         fs::write(store.image_file("a"), &whole[..whole.len() / 2]).unwrap();
-        assert!(store.images().is_err() && store.image("a").is_err());
-        let error = store.remove_images(&[]).unwrap_err();
+        assert!(store.images().await.is_err() && store.image("a").await.is_err());
+        let error = store.remove_images(&[]).await.unwrap_err();
         assert!(error.hints()[0].contains("the image is damaged"), "{error}");
-        assert!(store.blob(&kept).exists() && store.has_chain(&kept.diff_id));
+        assert!(store.blob(&kept).exists() && store.has(&kept.diff_id));
         // A stack of layers does not end where it cannot be read, or where a layer is gone.
         assert_eq!(store.directories(&kept.diff_id).unwrap().len(), 1);
         fs::create_dir(chain.join("parent")).unwrap();
@@ -536,18 +534,18 @@ mod tests {
         }
     }
 
-    #[test]
-    fn another_one_at_work_keeps_everything() {
+    #[tokio::test(flavor = "multi_thread")]
+    async fn another_one_at_work_keeps_everything() {
         let tmp = tempfile::tempdir().unwrap();
-        let store = || Store { dir: tmp.path().join("store"), held: Mutex::new(None) };
+        let store = || Store::open(&Machine::below(tmp.path()));
         let (mine, other) = (store(), store());
         let file = tmp.path().join("blob");
         fs::write(&file, "x").unwrap();
-        other.put_layer(&layer("x"), &file).unwrap();
-        mine.remove_images(&[]).unwrap();
+        other.put_layer(&layer("x"), &file).await.unwrap();
+        mine.remove_images(&[]).await.unwrap();
         assert!(other.blob(&layer("x")).exists(), "it has no name yet");
-        other.release();
-        mine.remove_images(&[]).unwrap();
+        other.let_go();
+        mine.remove_images(&[]).await.unwrap();
         assert!(!other.blob(&layer("x")).exists());
     }
 }

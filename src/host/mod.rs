@@ -3,13 +3,17 @@
 //! Knows no workdir, no engine and no cluster.
 
 mod files;
+mod machine;
 mod mounts;
 mod paths;
+mod powers;
 mod process;
 mod zone;
 
 pub use files::{make_dir, private_dir, remove_dir, write_file};
-pub use mounts::{disarm, overlay_features, restrict, unescape, unmount_below};
-pub use paths::{data_dir, managed_socket, own_data_dir, runtime_dir, session_dir};
-pub use process::{inherited, invoking_user, is_rootless, set_rootless, shed_descriptors, starts_inside};
+pub use machine::{Machine, starts_inside};
+pub use mounts::{overlay_features, restrict, unescape, unmount_below};
+pub use paths::{own_data_dir, podman_socket, session_dir};
+pub use powers::{Own, Powers};
+pub use process::{invoking_user, shed_descriptors};
 pub use zone::{is_zone, time_zone};

@@ -8,7 +8,7 @@ use std::os::unix::ffi::OsStringExt as _;
 use std::path::{Path, PathBuf};
 
 /// Mounts a directory onto itself so that what nodes leave there, set-uid programs and devices, means nothing on the host.
-pub fn disarm(dir: &Path) -> Result<()> {
+pub(super) fn disarm(dir: &Path) -> Result<()> {
     let doing = || format!("cannot mount {}", dir.display());
     let none = None::<&str>;
     mount(Some(dir), dir, none, MsFlags::MS_BIND, none).doing(doing)?;

@@ -5,11 +5,11 @@ use super::dockerfile::{Action, Dockerfile, Step, Words};
 use super::users::Accounts;
 use super::{copy, expand};
 use crate::engine::{Image, ProcessSpec};
-use crate::error::{Context as _, Error, Result};
+use crate::error::{Error, Result};
 use crate::rooted::Root;
-use oci_spec::image::{Arch, ImageConfiguration, Os};
+use oci_spec::image::{Arch, Config, ImageConfiguration, Os};
 use serde_json::json;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -52,22 +52,30 @@ impl Evaluation {
         })
     }
 
-    fn list(&self, field: &str) -> Vec<String> {
-        let config = serde_json::to_value(&self.image.config).unwrap_or_default();
-        match &config["config"][field] {
-            // A set: its names are the keys.
-            serde_json::Value::Object(set) => set.keys().cloned().collect(),
-            list => serde_json::from_value(list.clone()).unwrap_or_default(),
-        }
+    fn config(&self) -> Config {
+        self.image.config.config().clone().unwrap_or_default()
     }
 
-    fn text(&self, field: &str) -> String {
-        let config = serde_json::to_value(&self.image.config).unwrap_or_default();
-        config["config"][field].as_str().unwrap_or_default().to_owned()
+    fn edit(&mut self, change: impl FnOnce(&mut Config)) {
+        let mut config = self.config();
+        change(&mut config);
+        self.image.config.set_config(Some(config));
+    }
+
+    fn env(&self) -> Vec<String> {
+        self.config().env().clone().unwrap_or_default()
+    }
+
+    fn user(&self) -> String {
+        self.config().user().clone().unwrap_or_default()
+    }
+
+    fn workdir(&self) -> String {
+        self.config().working_dir().clone().unwrap_or_default()
     }
 
     fn lookup(&self, name: &str) -> Option<String> {
-        let env = self.list("Env");
+        let env = self.env();
         env.iter()
             .find_map(|e| e.split_once('=').filter(|(k, _)| *k == name).map(|(_, v)| v.to_owned()))
             .or_else(|| self.args.get(name).cloned())
@@ -92,19 +100,22 @@ impl Evaluation {
                 }
             }
             Action::Env(text) => {
-                let mut env = self.list("Env");
+                let mut env = self.env();
                 for (key, value) in expand::pairs(text, &lookup) {
                     env.retain(|e| e.split_once('=').is_none_or(|(k, _)| k != key));
                     env.push(format!("{key}={value}"));
                 }
-                set(&mut self.image.config, "Env", json!(env))?;
+                self.edit(|config| {
+                    config.set_env(Some(env));
+                });
             }
             Action::Label(text) => {
-                let config = serde_json::to_value(&self.image.config).unwrap_or_default();
-                let mut labels: BTreeMap<String, String> =
-                    serde_json::from_value(config["config"]["Labels"].clone()).unwrap_or_default();
-                labels.extend(expand::pairs(text, &lookup));
-                set(&mut self.image.config, "Labels", json!(labels))?;
+                let more = expand::pairs(text, &lookup);
+                self.edit(|config| {
+                    let mut labels = config.labels().clone().unwrap_or_default();
+                    labels.extend(more);
+                    config.set_labels(Some(labels));
+                });
             }
             Action::Run(words) => return Ok(Some(Change::Run(self.argv(words)))),
             Action::Copy { add, chmod, sources, dest, .. } => {
@@ -117,7 +128,7 @@ impl Evaluation {
                 let patterns: Vec<String> = sources.iter().map(|s| ex(s)).collect();
                 let mut dest = ex(dest);
                 if !dest.starts_with('/') {
-                    let workdir = self.text("WorkingDir");
+                    let workdir = self.workdir();
                     dest = format!("{}/{}", workdir.trim_end_matches('/'), dest.strip_prefix("./").unwrap_or(&dest));
                 }
                 if dest.ends_with("/.") {
@@ -134,37 +145,50 @@ impl Evaluation {
             }
             Action::User(user) => {
                 let user = ex(user);
-                set(&mut self.image.config, "User", json!(user))?;
+                self.edit(|config| {
+                    config.set_user(Some(user));
+                });
             }
             Action::Workdir(dir) => {
                 let dir = ex(dir);
-                let full = Path::new("/").join(self.text("WorkingDir")).join(dir).to_string_lossy().into_owned();
-                set(&mut self.image.config, "WorkingDir", json!(full))?;
+                let full = Path::new("/").join(self.workdir()).join(dir).to_string_lossy().into_owned();
+                let dir = full.clone();
+                self.edit(|config| {
+                    config.set_working_dir(Some(dir));
+                });
                 return Ok(Some(Change::Directory(full)));
             }
             Action::Expose(ports) => {
-                let mut all = self.list("ExposedPorts");
-                all.extend(ports.iter().map(|p| ex(p)).map(|p| if p.contains('/') { p } else { format!("{p}/tcp") }));
-                set(&mut self.image.config, "ExposedPorts", json!(all))?;
+                let more: Vec<String> =
+                    ports.iter().map(|p| ex(p)).map(|p| if p.contains('/') { p } else { format!("{p}/tcp") }).collect();
+                self.edit(|config| {
+                    config.set_exposed_ports(Some(with(config.exposed_ports(), more)));
+                });
             }
             Action::Volume(paths) => {
-                let mut all = self.list("Volumes");
-                all.extend(paths.iter().map(|p| ex(p)));
-                set(&mut self.image.config, "Volumes", json!(all))?;
+                let more: Vec<String> = paths.iter().map(|p| ex(p)).collect();
+                self.edit(|config| {
+                    config.set_volumes(Some(with(config.volumes(), more)));
+                });
             }
             Action::StopSignal(signal) => {
                 let signal = ex(signal);
-                set(&mut self.image.config, "StopSignal", json!(signal))?;
+                self.edit(|config| {
+                    config.set_stop_signal(Some(signal));
+                });
             }
             Action::Shell(words) => self.shell.clone_from(words),
             Action::Cmd(words) => {
                 let argv = self.argv(words);
-                set(&mut self.image.config, "Cmd", json!(argv))?;
+                self.edit(|config| {
+                    config.set_cmd(Some(argv));
+                });
             }
             Action::Entrypoint(words) => {
                 let argv = self.argv(words);
-                set(&mut self.image.config, "Entrypoint", json!(argv))?;
-                set(&mut self.image.config, "Cmd", json!([]))?;
+                self.edit(|config| {
+                    config.set_entrypoint(Some(argv)).set_cmd(Some(Vec::new()));
+                });
             }
             Action::Maintainer(name) => {
                 self.image.config.set_author(Some(name.clone()));
@@ -183,8 +207,8 @@ impl Evaluation {
     /// Hashes all that goes into a change.
     pub(super) fn key(&self, change: &Change) -> Result<String> {
         let what = match change {
-            Change::Run(argv) => json!({"run": argv, "args": self.args, "user": self.text("User"),
-                "workdir": self.text("WorkingDir"), "env": self.list("Env")}),
+            Change::Run(argv) => json!({"run": argv, "args": self.args, "user": self.user(),
+                "workdir": self.workdir(), "env": self.env()}),
             Change::Copy(plan) => json!({"copy": copy::hash(plan)?, "dest": plan.dest, "unpack": plan.unpack,
                 "owner": self.owner, "mode": plan.mode}),
             Change::Directory(path) => json!({"dir": path}),
@@ -194,8 +218,8 @@ impl Evaluation {
     }
 
     pub(super) fn process(&self, args: Vec<String>, root: &Path) -> Result<ProcessSpec> {
-        let user = Accounts::read(&Root::open(root)?)?.user(&self.text("User"))?;
-        let mut env = self.list("Env");
+        let user = Accounts::read(&Root::open(root)?)?.user(&self.user())?;
+        let mut env = self.env();
         for (key, value) in &self.args {
             if !env.iter().any(|e| e.starts_with(&format!("{key}="))) {
                 env.push(format!("{key}={value}"));
@@ -207,7 +231,7 @@ impl Evaluation {
         Ok(ProcessSpec {
             args,
             env,
-            cwd: self.text("WorkingDir"),
+            cwd: self.workdir(),
             uid: user.uid,
             gid: user.gid,
             groups: user.groups,
@@ -216,19 +240,9 @@ impl Evaluation {
     }
 }
 
-/// Sets one field of the configuration's `config` section, by its name in the image spec.
-pub(super) fn set(config: &mut ImageConfiguration, field: &str, value: serde_json::Value) -> Result<()> {
-    let mut whole = serde_json::to_value(&*config).doing(|| "cannot edit the image configuration".into())?;
-    let value = match (field, value) {
-        // Sets in the image spec are objects with empty values.
-        ("ExposedPorts" | "Volumes", serde_json::Value::Array(names)) => {
-            names.iter().filter_map(|n| n.as_str()).map(|n| (n.to_owned(), json!({}))).collect()
-        }
-        (_, value) => value,
-    };
-    whole["config"][field] = value;
-    *config = serde_json::from_value(whole).doing(|| format!("cannot set {field} in the image configuration"))?;
-    Ok(())
+/// A set with more names.
+fn with(names: &Option<Vec<String>>, more: Vec<String>) -> Vec<String> {
+    names.iter().flatten().cloned().chain(more).collect::<BTreeSet<_>>().into_iter().collect()
 }
 
 pub(super) fn new_config() -> ImageConfiguration {

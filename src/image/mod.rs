@@ -1,9 +1,11 @@
 //! Images from Dockerfiles: parse, evaluate, run the steps, write the layers, remember them by content.
 //!
-//! Knows Dockerfiles, OCI images and the engine's build verbs; knows nothing of OAR.
+//! Knows Dockerfiles, OCI images and an image store's verbs; knows nothing of OAR.
 
+mod base;
 pub mod bootstrap;
 pub mod build;
+pub mod cache;
 pub mod copy;
 pub mod dockerfile;
 mod evaluate;
@@ -13,6 +15,7 @@ pub mod name;
 pub mod order;
 pub mod registry;
 pub mod report;
+pub mod run;
 pub mod unpack;
 pub mod users;
 

@@ -3,7 +3,6 @@
 use super::dockerfile::{self, Dockerfile};
 use super::expand;
 use super::name::Name;
-use crate::engine::Purpose;
 use crate::error::{Error, Result};
 use crate::rooted::Root;
 use std::collections::BTreeMap;
@@ -16,16 +15,14 @@ pub struct Definition {
     pub title: String,
     /// Names under which other Dockerfiles find it in FROM.
     pub known_as: Vec<Name>,
-    /// Name in the engine.
+    /// Name in the store.
     pub tag: String,
     /// Folder with the Dockerfile; the build context.
     pub context: Arc<Root>,
     /// Values for its `ARG`s.
     pub args: BTreeMap<String, String>,
-    /// Labels for the engine.
+    /// Labels for the store.
     pub labels: BTreeMap<String, String>,
-    /// What for.
-    pub purpose: Purpose,
 }
 
 /// What a definition starts from.
@@ -105,7 +102,6 @@ mod tests {
             context: root(),
             args: BTreeMap::new(),
             labels: BTreeMap::new(),
-            purpose: Purpose::Build,
         }
     }
 

@@ -1,7 +1,7 @@
 //! Pulling an image from a registry.
 
 use super::unpack::unpack;
-use crate::engine::{Engine, Image, Layer};
+use crate::engine::{Image, Images, Layer};
 use crate::error::{Context as _, Error, Result, root_cause};
 use oci_client::client::{ClientConfig, ClientProtocol};
 use oci_client::manifest::{IMAGE_DOCKER_LAYER_GZIP_MEDIA_TYPE, IMAGE_LAYER_GZIP_MEDIA_TYPE};
@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 const CONNECT: Duration = Duration::from_secs(5);
 
 /// Pulls an image's layers into the engine; does not name it.
-pub async fn pull(engine: &dyn Engine, name: &str, scratch: &Path, cancel: &CancellationToken) -> Result<Image> {
+pub async fn pull(images: &dyn Images, name: &str, scratch: &Path, cancel: &CancellationToken) -> Result<Image> {
     let doing = || format!("cannot pull {name}");
     let reference: Reference =
         name.parse().map_err(|e: oci_client::ParseError| Error::new(e.to_string())).doing(doing)?;
@@ -61,8 +61,8 @@ pub async fn pull(engine: &dyn Engine, name: &str, scratch: &Path, cancel: &Canc
         let mut out = tokio::fs::File::create(&file).await.doing(doing)?;
         wanted(cancel, client.pull_blob(&reference, blob, &mut out)).await?.map_err(failed).doing(doing)?;
         tokio::io::AsyncWriteExt::flush(&mut out).await.doing(doing)?;
-        engine.put_layer(&layer, &file).await.doing(doing)?;
-        parent = Some(unpack(engine, &layer, &file, parent.as_deref()).await.doing(doing)?);
+        images.put_layer(&layer, &file).await.doing(doing)?;
+        parent = Some(unpack(images, &layer, &file, parent.as_deref()).await.doing(doing)?);
         let _ = tokio::fs::remove_file(&file).await;
         layers.push(layer);
     }

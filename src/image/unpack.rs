@@ -3,7 +3,7 @@
 //! The tree is a build step's root, so a deletion here becomes a whiteout there. Tars are hostile until proven otherwise:
 //! every path is resolved as if the tree were `/`, and the whole must have the digest that the image promises.
 
-use crate::engine::{Engine, Layer, chain_id};
+use crate::engine::{Images, Layer, chain_id};
 use crate::error::{Context as _, Error, Result};
 use crate::rooted::{Root, children, remove_tree};
 use flate2::read::MultiGzDecoder;
@@ -25,19 +25,19 @@ use tar::{Archive, Entry, EntryType};
 const LIMIT: u64 = 64 << 30;
 
 /// Unpacks a layer whose blob was stored, on top of the layers below. Returns the chain id.
-pub async fn unpack(engine: &dyn Engine, layer: &Layer, blob: &Path, parent: Option<&str>) -> Result<String> {
+pub async fn unpack(images: &dyn Images, layer: &Layer, blob: &Path, parent: Option<&str>) -> Result<String> {
     let chain = chain_id(parent.into_iter().chain([layer.diff_id.as_str()])).expect("one layer at least");
-    if engine.has_chain(&chain).await? {
+    if images.has_chain(&chain).await? {
         return Ok(chain);
     }
-    let step = engine.begin_step(parent).await?;
+    let step = images.begin_step(parent).await?;
     let (blob, diff_id, root) = (blob.to_owned(), layer.diff_id.clone(), step.root.clone());
     let applied = tokio::task::spawn_blocking(move || apply(&blob, &diff_id, &root)).await;
     match applied.doing(|| format!("cannot unpack layer {}", layer.digest)).and_then(|applied| applied) {
-        Ok(()) => engine.commit_step(step, layer).await,
+        Ok(()) => images.commit_step(step, layer).await,
         Err(e) => {
             // The first error is the one worth showing.
-            let _ = engine.abort_step(step).await;
+            let _ = images.abort_step(step).await;
             Err(e)
         }
     }

@@ -3,6 +3,7 @@
 
 use super::Subnet;
 use crate::error::{Context as _, Error, Result};
+use serde::Serialize;
 use serde_json::Value;
 use std::collections::HashMap;
 use std::io::Write as _;
@@ -10,7 +11,7 @@ use std::net::Ipv4Addr;
 use std::process::{Command, Stdio};
 
 /// A port of a container that the host answers on.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Port {
     /// On the host.
     pub host: u16,
@@ -21,7 +22,7 @@ pub struct Port {
 }
 
 /// Who on the host reaches a network: its addresses, and the ports that it publishes on loopback. The world is another matter.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Access {
     /// Accounts, root among them without being named; none: everybody.
     pub users: Option<Vec<u32>>,

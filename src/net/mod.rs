@@ -25,7 +25,7 @@ pub use proxy::proxies;
 pub use subnet::{Subnet, require_room, use_pools};
 
 use crate::error::{Context as _, Error, Result};
-use crate::host::{is_rootless, private_dir, runtime_dir};
+use crate::host::{Machine, private_dir};
 use nix::fcntl::{Flock, FlockArg};
 use nix::mount::{MntFlags, umount2};
 use std::collections::HashMap;
@@ -36,6 +36,7 @@ use std::path::{Path, PathBuf};
 /// One network.
 #[derive(Debug, Clone)]
 pub struct Network {
+    machine: Machine,
     id: String,
     /// The addresses of it.
     pub subnet: Subnet,
@@ -46,46 +47,46 @@ fn bridge(id: &str) -> String {
     format!("oard-{id}")
 }
 
-fn netns_dir(id: &str) -> PathBuf {
-    runtime_dir().join("netns").join(id)
+fn netns_dir(machine: &Machine, id: &str) -> PathBuf {
+    machine.runtime_dir().join("netns").join(id)
 }
 
 /// Whoever could open what is below could keep its lock.
-fn make_netns_dir(id: &str) -> Result<()> {
-    private_dir(&runtime_dir().join("netns"))?;
-    private_dir(&netns_dir(id))
+fn make_netns_dir(machine: &Machine, id: &str) -> Result<()> {
+    private_dir(&machine.runtime_dir().join("netns"))?;
+    private_dir(&netns_dir(machine, id))
 }
 
 impl Network {
     /// Creates the bridge on a free subnet and the NAT. What an earlier one of the same id left is removed first.
-    pub async fn create(id: &str, access: &Access) -> Result<Self> {
-        Self::remove(id).await?;
-        make_netns_dir(id)?;
-        let lock = lock().await?;
+    pub async fn create(machine: &Machine, id: &str, access: &Access) -> Result<Self> {
+        Self::remove(machine, id).await?;
+        make_netns_dir(machine, id)?;
+        let lock = lock(machine).await?;
         let subnet = subnet::choose(id, &[])?;
         let created = links::create_bridge(&bridge(id), subnet.gateway(), subnet.prefix()).await;
         drop(lock);
         created?;
-        let network = Self { id: id.into(), subnet };
+        let network = Self::open(machine, id, subnet);
         let ready = firewall::enable_forwarding(&bridge(id))
             .and_then(|()| firewall::apply(id, &bridge(id), &network.subnet, access))
             .and_then(|()| forward::open(id, &bridge(id)));
         if let Err(e) = ready {
-            let _ = Self::remove(id).await;
+            let _ = Self::remove(machine, id).await;
             return Err(e);
         }
         Ok(network)
     }
 
     /// A network that exists already.
-    pub fn open(id: &str, subnet: Subnet) -> Self {
-        Self { id: id.into(), subnet }
+    pub fn open(machine: &Machine, id: &str, subnet: Subnet) -> Self {
+        Self { machine: machine.clone(), id: id.into(), subnet }
     }
 
     /// Makes a namespace with one interface, at the address number `index`. Returns its path.
     pub async fn attach(&self, name: &str, index: u32) -> Result<PathBuf> {
         let address = self.subnet.host(index)?;
-        let path = netns_dir(&self.id).join(name);
+        let path = netns_dir(&self.machine, &self.id).join(name);
         let plug = links::Plug {
             bridge: bridge(&self.id),
             // Unique on the host: the bridge's id and the container's number.
@@ -102,7 +103,7 @@ impl Network {
     /// Removes one namespace and its interface.
     pub async fn detach(&self, name: &str, index: u32) -> Result<()> {
         links::remove(&format!("v{}.{index}", self.id)).await?;
-        unmount(&netns_dir(&self.id).join(name))
+        unmount(&netns_dir(&self.machine, &self.id).join(name))
     }
 
     /// Publishes ports of the container number `index`, unless another network has come to publish one of them.
@@ -110,7 +111,7 @@ impl Network {
         if ports.is_empty() {
             return Ok(());
         }
-        let _lock = lock().await?;
+        let _lock = lock(&self.machine).await?;
         let taken = firewall::published()?;
         if let Some((port, id)) =
             ports.iter().find_map(|p| Some((p.host, taken.get(&p.host).filter(|id| **id != self.id)?)))
@@ -122,12 +123,12 @@ impl Network {
     }
 
     /// Removes everything that belongs to this id, whoever made it.
-    pub async fn remove(id: &str) -> Result<()> {
+    pub async fn remove(machine: &Machine, id: &str) -> Result<()> {
         let mut errors = Vec::new();
-        if !is_rootless() {
+        if !machine.is_rootless() {
             errors.extend(Self::remove_interfaces(id).await.err());
         }
-        let dir = netns_dir(id);
+        let dir = netns_dir(machine, id);
         for entry in fs::read_dir(&dir).into_iter().flatten().flatten() {
             errors.extend(unmount(&entry.path()).err());
         }
@@ -158,28 +159,29 @@ impl Network {
     }
 
     /// Whether anything of this id is there.
-    pub fn exists(id: &str) -> bool {
-        netns_dir(id).exists() || PathBuf::from("/sys/class/net").join(bridge(id)).exists()
+    pub fn exists(machine: &Machine, id: &str) -> bool {
+        netns_dir(machine, id).exists() || PathBuf::from("/sys/class/net").join(bridge(id)).exists()
     }
 }
 
 /// Namespaces that reach out through a program of the user, and not each other: what build steps have without root.
 #[derive(Debug)]
 pub struct Outlet {
+    machine: Machine,
     id: String,
     programs: tokio::sync::Mutex<HashMap<String, tokio::process::Child>>,
 }
 
 impl Outlet {
     /// Nothing is made yet. [`Network::remove`] removes what a killed oardocker left.
-    pub fn new(id: &str) -> Self {
-        Self { id: id.into(), programs: tokio::sync::Mutex::default() }
+    pub fn new(machine: &Machine, id: &str) -> Self {
+        Self { machine: machine.clone(), id: id.into(), programs: tokio::sync::Mutex::default() }
     }
 
     /// Makes a namespace. Returns its path.
     pub async fn attach(&self, name: &str) -> Result<PathBuf> {
-        make_netns_dir(&self.id)?;
-        let path = netns_dir(&self.id).join(name);
+        make_netns_dir(&self.machine, &self.id)?;
+        let path = netns_dir(&self.machine, &self.id).join(name);
         let program = slirp::attach(&path).await?;
         self.programs.lock().await.insert(name.into(), program);
         Ok(path)
@@ -190,7 +192,7 @@ impl Outlet {
         if let Some(mut program) = self.programs.lock().await.remove(name) {
             program.kill().await.doing(|| "cannot end slirp4netns".into())?;
         }
-        unmount(&netns_dir(&self.id).join(name))
+        unmount(&netns_dir(&self.machine, &self.id).join(name))
     }
 }
 
@@ -206,20 +208,25 @@ pub async fn relay_proxies(netns: &Path, proxies: &[(String, String)]) -> Result
 
 /// A free subnet for a network that an engine makes, which must exist when the second value is dropped. `taken` are the
 /// engine's other networks.
-pub async fn reserve(id: &str, taken: &[String]) -> Result<(Subnet, Reservation)> {
-    let lock = lock().await?;
+pub async fn reserve(machine: &Machine, id: &str, taken: &[String]) -> Result<(Subnet, Reservation)> {
+    let lock = lock(machine).await?;
     Ok((subnet::choose(id, taken)?, Reservation { _lock: lock }))
 }
 
+/// The subnet that a network would get now.
+pub fn proposed(id: &str) -> Result<Subnet> {
+    subnet::choose(id, &[])
+}
+
 /// Says who on the host may reach a network that an engine makes; without root nobody can be kept from one's own.
-pub fn restrict(id: &str, bridge: &str, access: &Access) -> Result<()> {
-    if is_rootless() { Ok(()) } else { firewall::restrict(id, bridge, access) }
+pub fn restrict(machine: &Machine, id: &str, bridge: &str, access: &Access) -> Result<()> {
+    if machine.is_rootless() { Ok(()) } else { firewall::restrict(id, bridge, access) }
 }
 
 /// Forgets that again, and removes what is left of the network when its engine knows nothing of it any more: the bridge of an
 /// engine that was killed stays, and the next network of that name would get its addresses.
-pub async fn forget(id: &str) -> Result<()> {
-    if is_rootless() {
+pub async fn forget(machine: &Machine, id: &str) -> Result<()> {
+    if machine.is_rootless() {
         return Ok(());
     }
     let mut errors = Vec::new();
@@ -239,8 +246,8 @@ pub struct Reservation {
 }
 
 /// Held while something is chosen that no two networks may have.
-async fn lock() -> Result<Flock<File>> {
-    let dir = runtime_dir().join("netns");
+async fn lock(machine: &Machine) -> Result<Flock<File>> {
+    let dir = machine.runtime_dir().join("netns");
     private_dir(&dir)?;
     let path = dir.join("lock");
     let file = File::create(&path).doing(|| format!("cannot create {}", path.display()))?;
@@ -266,9 +273,9 @@ fn unmount(path: &std::path::Path) -> Result<()> {
 
 /// Checks that nothing on the host uses these ports: neither a program, nor another cluster's forwarding. The cluster `id`
 /// itself has `own` ones, which it will give up.
-pub fn check_free(id: &str, own: &[u16], ports: &[Port]) -> Result<()> {
+pub fn check_free(machine: &Machine, id: &str, own: &[u16], ports: &[Port]) -> Result<()> {
     // Without root nobody else's rules can be read.
-    let mut forwarded = if is_rootless() { HashMap::new() } else { firewall::published()? };
+    let mut forwarded = if machine.is_rootless() { HashMap::new() } else { firewall::published()? };
     forwarded.retain(|_, publisher| publisher != id);
     for port in ports.iter().filter(|p| !own.contains(&p.host)) {
         let ip = if port.any { Ipv4Addr::UNSPECIFIED } else { Ipv4Addr::LOCALHOST };

@@ -117,6 +117,12 @@ impl fmt::Display for Subnet {
     }
 }
 
+impl serde::Serialize for Subnet {
+    fn serialize<S: serde::Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_str(self)
+    }
+}
+
 impl FromStr for Subnet {
     type Err = Error;
 

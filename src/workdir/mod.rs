@@ -12,7 +12,7 @@ pub mod manifest;
 pub mod templates;
 
 use crate::error::{Context as _, Error, Result};
-use crate::host::{data_dir, make_dir, private_dir};
+use crate::host::{Machine, make_dir, private_dir};
 use crate::rooted::Root;
 use manifest::Manifest;
 use nix::fcntl::{Flock, FlockArg};
@@ -115,20 +115,20 @@ pub async fn lock(file: File, shown: &Path, waiting: impl FnOnce()) -> Result<Lo
     }
 }
 
-fn claims() -> PathBuf {
-    data_dir().join("locks")
+fn claims(machine: &Machine) -> PathBuf {
+    machine.data_dir().join("locks")
 }
 
 /// Everything of an environment is named by its id, so an id belongs to one folder: a copy of it must get its own.
-pub async fn claim(root: &Path, env_id: &str, waiting: impl FnOnce()) -> Result<Lock> {
-    let path = claims().join(env_id);
+pub async fn claim(machine: &Machine, root: &Path, env_id: &str, waiting: impl FnOnce()) -> Result<Lock> {
+    let path = claims(machine).join(env_id);
     let doing = || format!("cannot write {}", path.display());
-    if !data_dir().exists() {
+    if !machine.data_dir().exists() {
         // What is for root alone is below it; owners of git trees work in there.
-        make_dir(&data_dir(), 0o755)?;
+        make_dir(machine.data_dir(), 0o755)?;
     }
     // Whoever could open a claim could keep it locked.
-    private_dir(&claims())?;
+    private_dir(&claims(machine))?;
     let file = fs::OpenOptions::new().read(true).append(true).create(true).mode(0o600).open(&path).doing(doing)?;
     let mut lock = lock(file, &path, waiting).await?;
     let text = fs::read_to_string(&path).doing(doing)?;
@@ -165,14 +165,14 @@ fn has_id(root: &Path, env_id: &str) -> bool {
 }
 
 /// The folder that an environment's id belongs to, while that is so.
-pub fn owner(env_id: &str) -> Option<PathBuf> {
-    let (root, _) = claimed(&fs::read_to_string(claims().join(env_id)).ok()?);
+pub fn owner(machine: &Machine, env_id: &str) -> Option<PathBuf> {
+    let (root, _) = claimed(&fs::read_to_string(claims(machine).join(env_id)).ok()?);
     has_id(&root, env_id).then_some(root)
 }
 
 /// Whether an oardocker works in another environment right now.
-pub fn others_at_work(env_id: &str) -> bool {
-    fs::read_dir(claims())
+pub fn others_at_work(machine: &Machine, env_id: &str) -> bool {
+    fs::read_dir(claims(machine))
         .into_iter()
         .flatten()
         .flatten()

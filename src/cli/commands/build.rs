@@ -21,7 +21,9 @@ pub(super) struct Params {
 pub(super) async fn run(context: &mut Context, params: Params) -> Result<()> {
     let workdir = context.locked_workdir().await?;
     let engine = context.engine().await?;
-    preflight::build(engine.as_ref(), &workdir)?.iter().for_each(|line| context.ui.note(line));
+    preflight::build(engine.as_ref(), &workdir, &context.files(&workdir))?
+        .iter()
+        .for_each(|line| context.ui.note(line));
     context.end_steps(&workdir).await?;
     let options = Options {
         no_cache: params.no_cache,
@@ -33,11 +35,11 @@ pub(super) async fn run(context: &mut Context, params: Params) -> Result<()> {
     let mut builder = context.builder(&workdir, options, params.quiet).await?;
     // Whatever fails from here on, the files that the builder has made go again.
     let outcome = match images::definitions(&workdir, &builder.scratch) {
-        Ok(definitions) => match elsewhere::find(builder.engine.as_ref(), &definitions).await {
+        Ok(definitions) => match elsewhere::find(builder.images.as_ref(), &context.machine, &definitions).await {
             Ok((names, lines)) => {
                 lines.iter().for_each(|line| context.ui.line(line));
                 builder.options.elsewhere = names;
-                builder.build(&definitions).await.map(|built| (definitions, built))
+                images::build(&builder, engine.as_ref(), &workdir, &definitions).await.map(|built| (definitions, built))
             }
             Err(e) => Err(e),
         },

@@ -3,36 +3,37 @@
 use super::Context;
 use crate::cluster;
 use crate::engine::State;
+use crate::engine::select::Backend;
 use crate::error::Result;
-use crate::image::build::CACHE;
+use crate::image::cache::CACHE;
 use std::collections::BTreeSet;
 
 pub(super) async fn run(context: &mut Context) -> Result<()> {
     let workdir = context.locked_workdir().await?;
-    let engine = context.engine().await?;
-    engine.recover().await?;
+    let Backend { engine, images } = context.backend().await?;
+    images.recover().await?;
     for (name, container) in cluster::containers(engine.as_ref(), &workdir.env_id).await? {
         if container.state != State::Running {
             engine.remove(&container.id).await?;
             context.ui.line(&format!("Container {name} --> removed"));
         }
     }
-    let records = engine.images().await?;
+    let records = images.images().await?;
     let mut used = BTreeSet::new();
     for record in records.iter().filter(|r| !r.name.starts_with(CACHE)) {
-        if let Some(image) = engine.image(&record.name).await? {
+        if let Some(image) = images.image(&record.name).await? {
             used.extend(image.layers.into_iter().map(|l| l.diff_id));
         }
     }
     let mut unused = Vec::new();
     for record in records.iter().filter(|r| r.name.starts_with(CACHE)) {
-        let top = engine.image(&record.name).await?.and_then(|i| i.layers.last().map(|l| l.diff_id.clone()));
+        let top = images.image(&record.name).await?.and_then(|i| i.layers.last().map(|l| l.diff_id.clone()));
         if top.is_none_or(|diff_id| !used.contains(&diff_id)) {
             unused.push(record.name.clone());
         }
     }
     // Also with no names: what older installs have left without any goes then.
-    engine.remove_images(&unused).await?;
+    images.remove_images(&unused).await?;
     if !unused.is_empty() {
         context.ui.line(&format!("Removed {} cached build steps", unused.len()));
     }

@@ -3,6 +3,7 @@
 use super::Context;
 use crate::cli::complete;
 use crate::cluster::{files::Files, plan};
+use crate::host::Machine;
 use crate::workdir::Workdir;
 use serde::Deserialize;
 use std::path::PathBuf;
@@ -24,7 +25,8 @@ pub(in crate::cli) fn hosts(words: &[String]) -> Vec<String> {
     let nodes = Workdir::open(&root)
         .ok()
         .and_then(|workdir| {
-            let all = Files::own(&workdir.env_id).into_iter().chain([Files::new(&workdir.env_id)]);
+            let all =
+                Files::own(&workdir.env_id).into_iter().chain([Files::new(&Machine::new(false), &workdir.env_id)]);
             all.into_iter().find_map(|files| files.public_nodes())
         })
         .map_or(1, |text| text.lines().count());

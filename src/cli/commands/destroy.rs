@@ -3,8 +3,9 @@
 use super::{Context, stop};
 use crate::cli::ui::{self, Ui};
 use crate::cluster::images;
+use crate::engine::select::Backend;
 use crate::error::{Error, Result};
-use crate::image::build::CACHE;
+use crate::image::cache::CACHE;
 use crate::image::report::short;
 use std::io::BufRead as _;
 
@@ -31,19 +32,19 @@ pub(super) fn confirm(ui: &Ui) -> Result<()> {
 pub(super) async fn run(context: &mut Context) -> Result<()> {
     let workdir = context.locked_workdir().await?;
     stop::quietly(context, &workdir).await?;
-    let engine = context.engine().await?;
-    let own = images::of_environment(engine.as_ref(), &workdir.env_id).await?;
-    let mut names: Vec<String> = own.iter().map(|r| r.name.clone()).collect();
+    let Backend { engine, images: store } = context.backend().await?;
+    let own = images::of_environment(store.as_ref(), &workdir.env_id).await?;
+    let names: Vec<String> = own.iter().map(|r| r.name.clone()).collect();
     // Base images and cached steps are shared; the last environment takes them along.
     let foreign = |id: &String| *id != workdir.env_id;
-    let others = crate::workdir::others_at_work(&workdir.env_id)
-        || engine.images().await?.iter().any(|r| r.labels.get(crate::cluster::ENV_LABEL).is_some_and(foreign));
+    let others = crate::workdir::others_at_work(&context.machine, &workdir.env_id)
+        || store.images().await?.iter().any(|r| r.labels.get(crate::cluster::ENV_LABEL).is_some_and(foreign));
+    let mut shared = Vec::new();
     if !others {
-        names.extend(
-            engine.images().await?.into_iter().map(|r| r.name).filter(|n| n.starts_with(CACHE) || !n.contains(".env/")),
-        );
+        let all = store.images().await?.into_iter().map(|r| r.name);
+        shared.extend(all.filter(|n| n.starts_with(CACHE) || !n.contains(".env/")));
     }
-    engine.remove_images(&names).await?;
+    images::remove(store.as_ref(), engine.as_ref(), &names, &shared).await?;
     let prefix = format!("{}.env/", workdir.env_id);
     for record in own {
         let removed = context.ui.paint_out(ui::BLUE, "Removed");

@@ -76,14 +76,15 @@ pub(super) async fn attach(
     context: &mut Context,
     hostname: &str,
     user: &str,
-    workdir: &str,
+    directory: &str,
     args: Vec<String>,
     input: Input,
 ) -> Result<u8> {
-    let env_id = context.workdir()?.env_id;
-    let engine = context.engine().await?;
-    let container = session::host(engine.as_ref(), &env_id, hostname).await?;
-    let files = Files::new(&env_id);
+    let workdir = context.workdir()?;
+    let (engine, files) = (context.engine().await?, context.files(&workdir));
+    let container = session::host(engine.as_ref(), &files, &workdir.env_id, hostname).await?;
+    // It may stay open for hours, and has nothing half done.
+    context.images().await?.release().await?;
     let image_env = files.image_env(cluster::role(hostname))?;
     let tty = input == Input::Terminal;
     let mut envs = variables(&files)?;
@@ -97,7 +98,7 @@ pub(super) async fn attach(
     }
     let size = tty.then(follow_size);
     let terminal = size.as_ref().map(|size| *size.borrow());
-    let wish = Wish { user: user.into(), workdir: workdir.into(), args, terminal, image_env, envs };
+    let wish = Wish { user: user.into(), workdir: directory.into(), args, terminal, image_env, envs };
     let process = session::process(&container, &wish)?;
 
     let raw = if tty { Some(RawTerminal::enter()?) } else { None };

@@ -1,8 +1,9 @@
 //! `oardocker install SRC`: OAR on the images of the environment.
 
-use super::{Context, scratch, stop};
+use super::{Context, stop};
 use crate::cli::ui;
 use crate::cluster::{images, preflight};
+use crate::engine::select::Backend;
 use crate::error::{Context as _, Result};
 use crate::image::build::Options;
 use crate::image::report::short;
@@ -19,11 +20,14 @@ pub(super) struct Params {
 
 pub(super) async fn run(context: &mut Context, params: Params) -> Result<()> {
     let workdir = context.locked_workdir().await?;
-    let engine = context.engine().await?;
-    preflight::install(engine.as_ref(), &workdir).await?.iter().for_each(|line| context.ui.note(line));
+    let Backend { engine, images: store } = context.backend().await?;
+    preflight::install(engine.as_ref(), store.as_ref(), &workdir, &context.files(&workdir))
+        .await?
+        .iter()
+        .for_each(|line| context.ui.note(line));
     context.end_steps(&workdir).await?;
     let ui = context.ui.clone();
-    let place = scratch(&workdir.env_id);
+    let place = context.scratch(&workdir);
     // git waits for servers, and not on the thread that hears Ctrl-C.
     let (env_dir, there, say) = (workdir.env_dir().sub(Path::new("/"))?, place.clone(), ui.clone());
     let opening = tokio::task::spawn_blocking(move || {
@@ -36,7 +40,7 @@ pub(super) async fn run(context: &mut Context, params: Params) -> Result<()> {
     ui.line(&format!("Installing {} from {source}", workdir.manifest.install_software_name));
     let builder = context.builder(&workdir, Options::default(), false).await?;
     let outcome = match source.prepare(&place) {
-        Ok(source) => images::install(&builder, &workdir, &source).await,
+        Ok(source) => images::install(&builder, engine.as_ref(), &workdir, &source).await,
         Err(e) => Err(e),
     };
     context.ui.progress_end();

@@ -2,7 +2,6 @@
 
 use super::Context;
 use crate::cluster;
-use crate::cluster::files::Files;
 use crate::error::{Context as _, Error, Result};
 use crate::rooted::own_path;
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
@@ -50,7 +49,7 @@ pub(super) async fn run(context: &mut Context, params: Params) -> Result<()> {
         Some(n) => Some(n.parse::<usize>().doing(|| format!("bad number of lines {n:?}"))?),
         None => params.follow.then_some(TAIL),
     };
-    let files = Files::new(&workdir.env_id);
+    let files = context.files(&workdir);
     let path = files.log();
     let file = files.open_log()?;
     let watched = own_path(&file);

@@ -17,11 +17,13 @@ mod stop;
 use super::parse::Invocation;
 use super::ui::{self, Ui};
 use crate::cgroup::Cgroups;
-use crate::cluster::images::{StepNetwork, remove_steps, steps_cgroup, steps_id};
+use crate::cluster::files::Files;
+use crate::cluster::images::{StepNetwork, remove_steps, steps_id};
 use crate::cluster::run::{Event, Runner};
-use crate::engine::{Engine, select};
+use crate::engine::select::{self, Backend};
+use crate::engine::{Engine, Images, address};
 use crate::error::{Context as _, Error, Result};
-use crate::host::{self, data_dir};
+use crate::host::{self, Machine};
 use crate::image::build::{Builder, Options};
 use crate::net;
 use crate::workdir::{self, Lock, Workdir};
@@ -46,7 +48,8 @@ struct Global {
 pub struct Context {
     ui: Arc<Ui>,
     global: Global,
-    engine: Option<Arc<dyn Engine>>,
+    machine: Machine,
+    backend: Option<Backend>,
     locks: Vec<Lock>,
     in_session: bool,
     cancel: CancellationToken,
@@ -60,10 +63,10 @@ impl std::fmt::Debug for Context {
 
 impl Context {
     /// From the global options.
-    pub fn new(ui: Arc<Ui>, global: &Map<String, Value>) -> Self {
+    pub fn new(ui: Arc<Ui>, machine: Machine, global: &Map<String, Value>) -> Self {
         let global = serde_json::from_value(Value::Object(global.clone())).expect("the grammar gives all options");
         let cancel = CancellationToken::new();
-        Self { ui, global, engine: None, locks: Vec::new(), in_session: false, cancel }
+        Self { ui, global, machine, backend: None, locks: Vec::new(), in_session: false, cancel }
     }
 
     /// Says that the user does not want the command any more; it ends when nothing of it is at work.
@@ -98,7 +101,7 @@ impl Context {
             self.locks.push(self.wanted(workdir::lock(dir.lockable()?, dir.path(), waiting)).await?);
             // Without root nothing of the host is touched; the engine says what is possible then.
             if nix::unistd::geteuid().is_root() {
-                let claim = self.wanted(workdir::claim(&root, &workdir.env_id, waiting)).await?;
+                let claim = self.wanted(workdir::claim(&self.machine, &root, &workdir.env_id, waiting)).await?;
                 self.locks.push(claim);
                 self.note()?;
             }
@@ -111,26 +114,39 @@ impl Context {
         self.cancel.run_until_cancelled(work).await.unwrap_or_else(|| Err(Error::interrupted()))
     }
 
-    /// The engine, connected when first needed.
-    async fn engine(&mut self) -> Result<Arc<dyn Engine>> {
-        if let Some(engine) = &self.engine {
-            return Ok(engine.clone());
+    /// The engine and the store of its images, connected when first needed.
+    async fn backend(&mut self) -> Result<Backend> {
+        if let Some(backend) = &self.backend {
+            return Ok(backend.clone());
         }
-        let (engine, line) = select::connect(&select::parse(&self.global.docker_host)?).await?;
+        let (backend, line) = select::connect(&self.machine, &address::parse(&self.global.docker_host)?).await?;
         // In a session, stderr belongs to the program inside.
         if let Some(line) = line.filter(|_| self.global.verbose || !self.in_session) {
             self.ui.talk(&line);
         }
-        self.engine = Some(engine.clone());
+        self.backend = Some(backend.clone());
         self.note()?;
-        Ok(engine)
+        Ok(backend)
+    }
+
+    async fn engine(&mut self) -> Result<Arc<dyn Engine>> {
+        Ok(self.backend().await?.engine)
+    }
+
+    async fn images(&mut self) -> Result<Arc<dyn Images>> {
+        Ok(self.backend().await?.images)
+    }
+
+    /// Where the files of an environment's cluster are.
+    fn files(&self, workdir: &Workdir) -> Files {
+        Files::new(&self.machine, &workdir.env_id)
     }
 
     /// Notes what the engine is at work on for others, for who finds that we were killed.
     fn note(&self) -> Result<()> {
-        match &self.engine {
-            Some(engine) if !self.locks.is_empty() => {
-                let orphans = engine.orphans()?;
+        match &self.backend {
+            Some(backend) if !self.locks.is_empty() => {
+                let orphans = backend.engine.orphans()?;
                 self.locks.iter().try_for_each(|lock| lock.note(&orphans))
             }
             _ => Ok(()),
@@ -144,7 +160,7 @@ impl Context {
 
     /// It has been cleaned up after.
     fn settled(&mut self) -> Result<()> {
-        let orphans = self.engine.as_ref().map_or_else(|| Ok(Vec::new()), |engine| engine.orphans())?;
+        let orphans = self.backend.as_ref().map_or_else(|| Ok(Vec::new()), |backend| backend.engine.orphans())?;
         self.locks.iter_mut().try_for_each(|lock| lock.settled(&orphans))
     }
 
@@ -153,12 +169,20 @@ impl Context {
         if self.cancel.is_cancelled() { Err(Error::interrupted()) } else { Ok(()) }
     }
 
-    async fn runner(&mut self) -> Result<Runner> {
+    async fn runner(&mut self, workdir: &Workdir) -> Result<Runner> {
         let ui = self.ui.clone();
-        let engine = self.engine().await?;
-        let cgroups = self.cgroups(engine.as_ref())?;
-        let listener = Arc::new(move |event| tell(&ui, &event));
-        Ok(Runner { engine, cgroups, listener, cancel: self.cancel.clone() })
+        let Backend { engine, images } = self.backend().await?;
+        Ok(Runner {
+            env_id: workdir.env_id.clone(),
+            files: self.files(workdir),
+            machine: self.machine.clone(),
+            powers: Arc::new(host::Own),
+            cgroups: self.cgroups(engine.as_ref())?,
+            engine,
+            images,
+            listener: Arc::new(move |event| tell(&ui, &event)),
+            cancel: self.cancel.clone(),
+        })
     }
 
     fn cgroups(&self, engine: &dyn Engine) -> Result<Cgroups> {
@@ -168,21 +192,24 @@ impl Context {
 
     /// A builder that prints lines with the role in front.
     async fn builder(&mut self, workdir: &Workdir, options: Options, quiet: bool) -> Result<Builder> {
-        let engine = self.engine().await?;
-        self.cgroups(engine.as_ref())?.create_parent(&steps_id(&workdir.env_id))?;
-        host::make_dir(&data_dir().join("scratch"), 0o711)?;
-        host::make_dir(&scratch(&workdir.env_id), 0o711)?;
+        let Backend { engine, images } = self.backend().await?;
+        let cgroups = self.cgroups(engine.as_ref())?;
+        let steps = steps_id(&workdir.env_id);
+        cgroups.create_parent(&steps)?;
+        host::make_dir(&self.machine.data_dir().join("scratch"), 0o711)?;
+        let scratch = self.scratch(workdir);
+        host::make_dir(&scratch, 0o711)?;
         // What images hold is for root alone.
-        let scratch = scratch(&workdir.env_id).join("build");
+        let scratch = scratch.join("build");
         host::private_dir(&scratch)?;
-        let network = Arc::new(StepNetwork::new(&workdir.env_id, &scratch)?);
+        let network = Arc::new(StepNetwork::new(&self.machine, &workdir.env_id, &scratch)?);
         let width = workdir.roles()?.iter().map(String::len).max().unwrap_or(0).max("debian13".len());
         let ui = self.ui.clone();
         Ok(Builder {
-            engine,
+            images,
             network,
             scratch,
-            cgroup: steps_cgroup(&workdir.env_id),
+            cgroup: cgroups.parent(&steps),
             listener: Arc::new(move |title, line| {
                 if quiet {
                     ui.progress(&format!("{title} | {line}"));
@@ -198,16 +225,22 @@ impl Context {
 
     /// After a build or an install, and before the next thing if that was killed: nothing of their steps stays.
     async fn end_steps(&mut self, workdir: &Workdir) -> Result<()> {
-        let engine = self.engine().await?;
+        let Backend { engine, images } = self.backend().await?;
         let cgroups = self.cgroups(engine.as_ref())?;
-        let removed = remove_steps(engine.as_ref(), &cgroups, &workdir.env_id).await;
-        let dir = scratch(&workdir.env_id);
+        let removed = remove_steps(images.as_ref(), &self.machine, &cgroups, &workdir.env_id).await;
+        let dir = self.scratch(workdir);
         removed.and(host::unmount_below(&dir).and_then(|()| host::remove_dir(&dir)))
+    }
+
+    /// Large layers pass through here, so it must not be a tmpfs.
+    fn scratch(&self, workdir: &Workdir) -> PathBuf {
+        self.machine.data_dir().join("scratch").join(&workdir.env_id)
     }
 
     /// The options with which another oardocker finds what this one does.
     fn global_options(&self) -> Result<Vec<OsString>> {
-        let docker_host = self.engine.as_ref().map_or(self.global.docker_host.as_str(), |e| &e.info().docker_host);
+        let docker_host = self.backend.as_ref();
+        let docker_host = docker_host.map_or(self.global.docker_host.as_str(), |b| &b.engine.info().docker_host);
         let root = std::path::absolute(self.root()?).doing(|| "cannot tell where the workdir is".into())?;
         let cgroup_path =
             std::path::absolute(&self.global.cgroup_path).doing(|| "cannot tell where cgroups are".into())?;
@@ -221,17 +254,12 @@ impl Context {
 
     /// Gives up what the engine protects for us.
     pub async fn close(&mut self) {
-        if let Some(engine) = self.engine.take()
-            && let Err(e) = engine.release().await
+        if let Some(backend) = self.backend.take()
+            && let Err(e) = backend.images.release().await
         {
             self.ui.error(&e);
         }
     }
-}
-
-/// Large layers pass through here, so it must not be a tmpfs.
-fn scratch(env_id: &str) -> PathBuf {
-    data_dir().join("scratch").join(env_id)
 }
 
 fn tell(ui: &Ui, event: &Event) {

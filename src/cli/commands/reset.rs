@@ -37,9 +37,9 @@ pub(super) async fn run(context: &mut Context, params: Params) -> Result<()> {
         return Ok(());
     }
     let ui = context.ui.clone();
-    let runner = context.runner().await?;
+    let runner = context.runner(&workdir).await?;
     ui.progress("shutting down");
-    let outcome = runner.reset(&workdir.env_id, &names, Duration::from_secs(params.time)).await;
+    let outcome = runner.reset(&names, Duration::from_secs(params.time)).await;
     ui.progress_end();
     outcome
 }

@@ -3,7 +3,7 @@
 use super::{Context, stop};
 use crate::cluster::request::Request;
 use crate::cluster::volume::{self, Mode, Volume};
-use crate::cluster::{plan, preflight, role};
+use crate::cluster::{ROLES, plan, preflight};
 use crate::error::{Error, Result};
 use crate::host;
 use crate::net;
@@ -72,9 +72,11 @@ pub(super) async fn run(context: &mut Context, params: Params) -> Result<()> {
         }
     }
     let engine = context.engine().await?;
+    let store = context.images().await?;
     let cgroups = context.cgroups(engine.as_ref())?;
     let request = Request {
         env_id: workdir.env_id.clone(),
+        images: ROLES.map(|role| (role, workdir.engine_name(role, "latest"))).into(),
         nodes: params.nodes,
         volumes,
         envs,
@@ -87,18 +89,20 @@ pub(super) async fn run(context: &mut Context, params: Params) -> Result<()> {
         env_dir: Arc::new(workdir.env_dir().sub(Path::new("/"))?),
     };
     let ui = context.ui.clone();
-    let changes = preflight::start(engine.as_ref(), &workdir, &cgroups, &request).await?;
+    let machine = context.machine.clone();
+    let checked = preflight::start(engine.as_ref(), store.as_ref(), &workdir, &machine, &cgroups, &request);
+    let changes = checked.await?;
     changes.iter().for_each(|line| ui.note(line));
     context.still_wanted()?;
     stop::quietly(context, &workdir).await?;
     // What the cluster that ran had of it is free now, unless somebody was faster.
-    net::check_free(&workdir.env_id, &[], &plan::ports(&request))?;
-    let runner = context.runner().await?;
+    net::check_free(&machine, &workdir.env_id, &[], &plan::ports(&request))?;
+    let runner = context.runner(&workdir).await?;
     ui.progress("creating the containers");
-    let outcome = runner.start(&request, &|host| workdir.engine_name(role(host), "latest"), !params.no_wait).await;
+    let outcome = runner.start(&request, !params.no_wait).await;
     ui.progress_end();
     outcome?;
-    if !request.any && request.user.is_none() && ui.live() && !host::is_rootless() {
+    if !request.any && request.user.is_none() && ui.live() && !machine.is_rootless() {
         ui.note("other accounts of this host do not reach the cluster: start it with sudo, or open it with -g");
     }
     context.ui.data(&services_box(&services, params.port_bindings_offset, params.port_bindings_to_any));

@@ -5,17 +5,18 @@ use crate::cli::{table, ui};
 use crate::cluster::health::{self, Health};
 use crate::cluster::{self, COMMENT_LABEL, images};
 use crate::engine::State;
+use crate::engine::select::Backend;
 use crate::error::Result;
 use crate::image::report::short;
 use std::time::SystemTime;
 
 pub(super) async fn run(context: &mut Context) -> Result<()> {
     let workdir = context.workdir()?;
-    let engine = context.engine().await?;
+    let Backend { engine, images: store } = context.backend().await?;
     let mut rows = Vec::new();
     let prefix = format!("{}.env/", workdir.env_id);
-    for record in images::of_environment(engine.as_ref(), &workdir.env_id).await? {
-        let size = engine.image(&record.name).await?.map_or(0, |i| i.layers.iter().map(|l| l.size).sum::<u64>());
+    for record in images::of_environment(store.as_ref(), &workdir.env_id).await? {
+        let size = store.image(&record.name).await?.map_or(0, |i| i.layers.iter().map(|l| l.size).sum::<u64>());
         rows.push(vec![
             record.name.strip_prefix(&prefix).unwrap_or(&record.name).to_owned(),
             short(&record.id).to_owned(),
@@ -25,8 +26,7 @@ pub(super) async fn run(context: &mut Context) -> Result<()> {
         ]);
     }
     context.ui.data(&table::render(&["Images", "ID", "Created", "Size", "Comment"], &rows));
-    let hosts =
-        std::fs::read_to_string(crate::cluster::files::Files::new(&workdir.env_id).path("hosts")).unwrap_or_default();
+    let hosts = std::fs::read_to_string(context.files(&workdir).path("hosts")).unwrap_or_default();
     let address = |name: &str| {
         hosts.lines().find_map(|l| l.split_once(' ').filter(|(_, n)| *n == name)).map_or("", |(ip, _)| ip).to_owned()
     };

@@ -11,9 +11,9 @@ pub(super) async fn run(context: &mut Context) -> Result<()> {
 
 /// What `build`, `install`, `start` and `destroy` do first.
 pub(super) async fn quietly(context: &mut Context, workdir: &Workdir) -> Result<()> {
-    let runner = context.runner().await?;
+    let runner = context.runner(workdir).await?;
     let killed = context.killed();
-    let stopped = runner.stop(&workdir.env_id, killed.as_deref()).await;
+    let stopped = runner.stop(killed.as_deref()).await;
     let ended = context.end_steps(workdir).await;
     stopped.and(ended)?;
     if killed.is_some() { context.settled() } else { Ok(()) }

@@ -15,9 +15,8 @@ use containerd_client::services::v1::{
 };
 use std::collections::HashMap;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
-use tokio::sync::OnceCell;
 use tonic::metadata::MetadataValue;
 use tonic::service::Interceptor;
 use tonic::service::interceptor::InterceptedService;
@@ -40,7 +39,9 @@ const SILENCE: Duration = Duration::from_secs(30);
 #[derive(Debug, Clone)]
 pub(super) struct Client {
     channel: Channel,
-    lease: Arc<OnceCell<String>>,
+    lease: Arc<Mutex<Option<String>>>,
+    /// Held while one is made.
+    leasing: Arc<tokio::sync::Mutex<()>>,
 }
 
 /// Adds the namespace, and the lease once there is one, to each request.
@@ -76,7 +77,7 @@ impl Client {
                 e.hint("is containerd running, and are you root?")
                     .hint("`--docker-host managed` lets oardocker run a containerd of its own")
             })?;
-        Ok(Self { channel, lease: Arc::default() })
+        Ok(Self { channel, lease: Arc::default(), leasing: Arc::default() })
     }
 
     pub(super) async fn check_version(&self) -> Result<String> {
@@ -105,30 +106,33 @@ impl Client {
     }
 
     fn service(&self, limit: Option<Duration>) -> Service {
-        let lease = self.lease.get().map(|id| id.parse().expect("lease ids are ASCII"));
+        let lease = self.lease().map(|id| id.parse().expect("lease ids are ASCII"));
         InterceptedService::new(self.channel.clone(), Headers { limit, lease })
     }
 
     /// Makes sure that what is written from now on is kept until [`Client::release_lease`].
     pub(super) async fn hold_lease(&self) -> Result<()> {
-        self.lease
-            .get_or_try_init(|| async {
-                let expire = std::time::SystemTime::now() + std::time::Duration::from_secs(LEASE_HOURS * 3600);
-                let id = format!("oardocker-{}-{:08x}", std::process::id(), rand::random::<u32>());
-                let labels = HashMap::from([("containerd.io/gc.expire".to_owned(), rfc3339(expire))]);
-                let headers = Headers { limit: Some(LIMIT), lease: None };
-                LeasesClient::with_interceptor(self.channel.clone(), headers)
-                    .create(CreateRequest { id: id.clone(), labels })
-                    .await
-                    .doing(|| "cannot create a containerd lease".into())?;
-                Ok::<_, Error>(id)
-            })
-            .await?;
+        let _one = self.leasing.lock().await;
+        if self.lease().is_none() {
+            let expire = std::time::SystemTime::now() + std::time::Duration::from_secs(LEASE_HOURS * 3600);
+            let id = format!("oardocker-{}-{:08x}", std::process::id(), rand::random::<u32>());
+            let labels = HashMap::from([("containerd.io/gc.expire".to_owned(), rfc3339(expire))]);
+            let headers = Headers { limit: Some(LIMIT), lease: None };
+            LeasesClient::with_interceptor(self.channel.clone(), headers)
+                .create(CreateRequest { id: id.clone(), labels })
+                .await
+                .doing(|| "cannot create a containerd lease".into())?;
+            *self.lease.lock().expect("no panics under this lock") = Some(id);
+        }
         Ok(())
     }
 
+    fn lease(&self) -> Option<String> {
+        self.lease.lock().expect("no panics under this lock").clone()
+    }
+
     pub(super) async fn release_lease(&self) -> Result<()> {
-        let Some(id) = self.lease.get() else { return Ok(()) };
+        let Some(id) = self.lease.lock().expect("no panics under this lock").take() else { return Ok(()) };
         match self.leases().delete(DeleteRequest { id: id.clone(), sync: false }).await {
             Err(status) if status.code() != Code::NotFound => {
                 Err(status).doing(|| format!("cannot release containerd lease {id}"))

@@ -1,12 +1,14 @@
-//! Containers and their tasks: create, start, signal, wait, remove.
+//! Nodes: containers, and their tasks.
 
-use super::client::Client;
 use super::images::system_time;
 use super::streams::Fifos;
-use super::{SNAPSHOTTER, snapshots};
-use crate::engine::{ContainerInfo, ContainerSpec, Content, State, oci};
-use crate::error::{Context as _, Error, Result};
+use super::{Containerd, SNAPSHOTTER, managed, snapshots};
+use crate::engine::io::Session;
+use crate::engine::{ContainerInfo, Content, Engine, EngineInfo, Image, NodeSpec, ProcessSpec, State, oci};
+use crate::error::{Context as _, Result};
+use crate::net::{Access, Subnet};
 use crate::rooted::Root;
+use async_trait::async_trait;
 use containerd_client::services::v1::container::Runtime;
 use containerd_client::services::v1::snapshots::MountsRequest;
 use containerd_client::services::v1::{
@@ -16,6 +18,7 @@ use containerd_client::services::v1::{
 use containerd_client::types::Mount;
 use containerd_client::types::v1::Status as TaskStatus;
 use prost_types::Any;
+use serde_json::Value;
 use std::collections::HashMap;
 use std::io::{Read as _, Seek as _};
 use std::path::Path;
@@ -38,37 +41,243 @@ pub(super) enum Stdio<'a> {
     Chunks(mpsc::Sender<Vec<u8>>),
 }
 
-/// Creates a container on a new snapshot of an image, in the network namespace `netns`.
-pub(super) async fn create(
-    client: &Client,
-    spec: &ContainerSpec,
-    image: &str,
-    netns: &Path,
-    console: &Path,
-) -> Result<()> {
-    client.hold_lease().await?;
-    let doing = || format!("cannot create container {}", spec.id);
-    let found = super::images::get(client, image).await?;
-    let found = found.ok_or_else(|| Error::new(format!("image {image} is not there")))?;
-    let mounts = snapshots::prepare(client, &spec.id, found.chain_id().as_deref()).await.doing(doing)?;
-    let container = Container {
-        image: image.into(),
-        snapshotter: SNAPSHOTTER.into(),
-        snapshot_key: spec.id.clone(),
-        ..container(spec, netns).doing(doing)?
-    };
-    client.containers().create(CreateContainerRequest { container: Some(container) }).await.doing(doing)?;
-    let pid = create_task(client, &spec.id, mounts, Stdio::Log(console)).await.doing(doing)?;
-    let config = found.config.config().as_ref();
-    let volumes = config.and_then(|c| c.volumes().clone()).unwrap_or_default();
-    furnish(pid, spec, &volumes).doing(doing)
+#[async_trait]
+impl Engine for Containerd {
+    fn info(&self) -> &EngineInfo {
+        &self.info
+    }
+
+    async fn load_image(&self, _: &str, _: &Image) -> Result<()> {
+        // It is the image store as well, and the layers are unpacked snapshots already: nothing is left to prepare.
+        Ok(())
+    }
+
+    async fn unload_image(&self, _: &str) -> Result<()> {
+        Ok(())
+    }
+
+    async fn create_network(&self, id: &str, access: &Access) -> Result<Subnet> {
+        self.make_network(id, access).await
+    }
+
+    async fn remove_network(&self, id: &str) -> Result<()> {
+        self.drop_network(id).await
+    }
+
+    async fn create(&self, spec: &NodeSpec) -> Result<()> {
+        let netns = self.plug_in(spec).await?;
+        self.client.hold_lease().await?;
+        let doing = || format!("cannot create container {}", spec.id);
+        let mounts = snapshots::prepare(&self.client, &spec.id, spec.image.chain.as_deref()).await.doing(doing)?;
+        let labels = spec.labels.clone().into_iter().collect();
+        let container = Container {
+            image: spec.image.name.clone(),
+            snapshotter: SNAPSHOTTER.into(),
+            snapshot_key: spec.id.clone(),
+            ..container(&spec.id, labels, &oci::node(spec, Path::new("rootfs"), &netns)).doing(doing)?
+        };
+        self.client.containers().create(CreateContainerRequest { container: Some(container) }).await.doing(doing)?;
+        let pid = self.create_task(&spec.id, mounts, Stdio::Log(&spec.console)).await.doing(doing)?;
+        furnish(pid, spec).doing(doing)
+    }
+
+    async fn start(&self, id: &str) -> Result<()> {
+        let request = StartRequest { container_id: id.into(), exec_id: String::new() };
+        self.client.tasks().start(request).await.map(drop).doing(|| format!("cannot start container {id}"))
+    }
+
+    async fn wait(&self, id: &str) -> Result<u32> {
+        let request = WaitRequest { container_id: id.into(), exec_id: String::new() };
+        Ok(self
+            .client
+            .ends()
+            .wait(request)
+            .await
+            .doing(|| format!("cannot wait for container {id}"))?
+            .into_inner()
+            .exit_status)
+    }
+
+    async fn end_task(&self, id: &str, grace: Option<(i32, Duration)>) -> Result<()> {
+        let ended = self.wait(id);
+        tokio::pin!(ended);
+        if let Some((polite, patience)) = grace {
+            self.signal(id, "", polite).await?;
+            if tokio::time::timeout(patience, &mut ended).await.is_ok() {
+                return self.delete_task(id).await;
+            }
+        }
+        self.signal(id, "", SIGKILL).await?;
+        // A task that was never started has nothing to wait for; deleting tells.
+        let _ = tokio::time::timeout(Duration::from_secs(10), ended).await;
+        self.delete_task(id).await
+    }
+
+    async fn remove(&self, id: &str) -> Result<()> {
+        let snapshot = match self.client.containers().get(GetContainerRequest { id: id.into() }).await {
+            Ok(answer) => answer.into_inner().container.is_some_and(|c| !c.snapshot_key.is_empty()),
+            // A killed oardocker got no further than the snapshot.
+            Err(status) if status.code() == Code::NotFound => return snapshots::remove(&self.client, id).await,
+            Err(status) => return Err(status).doing(|| format!("cannot look up container {id}")),
+        };
+        let task = self.has_task(id).await;
+        match self.end_task(id, None).await {
+            Err(e) if self.has_task(id).await => return Err(e),
+            _ => {}
+        }
+        match self.client.containers().delete(DeleteContainerRequest { id: id.into() }).await {
+            Err(status) if status.code() != Code::NotFound => {
+                return Err(status).doing(|| format!("cannot remove container {id}"));
+            }
+            _ => {}
+        }
+        if snapshot {
+            snapshots::remove(&self.client, id).await?;
+        }
+        let id = id.to_owned();
+        let settle = move || {
+            unmounted(&id);
+            if !task {
+                end_shim(&id);
+            }
+        };
+        tokio::task::spawn_blocking(settle).await.doing(|| "cannot watch the mounts".into())
+    }
+
+    async fn containers(&self) -> Result<Vec<ContainerInfo>> {
+        let doing = || "cannot list containers of containerd".to_owned();
+        let containers = self
+            .client
+            .containers()
+            .list(ListContainersRequest { filters: Vec::new() })
+            .await
+            .doing(doing)?
+            .into_inner()
+            .containers;
+        let tasks =
+            self.client.tasks().list(ListTasksRequest { filter: String::new() }).await.doing(doing)?.into_inner().tasks;
+        // containerd 1.6 names the container in `id`, newer ones in `container_id` too.
+        let tasks: HashMap<_, _> = tasks.into_iter().map(|t| (t.id.clone(), t)).collect();
+        Ok(containers
+            .into_iter()
+            .map(|c| {
+                let task = tasks.get(&c.id);
+                let state = match task.map(containerd_client::types::v1::Process::status) {
+                    Some(TaskStatus::Running | TaskStatus::Paused | TaskStatus::Pausing) => State::Running,
+                    Some(TaskStatus::Stopped) => State::Exited(task.map_or(0, |t| t.exit_status)),
+                    _ => State::Created,
+                };
+                ContainerInfo {
+                    pid: task.filter(|_| state == State::Running).map_or(0, |t| t.pid),
+                    state,
+                    image: c.image,
+                    created: c.created_at.map_or(UNIX_EPOCH, system_time),
+                    labels: c.labels.into_iter().collect(),
+                    id: c.id,
+                }
+            })
+            .collect())
+    }
+
+    async fn restart(&self, id: &str, console: &Path) -> Result<()> {
+        let request = MountsRequest { snapshotter: SNAPSHOTTER.into(), key: id.into() };
+        let mounts = self
+            .client
+            .snapshots()
+            .mounts(request)
+            .await
+            .doing(|| format!("cannot find the filesystem of container {id}"))?
+            .into_inner()
+            .mounts;
+        self.create_task(id, mounts, Stdio::Log(console)).await.doing(|| format!("cannot restart container {id}"))?;
+        self.start(id).await
+    }
+
+    async fn exec(&self, id: &str, process: &ProcessSpec, session: Session) -> Result<u32> {
+        self.run_session(id, process, session).await
+    }
+
+    fn orphans(&self) -> Result<Vec<u32>> {
+        Ok(Vec::new())
+    }
+
+    async fn settled(&self, _: &[u32]) -> Result<bool> {
+        // It gives up what a client asked for that is gone, and removing a container waits for that.
+        Ok(true)
+    }
+
+    async fn retire(&self) -> Result<()> {
+        if self.managed { managed::shut_down(&self.machine) } else { Ok(()) }
+    }
+}
+
+impl Containerd {
+    /// The process id of the task, which waits to be started.
+    pub(super) async fn create_task(&self, id: &str, rootfs: Vec<Mount>, io: Stdio<'_>) -> Result<u32> {
+        let mut request = CreateTaskRequest { container_id: id.into(), rootfs, ..CreateTaskRequest::default() };
+        let fifos = match io {
+            Stdio::Log(path) => {
+                request.stdout = format!("file://{}", path.display());
+                request.stderr.clone_from(&request.stdout);
+                None
+            }
+            Stdio::Chunks(to) => {
+                let fifos = Fifos::create(&self.machine)?;
+                request.stdout = fifos.text("stdout");
+                request.stderr = fifos.text("stderr");
+                let readers = [
+                    fifos.reader("stdout", Arc::default(), std::convert::identity, to.clone()),
+                    fifos.reader("stderr", Arc::default(), std::convert::identity, to),
+                ];
+                Some((fifos, readers))
+            }
+        };
+        let outcome = self.client.tasks().create(request).await;
+        if let Some((fifos, readers)) = fifos {
+            if outcome.is_err() {
+                fifos.unblock();
+            }
+            tokio::spawn(async move {
+                futures::future::join_all(readers).await;
+                drop(fifos);
+            });
+        }
+        outcome.map(|answer| answer.into_inner().pid).doing(|| "the runtime refused it".into())
+    }
+
+    async fn signal(&self, id: &str, exec_id: &str, signal: i32) -> Result<()> {
+        let request =
+            KillRequest { container_id: id.into(), exec_id: exec_id.into(), signal: signal as u32, all: false };
+        match self.client.tasks().kill(request).await {
+            Ok(_) => Ok(()),
+            // It has ended already.
+            Err(status) if matches!(status.code(), Code::NotFound | Code::FailedPrecondition) => Ok(()),
+            Err(status) => Err(status).doing(|| format!("cannot send signal {signal} to container {id}")),
+        }
+    }
+
+    async fn delete_task(&self, id: &str) -> Result<()> {
+        match self.client.tasks().delete(DeleteTaskRequest { container_id: id.into() }).await {
+            Err(status) if status.code() != Code::NotFound => {
+                Err(status).doing(|| format!("cannot end container {id}"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    async fn has_task(&self, id: &str) -> bool {
+        let Ok(answer) = self.client.tasks().list(ListTasksRequest { filter: String::new() }).await else {
+            return true;
+        };
+        answer.into_inner().tasks.iter().any(|t| t.id == id || t.container_id == id)
+    }
 }
 
 /// Puts a container's own files in its filesystem, and makes the directories that its image calls volumes. Its first process, `pid`,
 /// is there and waits to become its program.
-fn furnish(pid: u32, spec: &ContainerSpec, volumes: &[String]) -> Result<()> {
+fn furnish(pid: u32, spec: &NodeSpec) -> Result<()> {
     let root = Root::open(Path::new(&format!("/proc/{pid}/root")))?;
-    for volume in volumes {
+    for volume in &spec.image.volumes {
         root.make_dir(Path::new(volume))?;
     }
     spec.seeds.iter().try_for_each(|seed| match &seed.content {
@@ -77,122 +286,16 @@ fn furnish(pid: u32, spec: &ContainerSpec, volumes: &[String]) -> Result<()> {
     })
 }
 
-pub(super) fn container(spec: &ContainerSpec, netns: &Path) -> Result<Container> {
-    let value = serde_json::to_vec(&oci::container(spec, Path::new("rootfs"), netns)).doing(|| "bad spec".into())?;
+/// What containerd keeps of a container, but for its filesystem.
+pub(super) fn container(id: &str, labels: HashMap<String, String>, bundle: &Value) -> Result<Container> {
+    let value = serde_json::to_vec(bundle).doing(|| "bad spec".into())?;
     Ok(Container {
-        id: spec.id.clone(),
-        labels: spec.labels.clone().into_iter().collect(),
+        id: id.into(),
+        labels,
         runtime: Some(Runtime { name: RUNTIME.into(), options: None }),
         spec: Some(Any { type_url: "types.containerd.io/opencontainers/runtime-spec/1/Spec".into(), value }),
         ..Container::default()
     })
-}
-
-/// The process id of the task, which waits to be started.
-pub(super) async fn create_task(client: &Client, id: &str, rootfs: Vec<Mount>, io: Stdio<'_>) -> Result<u32> {
-    let mut request = CreateTaskRequest { container_id: id.into(), rootfs, ..CreateTaskRequest::default() };
-    let fifos = match io {
-        Stdio::Log(path) => {
-            request.stdout = format!("file://{}", path.display());
-            request.stderr.clone_from(&request.stdout);
-            None
-        }
-        Stdio::Chunks(to) => {
-            let fifos = Fifos::create()?;
-            request.stdout = fifos.text("stdout");
-            request.stderr = fifos.text("stderr");
-            let readers = [
-                fifos.reader("stdout", Arc::default(), std::convert::identity, to.clone()),
-                fifos.reader("stderr", Arc::default(), std::convert::identity, to),
-            ];
-            Some((fifos, readers))
-        }
-    };
-    let outcome = client.tasks().create(request).await;
-    if let Some((fifos, readers)) = fifos {
-        if outcome.is_err() {
-            fifos.unblock();
-        }
-        tokio::spawn(async move {
-            futures::future::join_all(readers).await;
-            drop(fifos);
-        });
-    }
-    outcome.map(|answer| answer.into_inner().pid).doing(|| "the runtime refused it".into())
-}
-
-pub(super) async fn start(client: &Client, id: &str) -> Result<()> {
-    let request = StartRequest { container_id: id.into(), exec_id: String::new() };
-    client.tasks().start(request).await.map(drop).doing(|| format!("cannot start container {id}"))
-}
-
-pub(super) async fn wait(client: &Client, id: &str) -> Result<u32> {
-    let request = WaitRequest { container_id: id.into(), exec_id: String::new() };
-    Ok(client.ends().wait(request).await.doing(|| format!("cannot wait for container {id}"))?.into_inner().exit_status)
-}
-
-async fn signal(client: &Client, id: &str, exec_id: &str, signal: i32) -> Result<()> {
-    let request = KillRequest { container_id: id.into(), exec_id: exec_id.into(), signal: signal as u32, all: false };
-    match client.tasks().kill(request).await {
-        Ok(_) => Ok(()),
-        // It has ended already.
-        Err(status) if matches!(status.code(), Code::NotFound | Code::FailedPrecondition) => Ok(()),
-        Err(status) => Err(status).doing(|| format!("cannot send signal {signal} to container {id}")),
-    }
-}
-
-/// Ends the task, asking first when there is a grace period. The container and its filesystem stay.
-pub(super) async fn end(client: &Client, id: &str, grace: Option<(i32, Duration)>) -> Result<()> {
-    let ended = wait(client, id);
-    tokio::pin!(ended);
-    if let Some((polite, patience)) = grace {
-        signal(client, id, "", polite).await?;
-        if tokio::time::timeout(patience, &mut ended).await.is_ok() {
-            return delete_task(client, id).await;
-        }
-    }
-    signal(client, id, "", SIGKILL).await?;
-    // A task that was never started has nothing to wait for; deleting tells.
-    let _ = tokio::time::timeout(Duration::from_secs(10), ended).await;
-    delete_task(client, id).await
-}
-
-async fn delete_task(client: &Client, id: &str) -> Result<()> {
-    match client.tasks().delete(DeleteTaskRequest { container_id: id.into() }).await {
-        Err(status) if status.code() != Code::NotFound => Err(status).doing(|| format!("cannot end container {id}")),
-        _ => Ok(()),
-    }
-}
-
-pub(super) async fn remove(client: &Client, id: &str) -> Result<()> {
-    let snapshot = match client.containers().get(GetContainerRequest { id: id.into() }).await {
-        Ok(answer) => answer.into_inner().container.is_some_and(|c| !c.snapshot_key.is_empty()),
-        // A killed oardocker got no further than the snapshot.
-        Err(status) if status.code() == Code::NotFound => return snapshots::remove(client, id).await,
-        Err(status) => return Err(status).doing(|| format!("cannot look up container {id}")),
-    };
-    let task = has_task(client, id).await;
-    match end(client, id, None).await {
-        Err(e) if has_task(client, id).await => return Err(e),
-        _ => {}
-    }
-    match client.containers().delete(DeleteContainerRequest { id: id.into() }).await {
-        Err(status) if status.code() != Code::NotFound => {
-            return Err(status).doing(|| format!("cannot remove container {id}"));
-        }
-        _ => {}
-    }
-    if snapshot {
-        snapshots::remove(client, id).await?;
-    }
-    let id = id.to_owned();
-    let settle = move || {
-        unmounted(&id);
-        if !task {
-            end_shim(&id);
-        }
-    };
-    tokio::task::spawn_blocking(settle).await.doing(|| "cannot watch the mounts".into())
 }
 
 /// Ends the shim of a container without a task: containerd forgets one whose creator was killed in the middle.
@@ -226,55 +329,4 @@ fn unmounted(id: &str) {
         let mut fds = [nix::poll::PollFd::new(mounts.as_fd(), nix::poll::PollFlags::POLLPRI)];
         let _ = nix::poll::poll(&mut fds, nix::poll::PollTimeout::from(left.as_millis().min(1000) as u16));
     }
-}
-
-async fn has_task(client: &Client, id: &str) -> bool {
-    let Ok(answer) = client.tasks().list(ListTasksRequest { filter: String::new() }).await else { return true };
-    answer.into_inner().tasks.iter().any(|t| t.id == id || t.container_id == id)
-}
-
-pub(super) async fn list(client: &Client) -> Result<Vec<ContainerInfo>> {
-    let doing = || "cannot list containers of containerd".to_owned();
-    let containers = client
-        .containers()
-        .list(ListContainersRequest { filters: Vec::new() })
-        .await
-        .doing(doing)?
-        .into_inner()
-        .containers;
-    let tasks = client.tasks().list(ListTasksRequest { filter: String::new() }).await.doing(doing)?.into_inner().tasks;
-    // containerd 1.6 names the container in `id`, newer ones in `container_id` too.
-    let tasks: HashMap<_, _> = tasks.into_iter().map(|t| (t.id.clone(), t)).collect();
-    Ok(containers
-        .into_iter()
-        .map(|c| {
-            let task = tasks.get(&c.id);
-            let state = match task.map(containerd_client::types::v1::Process::status) {
-                Some(TaskStatus::Running | TaskStatus::Paused | TaskStatus::Pausing) => State::Running,
-                Some(TaskStatus::Stopped) => State::Exited(task.map_or(0, |t| t.exit_status)),
-                _ => State::Created,
-            };
-            ContainerInfo {
-                pid: task.filter(|_| state == State::Running).map_or(0, |t| t.pid),
-                state,
-                image: c.image,
-                created: c.created_at.map_or(UNIX_EPOCH, system_time),
-                labels: c.labels.into_iter().collect(),
-                id: c.id,
-            }
-        })
-        .collect())
-}
-
-pub(super) async fn restart(client: &Client, id: &str, console: &Path) -> Result<()> {
-    let request = MountsRequest { snapshotter: SNAPSHOTTER.into(), key: id.into() };
-    let mounts = client
-        .snapshots()
-        .mounts(request)
-        .await
-        .doing(|| format!("cannot find the filesystem of container {id}"))?
-        .into_inner()
-        .mounts;
-    create_task(client, id, mounts, Stdio::Log(console)).await.doing(|| format!("cannot restart container {id}"))?;
-    start(client, id).await
 }

@@ -1,12 +1,12 @@
 //! Sessions.
 
+use super::Containerd;
 use super::client::Client;
-use super::containers::wait;
 use super::streams::{self, Fifos};
 use crate::engine::family::{Family, Heard};
 use crate::engine::feed::{End, Feed};
 use crate::engine::io::{Session, Stdin};
-use crate::engine::{NODE_CAPABILITIES, ProcessSpec, oci};
+use crate::engine::{Engine as _, ProcessSpec, oci};
 use crate::error::{Context as _, Error, Result};
 use containerd_client::services::v1::{
     CloseIoRequest, DeleteProcessRequest, ExecProcessRequest, ResizePtyRequest, StartRequest, WaitRequest,
@@ -27,63 +27,65 @@ const LAST_WORDS: Duration = Duration::from_millis(300);
 /// How long containerd is listened to when it gives up a session whose streams somebody else has.
 const GIVING_UP: Duration = Duration::from_millis(100);
 
-pub(super) async fn exec(client: &Client, id: &str, process: &ProcessSpec, session: Session) -> Result<u32> {
-    let exec_id = format!("exec-{:016x}", rand::random::<u64>());
-    let doing = || format!("cannot run {} in container {id}", process.args.first().map_or("nothing", |a| a));
-    let fifos = Fifos::create()?;
-    let capabilities = NODE_CAPABILITIES.map(str::to_owned);
-    let value = serde_json::to_vec(&oci::process(process, &capabilities)).doing(doing)?;
-    let request = ExecProcessRequest {
-        container_id: id.into(),
-        stdin: if session.stdin.is_some() { fifos.text("stdin") } else { String::new() },
-        stdout: fifos.text("stdout"),
-        stderr: if process.terminal.is_some() { String::new() } else { fifos.text("stderr") },
-        terminal: process.terminal.is_some(),
-        spec: Some(Any { type_url: "types.containerd.io/opencontainers/runtime-spec/1/Process".into(), value }),
-        exec_id: exec_id.clone(),
-    };
-    client.tasks().exec(request).await.doing(doing)?;
+impl Containerd {
+    pub(super) async fn run_session(&self, id: &str, process: &ProcessSpec, session: Session) -> Result<u32> {
+        let exec_id = format!("exec-{:016x}", rand::random::<u64>());
+        let doing = || format!("cannot run {} in container {id}", process.args.first().map_or("nothing", |a| a));
+        let fifos = Fifos::create(&self.machine)?;
+        let value = serde_json::to_vec(&oci::session(process)).doing(doing)?;
+        let request = ExecProcessRequest {
+            container_id: id.into(),
+            stdin: if session.stdin.is_some() { fifos.text("stdin") } else { String::new() },
+            stdout: fifos.text("stdout"),
+            stderr: if process.terminal.is_some() { String::new() } else { fifos.text("stderr") },
+            terminal: process.terminal.is_some(),
+            spec: Some(Any { type_url: "types.containerd.io/opencontainers/runtime-spec/1/Process".into(), value }),
+            exec_id: exec_id.clone(),
+        };
+        self.client.tasks().exec(request).await.doing(doing)?;
 
-    let heard = Arc::<Heard>::default();
-    let mut readers = vec![fifos.reader("stdout", heard.clone(), streams::out, session.output.clone())];
-    if process.terminal.is_none() {
-        readers.push(fifos.reader("stderr", heard.clone(), streams::err, session.output.clone()));
-    }
-    drop(session.output);
-    let started = client.tasks().start(StartRequest { container_id: id.into(), exec_id: exec_id.clone() }).await;
-    if started.is_err() {
+        let heard = Arc::<Heard>::default();
+        let mut readers = vec![fifos.reader("stdout", heard.clone(), streams::out, session.output.clone())];
+        if process.terminal.is_none() {
+            readers.push(fifos.reader("stderr", heard.clone(), streams::err, session.output.clone()));
+        }
+        drop(session.output);
+        let started =
+            self.client.tasks().start(StartRequest { container_id: id.into(), exec_id: exec_id.clone() }).await;
+        if started.is_err() {
+            fifos.unblock();
+            let _ = delete_process(&self.client, id, &exec_id).await;
+        }
+        let pid = started.doing(doing)?.into_inner().pid;
+        let family = session.init.and_then(|init| Family::of(pid, init)).map(Arc::new);
+        let closing = close_stdin(self.client.clone(), id.to_owned(), exec_id.clone());
+        let (feed, feeding) = feed_stdin(session.stdin, pid, fifos.path("stdin"), closing).doing(doing)?;
+        let helpers = [
+            feeding,
+            tokio::spawn(follow_size(self.client.clone(), id.to_owned(), exec_id.clone(), session.size)),
+            tokio::spawn(pass_signals(family.clone(), session.signals)),
+        ];
+        let waited = self.client.ends().wait(WaitRequest { container_id: id.into(), exec_id: exec_id.clone() }).await;
+        helpers[2].abort();
+        if let Some(feed) = feed {
+            feed.end().await;
+        }
+        if let Some(family) = &family {
+            family.hang_up().await;
+        }
+        let deleting = delete_process(&self.client, id, &exec_id);
+        let deleted = hear_out(readers, &fifos, family.as_deref().filter(|_| waited.is_ok()), &heard, deleting).await;
+        helpers.iter().for_each(JoinHandle::abort);
         fifos.unblock();
-        let _ = delete_process(client, id, &exec_id).await;
+        let ended = || format!("container {id} ended during the session");
+        let status = waited.doing(ended)?.into_inner().exit_status;
+        deleted?;
+        // The kernel kills every process of a container whose first one ends; which of the two ends is told first is open.
+        if status == KILLED && tokio::time::timeout(LAST_WORDS, self.wait(id)).await.is_ok() {
+            return Err(Error::new(ended()));
+        }
+        Ok(status)
     }
-    let pid = started.doing(doing)?.into_inner().pid;
-    let family = session.init.and_then(|init| Family::of(pid, init)).map(Arc::new);
-    let closing = close_stdin(client.clone(), id.to_owned(), exec_id.clone());
-    let (feed, feeding) = feed_stdin(session.stdin, pid, fifos.path("stdin"), closing).doing(doing)?;
-    let helpers = [
-        feeding,
-        tokio::spawn(follow_size(client.clone(), id.to_owned(), exec_id.clone(), session.size)),
-        tokio::spawn(pass_signals(family.clone(), session.signals)),
-    ];
-    let waited = client.ends().wait(WaitRequest { container_id: id.into(), exec_id: exec_id.clone() }).await;
-    helpers[2].abort();
-    if let Some(feed) = feed {
-        feed.end().await;
-    }
-    if let Some(family) = &family {
-        family.hang_up().await;
-    }
-    let deleting = delete_process(client, id, &exec_id);
-    let deleted = hear_out(readers, &fifos, family.as_deref().filter(|_| waited.is_ok()), &heard, deleting).await;
-    helpers.iter().for_each(JoinHandle::abort);
-    fifos.unblock();
-    let ended = || format!("container {id} ended during the session");
-    let status = waited.doing(ended)?.into_inner().exit_status;
-    deleted?;
-    // The kernel kills every process of a container whose first one ends; which of the two ends is told first is open.
-    if status == KILLED && tokio::time::timeout(LAST_WORDS, wait(client, id)).await.is_ok() {
-        return Err(Error::new(ended()));
-    }
-    Ok(status)
 }
 
 /// What a session says after its process has ended, and its end in containerd.

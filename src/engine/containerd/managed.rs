@@ -10,7 +10,7 @@
 //! ```
 
 use crate::error::{Context as _, Error, Result};
-use crate::host::{data_dir, managed_socket, runtime_dir};
+use crate::host::Machine;
 use nix::fcntl::{Flock, FlockArg};
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 use nix::sys::signal::{Signal, kill};
@@ -26,19 +26,19 @@ use std::time::{Duration, Instant};
 const BOOT: Duration = Duration::from_secs(10);
 
 /// Makes sure that the managed containerd runs. True when it had to be started.
-pub fn ensure() -> Result<bool> {
-    if answers() {
+pub fn ensure(machine: &Machine) -> Result<bool> {
+    if answers(machine) {
         return Ok(false);
     }
-    let dir = private_dir(&runtime_dir().join("containerd"))?;
+    let dir = private_dir(&machine.runtime_dir().join("containerd"))?;
     let lock = File::create(dir.join("lock")).doing(|| format!("cannot create a lock in {}", dir.display()))?;
     let _lock = Flock::lock(lock, FlockArg::LockExclusive)
         .map_err(|(_, e)| e)
         .doing(|| format!("cannot take the lock in {}", dir.display()))?;
-    if answers() {
+    if answers(machine) {
         return Ok(false);
     }
-    start(&dir)?;
+    start(machine, &dir)?;
     Ok(true)
 }
 
@@ -49,8 +49,8 @@ pub fn installed() -> bool {
 }
 
 /// Ends the managed containerd, if it runs. Its images stay on disk.
-pub(super) fn shut_down() -> Result<()> {
-    let Some(pid) = running_pid() else { return Ok(()) };
+pub(super) fn shut_down(machine: &Machine) -> Result<()> {
+    let Some(pid) = running_pid(machine) else { return Ok(()) };
     let pidfd = rustix::process::pidfd_open(pid_of(pid), rustix::process::PidfdFlags::empty());
     kill(Pid::from_raw(pid), Signal::SIGTERM).doing(|| format!("cannot end the managed containerd (pid {pid})"))?;
     if let Ok(fd) = pidfd {
@@ -58,7 +58,7 @@ pub(super) fn shut_down() -> Result<()> {
         let mut fds = [nix::poll::PollFd::new(borrowed, nix::poll::PollFlags::POLLIN)];
         let _ = nix::poll::poll(&mut fds, nix::poll::PollTimeout::from(10_000_u16));
     }
-    let _ = fs::remove_dir_all(runtime_dir().join("containerd"));
+    let _ = fs::remove_dir_all(machine.runtime_dir().join("containerd"));
     Ok(())
 }
 
@@ -66,14 +66,15 @@ fn pid_of(pid: i32) -> rustix::process::Pid {
     rustix::process::Pid::from_raw(pid).expect("a pid from a pid file is positive")
 }
 
-fn running_pid() -> Option<i32> {
-    let pid: i32 = fs::read_to_string(runtime_dir().join("containerd/containerd.pid")).ok()?.trim().parse().ok()?;
+fn running_pid(machine: &Machine) -> Option<i32> {
+    let file = machine.runtime_dir().join("containerd/containerd.pid");
+    let pid: i32 = fs::read_to_string(file).ok()?.trim().parse().ok()?;
     let command = fs::read_to_string(format!("/proc/{pid}/comm")).ok()?;
     (pid > 0 && command.trim() == "containerd").then_some(pid)
 }
 
-fn answers() -> bool {
-    std::os::unix::net::UnixStream::connect(managed_socket()).is_ok()
+fn answers(machine: &Machine) -> bool {
+    std::os::unix::net::UnixStream::connect(machine.managed_socket()).is_ok()
 }
 
 fn private_dir(dir: &Path) -> Result<PathBuf> {
@@ -85,10 +86,10 @@ fn private_dir(dir: &Path) -> Result<PathBuf> {
     Ok(dir.into())
 }
 
-fn start(dir: &Path) -> Result<()> {
-    let data = private_dir(&data_dir().join("containerd"))?;
+fn start(machine: &Machine, dir: &Path) -> Result<()> {
+    let data = private_dir(&machine.data_dir().join("containerd"))?;
     let (config, log) = (data.join("config.toml"), data.join("containerd.log"));
-    let socket = managed_socket();
+    let socket = machine.managed_socket();
     // Sockets have to be short; a path from an environment variable may be anything.
     if socket.as_os_str().len() > 100 {
         return Err(Error::new(format!("{} is too long for a socket", socket.display()))
@@ -136,7 +137,7 @@ fn start(dir: &Path) -> Result<()> {
 
     let deadline = Instant::now() + BOOT;
     loop {
-        if fs::metadata(&socket).is_ok_and(|m| m.file_type().is_socket()) && answers() {
+        if fs::metadata(&socket).is_ok_and(|m| m.file_type().is_socket()) && answers(machine) {
             return Ok(());
         }
         if let Ok(Some(status)) = child.try_wait() {

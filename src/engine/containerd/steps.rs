@@ -1,72 +1,98 @@
 //! Build steps, and throwing away those of oardockers that were killed.
 
-use super::client::Client;
-use super::containers::{Stdio, container, create_task, remove, start, wait};
+use super::containers::{Stdio, container};
 use super::snapshots::{self, commit, prepare};
-use super::{SNAPSHOTTER, streams};
-use crate::engine::step::{self, Maker};
-use crate::engine::{ContainerSpec, Layer, Network, StepRoot};
+use super::{Containerd, SNAPSHOTTER};
+use crate::engine::step::Maker;
+use crate::engine::{Engine as _, Layer, StepRoot, StepSpec, oci};
 use crate::error::{Context as _, Error, Result};
 use containerd_client::services::v1::CreateContainerRequest;
 use containerd_client::types::Mount;
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use tokio::sync::mpsc;
 
-/// Build steps, FIFOs and leases.
-pub(super) async fn run(client: &Client) -> Result<()> {
-    steps(client).await?;
-    streams::Fifos::recover();
-    client.recover_leases().await
-}
-
-/// Build steps only.
-pub(super) async fn steps(client: &Client) -> Result<()> {
-    for key in step::abandoned(Maker::Containerd) {
-        step(client, &key).await?;
-    }
-    Ok(())
-}
-
-/// One step, with what runs in it.
-pub(super) async fn step(client: &Client, key: &str) -> Result<()> {
-    remove(client, key).await?;
-    abort_step(client, key).await
-}
-
-pub(super) async fn begin_step(client: &Client, parent: Option<&str>) -> Result<StepRoot> {
-    client.hold_lease().await?;
-    let key = Maker::Containerd.new_key();
-    step::hold(&key)?;
-    let begun = async {
-        let mounts = prepare(client, &key, parent).await?;
-        let changes = changes_dir(&mounts)?;
-        let [m] = mounts.as_slice() else { return Err(Error::new("one mount expected of containerd")) };
-        if m.r#type == "bind" {
-            step::mount_bind(Path::new(&m.source), &key)?;
-        } else {
-            step::mount_overlay(&m.options, &key)?;
+impl Containerd {
+    /// Throws away the steps of oardockers that were killed.
+    pub(super) async fn recover_steps(&self) -> Result<()> {
+        for key in self.steps.abandoned(Maker::Containerd) {
+            self.throw_away(&key).await?;
         }
-        Ok(StepRoot { root: step::root(&key), key: key.clone(), changes, parent: parent.map(Into::into) })
+        Ok(())
     }
-    .await;
-    if begun.is_err() {
-        let _ = abort_step(client, &key).await;
+
+    /// Throws a step away, with what still runs in it.
+    pub(super) async fn throw_away(&self, key: &str) -> Result<()> {
+        self.remove(key).await?;
+        self.discard(key).await
     }
-    begun
-}
 
-pub(super) async fn commit_step(client: &Client, step: StepRoot, layer: &Layer) -> Result<String> {
-    let name = crate::engine::chain_id(step.parent.iter().chain([&layer.diff_id])).expect("one layer at least");
-    step::unmount(&step.key)?;
-    commit(client, &step.key, &name).await?;
-    step::forget(&step.key)?;
-    Ok(name)
-}
+    /// Makes and mounts a snapshot for a step.
+    pub(super) async fn mount_step(&self, parent: Option<&str>) -> Result<StepRoot> {
+        self.client.hold_lease().await?;
+        let key = Maker::Containerd.new_key();
+        self.steps.hold(&key)?;
+        let begun = async {
+            let mounts = prepare(&self.client, &key, parent).await?;
+            let changes = changes_dir(&mounts)?;
+            let [m] = mounts.as_slice() else { return Err(Error::new("one mount expected of containerd")) };
+            if m.r#type == "bind" {
+                self.steps.mount_bind(Path::new(&m.source), &key)?;
+            } else {
+                self.steps.mount_overlay(&m.options, &key)?;
+            }
+            Ok(StepRoot { root: self.steps.root(&key), key: key.clone(), changes, parent: parent.map(Into::into) })
+        }
+        .await;
+        if begun.is_err() {
+            let _ = self.discard(&key).await;
+        }
+        begun
+    }
 
-async fn abort_step(client: &Client, key: &str) -> Result<()> {
-    step::unmount(key)?;
-    snapshots::remove(client, key).await?;
-    step::forget(key)
+    /// Commits what it changed.
+    pub(super) async fn keep_step(&self, step: &StepRoot, layer: &Layer) -> Result<String> {
+        let name = crate::engine::chain_id(step.parent.iter().chain([&layer.diff_id])).expect("one layer at least");
+        self.steps.unmount(&step.key)?;
+        commit(&self.client, &step.key, &name).await?;
+        self.steps.forget(&step.key)?;
+        Ok(name)
+    }
+
+    /// Removes one in which nothing runs.
+    async fn discard(&self, key: &str) -> Result<()> {
+        self.steps.unmount(key)?;
+        snapshots::remove(&self.client, key).await?;
+        self.steps.forget(key)
+    }
+
+    /// Runs a build step's container to its end.
+    pub(super) async fn run_in_step(
+        &self,
+        step: &StepRoot,
+        spec: &StepSpec,
+        output: mpsc::Sender<Vec<u8>>,
+    ) -> Result<u32> {
+        let id = &step.key;
+        let doing = || format!("cannot run a step in container {id}");
+        let ran = async {
+            let labels = HashMap::from([("oardocker.step".to_owned(), "true".to_owned())]);
+            let container = container(id, labels, &oci::step(spec, Path::new("rootfs"))).doing(doing)?;
+            self.client
+                .containers()
+                .create(CreateContainerRequest { container: Some(container) })
+                .await
+                .doing(doing)?;
+            self.create_task(id, bind_root(&step.root), Stdio::Chunks(output)).await.doing(doing)?;
+            self.start(id).await?;
+            self.wait(id).await
+        }
+        .await;
+        let removed = self.remove(id).await;
+        let code = ran?;
+        removed?;
+        Ok(code)
+    }
 }
 
 fn changes_dir(mounts: &[Mount]) -> Result<PathBuf> {
@@ -82,31 +108,6 @@ fn changes_dir(mounts: &[Mount]) -> Result<PathBuf> {
             Err(Error::new(format!("containerd's {SNAPSHOTTER} snapshotter asked for a mount that is not understood")))
         }
     }
-}
-
-/// Runs a build step's container to its end.
-pub(super) async fn run_step(
-    client: &Client,
-    step: &StepRoot,
-    spec: &ContainerSpec,
-    output: mpsc::Sender<Vec<u8>>,
-) -> Result<u32> {
-    let doing = || format!("cannot run a step in container {}", spec.id);
-    let Network::Namespace(netns) = &spec.network else {
-        return Err(Error::new("steps run in a namespace")).doing(doing);
-    };
-    let ran = async {
-        let container = container(spec, netns)?;
-        client.containers().create(CreateContainerRequest { container: Some(container) }).await.doing(doing)?;
-        create_task(client, &spec.id, bind_root(&step.root), Stdio::Chunks(output)).await.doing(doing)?;
-        start(client, &spec.id).await?;
-        wait(client, &spec.id).await
-    }
-    .await;
-    let removed = remove(client, &spec.id).await;
-    let code = ran?;
-    removed?;
-    Ok(code)
 }
 
 fn bind_root(root: &Path) -> Vec<Mount> {

@@ -3,7 +3,7 @@
 use crate::engine::family::Heard;
 use crate::engine::io::Chunk;
 use crate::error::{Context as _, Result};
-use crate::host::runtime_dir;
+use crate::host::Machine;
 use nix::sys::stat::Mode;
 use std::fs::{File, OpenOptions};
 use std::io::{Read as _, Write as _};
@@ -22,8 +22,9 @@ pub(super) struct Fifos {
 }
 
 impl Fifos {
-    pub(super) fn create() -> Result<Self> {
-        let dir = runtime_dir().join("io").join(format!("{}-{:08x}", std::process::id(), rand::random::<u32>()));
+    pub(super) fn create(machine: &Machine) -> Result<Self> {
+        let dir =
+            machine.runtime_dir().join("io").join(format!("{}-{:08x}", std::process::id(), rand::random::<u32>()));
         std::fs::create_dir_all(&dir).doing(|| format!("cannot create {}", dir.display()))?;
         let fifos = Self { dir, over: Arc::default() };
         for name in ["stdin", "stdout", "stderr"] {
@@ -35,8 +36,8 @@ impl Fifos {
     }
 
     /// Removes the FIFOs of oardockers that were killed.
-    pub(super) fn recover() {
-        for entry in std::fs::read_dir(runtime_dir().join("io")).into_iter().flatten().flatten() {
+    pub(super) fn recover(machine: &Machine) {
+        for entry in std::fs::read_dir(machine.runtime_dir().join("io")).into_iter().flatten().flatten() {
             let name = entry.file_name().to_string_lossy().into_owned();
             let owner = name.split('-').next().unwrap_or_default();
             if !Path::new("/proc").join(owner).exists() {

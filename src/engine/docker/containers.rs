@@ -1,13 +1,17 @@
 //! Containers: from our spec to the engine's, and their life.
 
+use super::api::{MARK, is};
 use super::raw::Container;
 use super::{Docker, libpod, networks};
 use crate::cgroup::View;
-use crate::engine::family;
-use crate::engine::{ContainerInfo, ContainerSpec, Content, Mount, Network, Plug, Seed, State, oci, seccomp};
+use crate::engine::io::Session;
+use crate::engine::{
+    ContainerInfo, Content, Engine, EngineInfo, Image, Mount, NODE_CAPABILITIES, NodeSpec, ProcessSpec, Seed, State,
+    family, oci, seccomp,
+};
 use crate::error::{Context as _, Error, Result};
-use crate::host::is_rootless;
-use crate::net::Port;
+use crate::net::{Access, Port, Subnet};
+use async_trait::async_trait;
 use bollard::errors::Error as ApiError;
 use bollard::models::{
     ContainerCreateBody, EndpointIpamConfig, EndpointSettings, HostConfig, HostConfigCgroupnsModeEnum,
@@ -22,9 +26,6 @@ use std::collections::HashMap;
 use std::path::Path;
 use std::time::{Duration, UNIX_EPOCH};
 
-/// Label of everything that we make in the engine.
-pub(super) const MARK: &str = "oardocker";
-
 /// What runs before a container's own first program.
 const GATE: &str = include_str!("gate.sh");
 
@@ -33,11 +34,6 @@ pub(super) const CONSOLE: &str = "/dev/oardocker-console";
 
 /// How long a killed container may take to end.
 const DYING: Duration = Duration::from_secs(10);
-
-/// Whether the engine answered with this HTTP status.
-pub(super) fn is(error: &ApiError, status: u16) -> bool {
-    matches!(error, ApiError::DockerResponseServerError { status_code, .. } if *status_code == status)
-}
 
 /// The mount options of a v1 controller's hierarchy, such as `cpu,cpuacct` for cpu.
 fn hierarchy(controller: &str, proc_cgroup: &str) -> String {
@@ -77,8 +73,8 @@ fn bind(source: &str, target: &str, read_only: bool) -> ApiMount {
 }
 
 /// Exactly those that containerd gives: the engines' own defaults differ.
-pub(super) fn capabilities(spec: &ContainerSpec) -> Vec<String> {
-    oci::CAPABILITIES.into_iter().map(str::to_owned).chain(spec.capabilities.iter().cloned()).collect()
+pub(super) fn capabilities() -> Vec<String> {
+    oci::CAPABILITIES.into_iter().chain(NODE_CAPABILITIES).map(str::to_owned).collect()
 }
 
 pub(super) fn is_read_only(mount: &Mount) -> bool {
@@ -93,7 +89,7 @@ pub(super) fn host_ip(port: &Port) -> &'static str {
 impl Docker {
     /// Whether containers can be put below a cgroup of ours by its path: not where systemd is the one that makes cgroups.
     async fn takes_cgroup_paths(&self) -> Result<bool> {
-        if is_rootless() {
+        if self.machine.is_rootless() {
             return Ok(false);
         }
         let ask = async || {
@@ -104,13 +100,13 @@ impl Docker {
         self.cgroupfs.get_or_try_init(ask).await.copied()
     }
 
-    fn host_config(&self, spec: &ContainerSpec, plug: &Plug, console: &Path, below_ours: bool) -> HostConfig {
+    fn host_config(&self, spec: &NodeSpec, below_ours: bool) -> HostConfig {
         let (tmpfs, binds): (Vec<&Mount>, Vec<&Mount>) = spec.mounts.iter().partition(|m| m.kind == "tmpfs");
         // The engine forbids programs there unless told otherwise.
         let tmpfs = tmpfs.into_iter().map(|m| (m.target.clone(), m.options.join(",") + ",exec"));
-        let mut mounts = vec![bind(&console.to_string_lossy(), CONSOLE, false)];
+        let mut mounts = vec![bind(&spec.console.to_string_lossy(), CONSOLE, false)];
         mounts.extend(binds.into_iter().map(|m| bind(&m.source, &m.target, is_read_only(m))));
-        let ports = plug.ports.iter().map(|p| {
+        let ports = spec.plug.ports.iter().map(|p| {
             let binding = PortBinding { host_ip: Some(host_ip(p).into()), host_port: Some(p.host.to_string()) };
             (format!("{}/tcp", p.container), Some(vec![binding]))
         });
@@ -121,84 +117,15 @@ impl Docker {
             cgroup_parent: below_ours.then(|| spec.cgroup.clone()),
             cgroupns_mode: Some(HostConfigCgroupnsModeEnum::PRIVATE),
             cap_drop: Some(vec!["ALL".into()]),
-            cap_add: Some(capabilities(spec)),
+            cap_add: Some(capabilities()),
             device_cgroup_rules: Some(oci::DEVICES.iter().map(|(a, b)| format!("c {a}:{b} rwm")).collect()),
             pids_limit: Some(unlimited()),
             security_opt: Some(vec![seccomp, "apparmor=unconfined".into(), "label=disable".into()]),
-            network_mode: Some(networks::name(&plug.network)),
+            network_mode: Some(networks::name(&spec.plug.network)),
             port_bindings: Some(ports.collect()),
             log_config: Some(HostConfigLogConfig { typ: Some("none".into()), config: None }),
             ..HostConfig::default()
         }
-    }
-
-    pub(super) async fn create_container(&self, spec: &ContainerSpec, image: &str, console: &Path) -> Result<()> {
-        let doing = || format!("cannot create container {}", spec.id);
-        let (Network::Plug(plug), Some(view)) = (&spec.network, &spec.cgroup_view) else {
-            return Err(Error::new("it has no place on a network, or no view of its cgroups")).doing(doing);
-        };
-        let file = std::fs::OpenOptions::new().append(true).create(true).open(console);
-        file.doing(|| format!("cannot create {}", console.display()))?;
-        let hierarchies =
-            std::fs::read_to_string("/proc/self/cgroup").doing(|| "cannot read /proc/self/cgroup".into())?;
-        // The variables are those of the first process alone: sessions would inherit what the engine knows.
-        let clean = ["/usr/bin/env".to_owned(), "-i".into()].into_iter().chain(spec.process.env.iter().cloned());
-        let command: Vec<String> = clean.chain(spec.process.args.iter().cloned()).collect();
-        let gate = gate(view, &spec.seeds, &hierarchies);
-        let below_ours = self.takes_cgroup_paths().await?;
-        if self.podman {
-            let wanted = libpod::container(spec, plug, console, image, &gate, &command, below_ours, unlimited());
-            return self.create_libpod(&wanted.doing(doing)?).await.doing(doing);
-        }
-        let endpoint = EndpointSettings {
-            ipam_config: Some(EndpointIpamConfig {
-                ipv4_address: Some(plug.subnet.host(plug.index)?.to_string()),
-                ..EndpointIpamConfig::default()
-            }),
-            ..EndpointSettings::default()
-        };
-        let mut labels: HashMap<String, String> = spec.labels.clone().into_iter().collect();
-        labels.insert(MARK.into(), "true".into());
-        let body = ContainerCreateBody {
-            hostname: Some(spec.hostname.clone()),
-            image: Some(image.into()),
-            user: Some("0:0".into()),
-            working_dir: Some("/".into()),
-            entrypoint: Some(gate),
-            cmd: Some(command),
-            labels: Some(labels),
-            exposed_ports: Some(plug.ports.iter().map(|p| format!("{}/tcp", p.container)).collect()),
-            host_config: Some(self.host_config(spec, plug, console, below_ours)),
-            networking_config: Some(NetworkingConfig {
-                endpoints_config: Some(HashMap::from([(networks::name(&plug.network), endpoint)])),
-            }),
-            ..ContainerCreateBody::default()
-        };
-        let named = CreateContainerOptionsBuilder::default().name(&spec.id).build();
-        self.api.create_container(Some(named), body).await.map(drop).doing(doing)
-    }
-
-    pub(super) async fn start_container(&self, id: &str) -> Result<()> {
-        let started = self.api.start_container(id, None::<StartContainerOptions>).await;
-        // Podman does not say which file netavark has not found; Debian's package does not depend on it.
-        let no_iptables = matches!(&started, Err(e) if { let e = e.to_string(); e.contains("netavark") && e.contains("No such file") });
-        let started = started.doing(|| format!("cannot start container {id}"));
-        if no_iptables { started.map_err(|e| e.hint("netavark needs iptables: apt install iptables")) } else { started }
-    }
-
-    /// Waits for the end of a container. The kernel is waited for first: an engine goes on waiting for a client that is gone.
-    pub(super) async fn wait_for(&self, id: &str) -> Result<u32> {
-        let doing = || format!("cannot wait for container {id}");
-        if let Some(container) = self.inspect(id).await?.filter(|c| c.state.running) {
-            family::ended(u32::try_from(container.state.pid).unwrap_or(0)).await.doing(doing)?;
-        }
-        let code = match self.patient.wait_container(id, None::<WaitContainerOptions>).next().await {
-            Some(Ok(answer)) => answer.status_code,
-            Some(Err(ApiError::DockerContainerWaitError { code, .. })) => code,
-            Some(Err(e)) => return Err(e).doing(doing),
-            None => return Err(Error::new("the engine hung up")).doing(doing),
-        };
-        Ok(u32::try_from(code).unwrap_or(1))
     }
 
     async fn signal(&self, id: &str, signal: i32) -> Result<()> {
@@ -222,11 +149,111 @@ impl Docker {
         self.inspect(id).await.is_ok_and(|found| found.is_none())
     }
 
-    pub(super) async fn end(&self, id: &str, grace: Option<(i32, Duration)>) -> Result<()> {
+    /// Waits until a container is gone that the engine removes already.
+    async fn wait_removed(&self, id: &str) -> Result<()> {
+        let options = WaitContainerOptionsBuilder::default().condition("removed").build();
+        let mut removed = self.patient.wait_container(id, Some(options));
+        match tokio::time::timeout(DYING, removed.next()).await {
+            // What it says is about the end of the process, or that there is no such container.
+            Ok(_) if self.is_gone(id).await => Ok(()),
+            _ => Err(Error::new(format!("it is still there after {} s", DYING.as_secs()))),
+        }
+    }
+}
+
+#[async_trait]
+impl Engine for Docker {
+    fn info(&self) -> &EngineInfo {
+        &self.info
+    }
+
+    async fn load_image(&self, name: &str, image: &Image) -> Result<()> {
+        self.ensure_loaded(name, image).await
+    }
+
+    async fn unload_image(&self, name: &str) -> Result<()> {
+        self.unload(name).await
+    }
+
+    async fn create_network(&self, id: &str, access: &Access) -> Result<Subnet> {
+        self.make_network(id, access).await
+    }
+
+    async fn remove_network(&self, id: &str) -> Result<()> {
+        self.drop_network(id).await
+    }
+
+    async fn create(&self, spec: &NodeSpec) -> Result<()> {
+        let doing = || format!("cannot create container {}", spec.id);
+        let file = std::fs::OpenOptions::new().append(true).create(true).open(&spec.console);
+        file.doing(|| format!("cannot create {}", spec.console.display()))?;
+        let hierarchies =
+            std::fs::read_to_string("/proc/self/cgroup").doing(|| "cannot read /proc/self/cgroup".into())?;
+        // The variables are those of the first process alone: sessions would inherit what the engine knows.
+        let clean = ["/usr/bin/env".to_owned(), "-i".into()].into_iter().chain(spec.process.env.iter().cloned());
+        let command: Vec<String> = clean.chain(spec.process.args.iter().cloned()).collect();
+        let gate = gate(&spec.cgroup_view, &spec.seeds, &hierarchies);
+        let below_ours = self.takes_cgroup_paths().await?;
+        if self.podman {
+            let wanted = libpod::container(&self.machine, spec, &gate, &command, below_ours, unlimited());
+            return self.create_libpod(&wanted.doing(doing)?).await.doing(doing);
+        }
+        let endpoint = EndpointSettings {
+            ipam_config: Some(EndpointIpamConfig {
+                ipv4_address: Some(spec.plug.subnet.host(spec.plug.index)?.to_string()),
+                ..EndpointIpamConfig::default()
+            }),
+            ..EndpointSettings::default()
+        };
+        let mut labels: HashMap<String, String> = spec.labels.clone().into_iter().collect();
+        labels.insert(MARK.into(), "true".into());
+        let body = ContainerCreateBody {
+            hostname: Some(spec.hostname.clone()),
+            image: Some(spec.image.name.clone()),
+            user: Some("0:0".into()),
+            working_dir: Some("/".into()),
+            entrypoint: Some(gate),
+            cmd: Some(command),
+            labels: Some(labels),
+            exposed_ports: Some(spec.plug.ports.iter().map(|p| format!("{}/tcp", p.container)).collect()),
+            host_config: Some(self.host_config(spec, below_ours)),
+            networking_config: Some(NetworkingConfig {
+                endpoints_config: Some(HashMap::from([(networks::name(&spec.plug.network), endpoint)])),
+            }),
+            ..ContainerCreateBody::default()
+        };
+        let named = CreateContainerOptionsBuilder::default().name(&spec.id).build();
+        self.api.create_container(Some(named), body).await.map(drop).doing(doing)
+    }
+
+    async fn start(&self, id: &str) -> Result<()> {
+        let started = self.api.start_container(id, None::<StartContainerOptions>).await;
+        // Podman does not say which file netavark has not found; Debian's package does not depend on it.
+        let no_iptables = matches!(&started, Err(e) if { let e = e.to_string(); e.contains("netavark") && e.contains("No such file") });
+        let started = started.doing(|| format!("cannot start container {id}"));
+        if no_iptables { started.map_err(|e| e.hint("netavark needs iptables: apt install iptables")) } else { started }
+    }
+
+    async fn wait(&self, id: &str) -> Result<u32> {
+        let doing = || format!("cannot wait for container {id}");
+        // The kernel is waited for first: an engine goes on waiting for a client that is gone.
+        if let Some(container) = self.inspect(id).await?.filter(|c| c.state.running) {
+            family::ended(u32::try_from(container.state.pid).unwrap_or(0)).await.doing(doing)?;
+        }
+        let code = match self.patient.wait_container(id, None::<WaitContainerOptions>).next().await {
+            Some(Ok(answer)) => answer.status_code,
+            Some(Err(ApiError::DockerContainerWaitError { code, .. })) => code,
+            Some(Err(e)) => return Err(e).doing(doing),
+            None => return Err(Error::new("the engine hung up")).doing(doing),
+        };
+        Ok(u32::try_from(code).unwrap_or(1))
+    }
+
+    async fn end_task(&self, id: &str, grace: Option<(i32, Duration)>) -> Result<()> {
         if !self.runs(id).await {
             return Ok(());
         }
-        let ended = self.wait_for(id);
+        let ended = self.wait(id);
         tokio::pin!(ended);
         if let Some((polite, patience)) = grace {
             self.signal(id, polite).await?;
@@ -241,10 +268,10 @@ impl Docker {
         }
     }
 
-    pub(super) async fn remove_container(&self, id: &str) -> Result<()> {
+    async fn remove(&self, id: &str) -> Result<()> {
         // Podman would ask it to stop, and wait, before it removes it.
         if self.podman {
-            self.end(id, None).await?;
+            self.end_task(id, None).await?;
         }
         let options = RemoveContainerOptionsBuilder::default().force(true).v(true).build();
         match self.api.remove_container(id, Some(options)).await {
@@ -258,22 +285,33 @@ impl Docker {
         }
     }
 
-    /// Waits until a container is gone that the engine removes already.
-    async fn wait_removed(&self, id: &str) -> Result<()> {
-        let options = WaitContainerOptionsBuilder::default().condition("removed").build();
-        let mut removed = self.patient.wait_container(id, Some(options));
-        match tokio::time::timeout(DYING, removed.next()).await {
-            // What it says is about the end of the process, or that there is no such container.
-            Ok(_) if self.is_gone(id).await => Ok(()),
-            _ => Err(Error::new(format!("it is still there after {} s", DYING.as_secs()))),
-        }
-    }
-
-    pub(super) async fn list(&self) -> Result<Vec<ContainerInfo>> {
+    async fn containers(&self) -> Result<Vec<ContainerInfo>> {
         let ids = self.ids(MARK).await?;
         let found = futures::future::join_all(ids.iter().map(|id| self.inspect(id))).await;
         // One may have been removed since it was listed.
         found.into_iter().filter_map(|container| container.map(|c| c.map(info)).transpose()).collect()
+    }
+
+    async fn restart(&self, id: &str, _: &Path) -> Result<()> {
+        // The console is one of the mounts that the container was created with.
+        self.start(id).await
+    }
+
+    async fn exec(&self, id: &str, process: &ProcessSpec, session: Session) -> Result<u32> {
+        self.run_session(id, process, session).await
+    }
+
+    fn orphans(&self) -> Result<Vec<u32>> {
+        self.abandoned_requests()
+    }
+
+    async fn settled(&self, old: &[u32]) -> Result<bool> {
+        self.settle(old).await
+    }
+
+    async fn retire(&self) -> Result<()> {
+        // The engine is not ours to end.
+        Ok(())
     }
 }
 

@@ -1,7 +1,7 @@
 //! Sessions.
 
 use super::Docker;
-use super::containers::is;
+use super::api::is;
 use crate::engine::ProcessSpec;
 use crate::engine::family::{self, Family, Heard};
 use crate::engine::feed::{End, Feed};

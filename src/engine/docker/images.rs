@@ -2,10 +2,10 @@
 //! contents of `docker save` beside it (which Docker reads). Layers that the engine has are left out of it.
 
 use super::Docker;
-use super::containers::is;
-use crate::engine::oci::{CONFIG, LAYER, MANIFEST};
-use crate::engine::{Image, chain_id, sha256, store};
-use crate::error::{Context as _, Error, Result};
+use super::api::is;
+use crate::engine::oci::MANIFEST;
+use crate::engine::{Image, chain_id, sha256};
+use crate::error::{Context as _, Result};
 use bollard::body_try_stream;
 use bollard::query_parameters::{
     ImportImageOptions, ListImagesOptionsBuilder, RemoveImageOptions, RemoveImageOptionsBuilder,
@@ -27,9 +27,9 @@ impl Docker {
     /// Puts an image into the engine unless it is there, configuration and all.
     pub(super) async fn ensure_loaded(&self, name: &str, image: &Image) -> Result<()> {
         let doing = || format!("cannot load image {name} into {}", self.info.name);
-        let (id, _) = store::configuration(image)?;
-        // Many containers of one image are created at the same time; one of them loads it.
-        let _one = self.loading.lock().await;
+        let (id, _) = image.configuration().doing(doing)?;
+        // Its layers stay where they are while they are read.
+        self.store.hold()?;
         let mut old = None;
         match self.api.inspect_image(name).await {
             Ok(found) => {
@@ -42,10 +42,7 @@ impl Docker {
             Err(e) if is(&e, 404) => {}
             Err(e) => return Err(e).doing(doing),
         }
-        let mut labelled = image.clone();
-        let mut whole = serde_json::to_value(&labelled.config).doing(doing)?;
-        whole["config"]["Labels"][ID] = json!(id);
-        labelled.config = serde_json::from_value(whole).doing(doing)?;
+        let labelled = image.labelled(ID, &id);
         let known = self.known_chains().await.doing(doing)?;
         let mut outcome = self.load(name, &labelled, &known).await;
         // How an engine finds a layer again is its own business: one that does not gets them all.
@@ -75,17 +72,10 @@ impl Docker {
     }
 
     async fn load(&self, name: &str, image: &Image, known: &BTreeSet<String>) -> Result<()> {
-        let (id, config) = store::configuration(image)?;
+        let (id, config) = image.configuration().doing(|| "cannot write its configuration".into())?;
         let blob = |digest: &str| format!("blobs/sha256/{}", digest.trim_start_matches("sha256:"));
         let layers: Vec<String> = image.layers.iter().map(|l| blob(&l.digest)).collect();
-        let manifest = json!({
-            "schemaVersion": 2,
-            "mediaType": MANIFEST,
-            "config": {"mediaType": CONFIG, "digest": id, "size": config.len()},
-            "layers": image.layers.iter()
-                .map(|l| json!({"mediaType": LAYER, "digest": l.digest, "size": l.size})).collect::<Vec<_>>(),
-        })
-        .to_string();
+        let manifest = image.manifest(&id, config.len()).to_string();
         let digest = sha256(manifest.as_bytes());
         let index = json!({"schemaVersion": 2, "manifests": [{
             "mediaType": MANIFEST, "digest": digest, "size": manifest.len(),
@@ -131,24 +121,12 @@ impl Docker {
         }
     }
 
-    /// Removes images from the engine; those that never entered it are none. Returns the names that are gone, and why others
-    /// are not.
-    pub(super) async fn unload(&self, names: &[String]) -> (Vec<String>, Result<()>) {
-        let (mut gone, mut errors) = (Vec::new(), Vec::new());
-        for name in names {
-            if !name.contains(".env/") {
-                gone.push(name.clone());
-                continue;
-            }
-            let force = RemoveImageOptionsBuilder::default().force(true).build();
-            match self.api.remove_image(name, Some(force), None).await {
-                Err(e) if !is(&e, 404) => {
-                    let what = || format!("cannot remove image {name} from {}", self.info.name);
-                    errors.extend(Err::<(), _>(e).doing(what).err());
-                }
-                _ => gone.push(name.clone()),
-            }
+    /// Removes an image from the engine.
+    pub(super) async fn unload(&self, name: &str) -> Result<()> {
+        let force = RemoveImageOptionsBuilder::default().force(true).build();
+        match self.api.remove_image(name, Some(force), None).await {
+            Err(e) if !is(&e, 404) => Err(e).doing(|| format!("cannot remove image {name} from {}", self.info.name)),
+            _ => Ok(()),
         }
-        (gone, Error::all(errors))
     }
 }

@@ -1,34 +1,32 @@
 //! Containers in the words of Podman's own API. In Docker's it gives no private cgroup namespace on v1 and hybrid hosts, and a session
 //! in such a container would be one in the host's cgroups.
 
-use super::containers::{CONSOLE, MARK, capabilities, host_ip, is_read_only};
+use super::api::MARK;
+use super::containers::{CONSOLE, capabilities, host_ip, is_read_only};
 use super::networks;
-use crate::engine::{ContainerSpec, Plug, oci, seccomp};
+use crate::engine::{NodeSpec, oci, seccomp};
 use crate::error::{Context as _, Result};
-use crate::host::{is_rootless, runtime_dir};
+use crate::host::Machine;
 use serde_json::{Value, json};
 use std::io::Write as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 /// Podman reads the profile of system calls from a file.
-fn seccomp_file() -> Result<PathBuf> {
-    let (dir, path) = (runtime_dir(), runtime_dir().join("seccomp.json"));
+fn seccomp_file(machine: &Machine) -> Result<PathBuf> {
+    let (dir, path) = (machine.runtime_dir(), machine.runtime_dir().join("seccomp.json"));
     let doing = || format!("cannot write {}", path.display());
-    std::fs::create_dir_all(&dir).doing(doing)?;
+    std::fs::create_dir_all(dir).doing(doing)?;
     // Whole at every moment: containers are created side by side.
-    let mut file = tempfile::NamedTempFile::new_in(&dir).doing(doing)?;
+    let mut file = tempfile::NamedTempFile::new_in(dir).doing(doing)?;
     file.write_all(seccomp::profile().to_string().as_bytes()).doing(doing)?;
     file.persist(&path).map_err(|e| e.error).doing(doing)?;
     Ok(path)
 }
 
 /// The container as Podman wants it told.
-#[allow(clippy::too_many_arguments, reason = "all of it is one container, and is taken apart here only")]
 pub(super) fn container(
-    spec: &ContainerSpec,
-    plug: &Plug,
-    console: &Path,
-    image: &str,
+    machine: &Machine,
+    spec: &NodeSpec,
     gate: &[String],
     command: &[String],
     below_ours: bool,
@@ -38,7 +36,7 @@ pub(super) fn container(
         let access = if read_only { "ro" } else { "rw" };
         json!({"type": "bind", "source": source, "destination": target, "options": ["rbind", "rprivate", access]})
     };
-    let mut mounts = vec![mount(&console.to_string_lossy(), CONSOLE, false)];
+    let mut mounts = vec![mount(&spec.console.to_string_lossy(), CONSOLE, false)];
     mounts.extend(spec.mounts.iter().map(|m| {
         if m.kind != "tmpfs" {
             return mount(&m.source, &m.target, is_read_only(m));
@@ -47,10 +45,10 @@ pub(super) fn container(
         let options: Vec<&str> = m.options.iter().map(String::as_str).chain(["exec", "notmpcopyup"]).collect();
         json!({"type": "tmpfs", "source": "tmpfs", "destination": m.target, "options": options})
     }));
-    let ports = plug
-        .ports
-        .iter()
-        .map(|p| json!({"host_ip": host_ip(p), "host_port": p.host, "container_port": p.container, "protocol": "tcp"}));
+    let ports =
+        spec.plug.ports.iter().map(
+            |p| json!({"host_ip": host_ip(p), "host_port": p.host, "container_port": p.container, "protocol": "tcp"}),
+        );
     let devices = oci::DEVICES
         .iter()
         .map(|(major, minor)| json!({"allow": true, "type": "c", "major": major, "minor": minor, "access": "rwm"}));
@@ -58,7 +56,7 @@ pub(super) fn container(
     labels.insert(MARK.into(), "true".into());
     let mut wanted = json!({
         "name": spec.id,
-        "image": image,
+        "image": spec.image.name,
         "hostname": spec.hostname,
         "user": "0:0",
         "work_dir": "/",
@@ -68,13 +66,13 @@ pub(super) fn container(
         "mounts": mounts,
         "cgroupns": {"nsmode": "private"},
         "cap_drop": ["ALL"],
-        "cap_add": capabilities(spec),
-        "seccomp_profile_path": seccomp_file()?,
+        "cap_add": capabilities(),
+        "seccomp_profile_path": seccomp_file(machine)?,
         "apparmor_profile": "unconfined",
         "selinux_opts": ["disable"],
         "resource_limits": {"pids": {"limit": processes}},
         "netns": {"nsmode": "bridge"},
-        "networks": {networks::name(&plug.network): {"static_ips": [plug.subnet.host(plug.index)?.to_string()]}},
+        "networks": {networks::name(&spec.plug.network): {"static_ips": [spec.plug.subnet.host(spec.plug.index)?.to_string()]}},
         "portmappings": ports.collect::<Vec<_>>(),
         "log_configuration": {"driver": "none"},
         // Its own ways with systemd are not needed.
@@ -84,7 +82,7 @@ pub(super) fn container(
     if below_ours {
         wanted["cgroup_parent"] = json!(spec.cgroup);
     }
-    if is_rootless() {
+    if machine.is_rootless() {
         // Nothing of the host's can be written there, and what is masked keeps systemd from mounting it anew.
         wanted["unmask"] = json!(["ALL"]);
     } else {

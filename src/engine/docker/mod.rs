@@ -1,8 +1,9 @@
 //! The adapter for Docker-compatible sockets: Docker Engine >= 20.10 and Podman >= 4, the latter also without root.
 //!
-//! Images are built in our own [`Store`]; those that containers are made of enter the engine by its load API. Networks,
+//! It is an engine alone: images are in our own [`Store`], and those that nodes are made of enter by the load API. Networks,
 //! containers and sessions are the engine's.
 
+mod api;
 mod containers;
 mod exec;
 mod images;
@@ -12,24 +13,17 @@ pub(super) mod ping;
 mod raw;
 mod settle;
 
-use super::io::Session;
+use super::EngineInfo;
 use super::store::Store;
-use super::{
-    ContainerInfo, ContainerSpec, Engine, EngineInfo, Image, ImageRecord, Layer, ProcessSpec, Purpose, StepRoot,
-};
 use crate::error::{Context as _, Error, Result};
-use crate::host::is_rootless;
-use crate::net::{Access, Subnet};
-use async_trait::async_trait;
+use crate::host::Machine;
 use bollard::{API_DEFAULT_VERSION, Docker as Api};
 use ping::{Pong, SILENCE, ping, silent};
-use std::collections::BTreeMap;
 use std::io::ErrorKind;
 use std::os::unix::fs::FileTypeExt as _;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
-use tokio::sync::mpsc;
+use std::sync::Arc;
 
 /// Oldest API with private cgroup namespaces: Docker 20.10.
 const OLDEST_API: (u32, u32) = (1, 41);
@@ -51,9 +45,9 @@ pub struct Docker {
     patient: Api,
     info: EngineInfo,
     socket: PathBuf,
-    store: Store,
-    /// Held while an image is loaded.
-    loading: tokio::sync::Mutex<()>,
+    machine: Machine,
+    /// Where the layers are of images that are loaded.
+    store: Arc<Store>,
     podman: bool,
     /// Asked for when it is needed; see [`Docker::takes_cgroup_paths`].
     cgroupfs: tokio::sync::OnceCell<bool>,
@@ -65,8 +59,8 @@ fn numbers(version: &str) -> (u32, u32) {
 }
 
 impl Docker {
-    /// Connects, and checks that it is an engine that can do what is needed.
-    pub async fn connect(socket: &Path) -> Result<Self> {
+    /// Connects, and checks that it is an engine that can do what is needed. What it runs is in `store`.
+    pub(super) async fn connect(machine: &Machine, socket: &Path, store: Arc<Store>) -> Result<Self> {
         let at = socket.display();
         let doing = || format!("cannot use the container engine at {at}");
         let path = socket.to_owned();
@@ -81,7 +75,7 @@ impl Docker {
             }
             None => ("Docker Engine", docker(&api).await.doing(doing)?),
         };
-        let rootless = is_rootless();
+        let rootless = machine.is_rootless();
         if !rootless && pong.owner != 0 {
             return Err(Error::new("it is a user's own engine, and you are root")
                 .hint("as that user run oardocker without sudo, or use the system's engine: --docker-host managed"))
@@ -95,8 +89,8 @@ impl Docker {
                 copies_images: true,
                 makes_cgroups: rootless,
             },
-            store: Store::open(),
-            loading: tokio::sync::Mutex::default(),
+            machine: machine.clone(),
+            store,
             socket: socket.into(),
             cgroupfs: tokio::sync::OnceCell::new(),
             podman: name == "Podman",
@@ -170,136 +164,6 @@ fn accept(name: &str, version: &str, api: &str, oldest_spoken: &str) -> Result<(
         .hint("use a newer oardocker"));
     }
     Ok(())
-}
-
-#[async_trait]
-impl Engine for Docker {
-    fn info(&self) -> &EngineInfo {
-        &self.info
-    }
-
-    async fn images(&self) -> Result<Vec<ImageRecord>> {
-        self.store.images()
-    }
-
-    async fn image(&self, name: &str) -> Result<Option<Image>> {
-        self.store.image(name)
-    }
-
-    async fn put_image(
-        &self,
-        name: &str,
-        image: &Image,
-        labels: &BTreeMap<String, String>,
-        purpose: Purpose,
-    ) -> Result<String> {
-        // Loaded first: a name in the store promises that it can be started.
-        if purpose == Purpose::Run {
-            self.store.hold()?;
-            self.ensure_loaded(name, image).await?;
-        }
-        self.store.put_image(name, image, labels)
-    }
-
-    async fn remove_images(&self, names: &[String]) -> Result<()> {
-        let (gone, unloaded) = self.unload(names).await;
-        self.store.remove_images(&gone).and(unloaded)
-    }
-
-    async fn has_chain(&self, chain_id: &str) -> Result<bool> {
-        // Whoever asks goes on to use it.
-        self.store.hold()?;
-        Ok(self.store.has_chain(chain_id))
-    }
-
-    async fn put_layer(&self, layer: &Layer, file: &Path) -> Result<()> {
-        tokio::task::block_in_place(|| self.store.put_layer(layer, file))
-    }
-
-    async fn begin_step(&self, parent: Option<&str>) -> Result<StepRoot> {
-        self.store.recover().await?;
-        self.store.begin_step(parent)
-    }
-
-    async fn run_step(&self, step: &StepRoot, spec: &ContainerSpec, output: mpsc::Sender<Vec<u8>>) -> Result<u32> {
-        self.store.run_step(step, spec, output).await
-    }
-
-    async fn commit_step(&self, step: StepRoot, layer: &Layer) -> Result<String> {
-        self.store.commit_step(&step, layer)
-    }
-
-    async fn abort_step(&self, step: StepRoot) -> Result<()> {
-        self.store.throw_away(&step.key).await
-    }
-
-    async fn create_network(&self, id: &str, access: &Access) -> Result<Subnet> {
-        self.make_network(id, access).await
-    }
-
-    async fn remove_network(&self, id: &str) -> Result<()> {
-        self.drop_network(id).await
-    }
-
-    async fn create(&self, spec: &ContainerSpec, image: &str, console: &Path) -> Result<()> {
-        let found = self.store.image(image)?.ok_or_else(|| Error::new(format!("image {image} is not there")))?;
-        // Somebody may have removed it from the engine behind our back.
-        self.ensure_loaded(image, &found).await?;
-        self.create_container(spec, image, console).await
-    }
-
-    async fn start(&self, id: &str) -> Result<()> {
-        self.start_container(id).await
-    }
-
-    async fn wait(&self, id: &str) -> Result<u32> {
-        self.wait_for(id).await
-    }
-
-    async fn end_task(&self, id: &str, grace: Option<(i32, Duration)>) -> Result<()> {
-        self.end(id, grace).await
-    }
-
-    async fn remove(&self, id: &str) -> Result<()> {
-        self.remove_container(id).await
-    }
-
-    async fn containers(&self) -> Result<Vec<ContainerInfo>> {
-        self.list().await
-    }
-
-    async fn restart(&self, id: &str, _: &Path) -> Result<()> {
-        // The console is one of the mounts that the container was created with.
-        self.start_container(id).await
-    }
-
-    async fn exec(&self, id: &str, process: &ProcessSpec, session: Session) -> Result<u32> {
-        // A shell may stay open for hours, and has nothing half done.
-        self.store.release();
-        self.run_session(id, process, session).await
-    }
-
-    async fn recover(&self) -> Result<()> {
-        self.store.recover().await
-    }
-
-    fn orphans(&self) -> Result<Vec<u32>> {
-        self.orphans()
-    }
-
-    async fn settled(&self, old: &[u32]) -> Result<bool> {
-        self.settle(old).await
-    }
-
-    async fn release(&self) -> Result<()> {
-        self.store.release();
-        Ok(())
-    }
-
-    async fn retire(&self) -> Result<()> {
-        // The engine is not ours to end.
-        Ok(())
-    }
 }
 
 #[cfg(test)]

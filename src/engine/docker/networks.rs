@@ -1,6 +1,7 @@
 //! Networks: a bridge of the engine's for each cluster.
 
 use super::Docker;
+use super::api::{MARK, is};
 use crate::error::{Context as _, Result};
 use crate::net::{self, Access, Subnet};
 use bollard::models::{Ipam, IpamConfig, NetworkCreateRequest};
@@ -16,13 +17,13 @@ impl Docker {
     pub(super) async fn make_network(&self, id: &str, access: &Access) -> Result<Subnet> {
         self.drop_network(id).await?;
         // Before there is a network to reach.
-        net::restrict(id, &name(id), access)?;
+        net::restrict(&self.machine, id, &name(id), access)?;
         let doing = || format!("cannot create network {}", name(id));
         // Podman makes the bridge when the first container starts, so the routing table does not tell yet.
         let known = self.api.list_networks(None::<ListNetworksOptions>).await.doing(doing)?;
         let taken: Vec<String> =
             known.into_iter().filter_map(|n| n.ipam?.config).flatten().filter_map(|c| c.subnet).collect();
-        let (subnet, reserved) = net::reserve(id, &taken).await?;
+        let (subnet, reserved) = net::reserve(&self.machine, id, &taken).await?;
         let request = NetworkCreateRequest {
             name: name(id),
             driver: Some("bridge".into()),
@@ -38,7 +39,7 @@ impl Docker {
                 ("com.docker.network.bridge.name".to_owned(), name(id)),
                 ("com.docker.network.driver.mtu".to_owned(), net::mtu().to_string()),
             ])),
-            labels: Some(HashMap::from([(super::containers::MARK.to_owned(), "true".to_owned())])),
+            labels: Some(HashMap::from([(MARK.to_owned(), "true".to_owned())])),
             ..NetworkCreateRequest::default()
         };
         self.api.create_network(request).await.doing(doing)?;
@@ -55,10 +56,10 @@ impl Docker {
             // A name that two have means neither.
             let own = network.id.as_deref().filter(|_| ours.len() > 1);
             match self.api.remove_network(own.unwrap_or(&name(id))).await {
-                Err(e) if !super::containers::is(&e, 404) => return Err(e).doing(doing),
+                Err(e) if !is(&e, 404) => return Err(e).doing(doing),
                 _ => {}
             }
         }
-        net::forget(id).await
+        net::forget(&self.machine, id).await
     }
 }
