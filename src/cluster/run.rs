@@ -390,3 +390,6 @@ fn last_lines(name: &str, text: &str) -> Vec<String> {
     let lines: Vec<String> = session::plain_lines(text).iter().map(|l| format!("{name} | {l}")).collect();
     lines[lines.len().saturating_sub(15)..].to_vec()
 }
+
+#[cfg(test)]
+mod tests;

@@ -6,6 +6,7 @@
 pub mod address;
 pub mod containerd;
 pub mod docker;
+pub mod fake;
 mod family;
 mod feed;
 mod images;
