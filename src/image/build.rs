@@ -206,3 +206,6 @@ fn unshare(e: &Error) -> Error {
     }
     copy
 }
+
+#[cfg(test)]
+mod tests;

@@ -6,7 +6,7 @@ use super::order::Definition;
 use super::report::Lines;
 use super::users::Accounts;
 use super::{copy, layer};
-use crate::engine::{Layer, Mount, ProcessSpec, StepRoot, StepSpec, space};
+use crate::engine::{Images, Layer, Mount, ProcessSpec, StepRoot, StepSpec, space};
 use crate::error::{Context as _, Error, Result};
 use crate::rooted::Root;
 use async_trait::async_trait;
@@ -141,18 +141,21 @@ impl Builder {
 
     /// Commits a step whose layer is stored, or throws it away.
     pub async fn finish(&self, step: StepRoot, outcome: Result<Layer>) -> Result<Layer> {
-        match outcome {
-            Ok(layer) => {
-                self.images.commit_step(step, &layer).await?;
-                Ok(layer)
-            }
-            Err(e) => {
-                // Not after it: what is thrown away leaves room.
-                let e = space::explain(e, &step.changes);
-                // The first error is the one worth showing.
-                let _ = self.images.abort_step(step).await;
-                Err(e)
-            }
-        }
+        finish(self.images.as_ref(), step, outcome).await
     }
+}
+
+/// Commits a step whose layer is stored, or throws it away, also when it cannot be committed.
+pub(super) async fn finish(images: &dyn Images, step: StepRoot, outcome: Result<Layer>) -> Result<Layer> {
+    let left = step.clone();
+    let kept = match outcome {
+        Ok(layer) => images.commit_step(step, &layer).await.map(|_| layer),
+        Err(e) => Err(e),
+    };
+    let Err(e) = kept else { return kept };
+    // Not after it: what is thrown away leaves room.
+    let e = space::explain(e, &left.changes);
+    // The first error is the one worth showing.
+    let _ = images.abort_step(left).await;
+    Err(e)
 }

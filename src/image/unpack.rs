@@ -3,6 +3,7 @@
 //! The tree is a build step's root, so a deletion here becomes a whiteout there. Tars are hostile until proven otherwise:
 //! every path is resolved as if the tree were `/`, and the whole must have the digest that the image promises.
 
+use super::run::finish;
 use crate::engine::{Images, Layer, chain_id};
 use crate::error::{Context as _, Error, Result};
 use crate::rooted::{Root, children, remove_tree};
@@ -33,14 +34,9 @@ pub async fn unpack(images: &dyn Images, layer: &Layer, blob: &Path, parent: Opt
     let step = images.begin_step(parent).await?;
     let (blob, diff_id, root) = (blob.to_owned(), layer.diff_id.clone(), step.root.clone());
     let applied = tokio::task::spawn_blocking(move || apply(&blob, &diff_id, &root)).await;
-    match applied.doing(|| format!("cannot unpack layer {}", layer.digest)).and_then(|applied| applied) {
-        Ok(()) => images.commit_step(step, layer).await,
-        Err(e) => {
-            // The first error is the one worth showing.
-            let _ = images.abort_step(step).await;
-            Err(e)
-        }
-    }
+    let applied = applied.doing(|| format!("cannot unpack layer {}", layer.digest)).and_then(|applied| applied);
+    finish(images, step, applied.map(|()| layer.clone())).await?;
+    Ok(chain)
 }
 
 /// Hashes and counts what is read.
