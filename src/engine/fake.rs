@@ -432,8 +432,8 @@ impl Engine for Fake {
 
     async fn end_task(&self, id: &str, grace: Option<(i32, Duration)>) -> Result<()> {
         let after = self.call(format!("end_task {id}")).await?;
-        let code = if grace.is_some() { 0 } else { 137 };
         self.node(id, |node| {
+            let code = if grace.is_some() { (self.program)(&node.spec.process).code } else { 137 };
             node.state.send_if_modified(|state| {
                 let runs = *state == State::Running;
                 if runs {

@@ -28,11 +28,15 @@ impl Machine {
         Self { data, runtime, rootless, program: OURSELVES.into() }
     }
 
+    /// One with these directories, whatever the environment says.
+    pub fn at(data: PathBuf, runtime: PathBuf) -> Self {
+        Self { data, runtime, rootless: false, program: OURSELVES.into() }
+    }
+
     /// One that keeps all in a directory and runs nothing of itself.
     #[cfg(test)]
     pub fn below(dir: &Path) -> Self {
-        let (data, runtime) = (dir.join("data"), dir.join("runtime"));
-        Self { data, runtime, rootless: false, program: "/bin/true".into() }
+        Self::at(dir.join("data"), dir.join("runtime")).with_program("/bin/true")
     }
 
     /// The same with another program in the place of ours.

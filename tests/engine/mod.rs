@@ -1,6 +1,7 @@
 //! The engine's verbs against a real managed containerd, and images that real Dockerfiles make.
 
 mod compat;
+mod contract;
 mod readme;
 mod rootless;
 mod surroundings;
