@@ -364,11 +364,14 @@ pub const COMMANDS: &[Cmd] = &[
                 "Publish ports on all addresses, not only 127.0.0.1.",
             ),
             new(flag("no_wait", None, &["no-wait"], "Return as soon as the nodes boot.")),
+            new(flag("plan", None, &["plan"], "Show what would be made, and make nothing.")),
+            new(flag("json", None, &["json"], "With --plan: everything, as JSON.")),
         ],
         args: Args::None,
         examples: &[
             ("oardocker start -n 5", "a cluster of five nodes"),
             ("oardocker start -v $PWD:/data:cow connect", "with this folder, writes go to a copy"),
+            ("oardocker start -n 5 --plan", "what that would make"),
         ],
     },
     Cmd {

@@ -6,6 +6,7 @@ pub mod grammar;
 pub mod help;
 pub mod man;
 pub mod parse;
+pub mod plan;
 pub mod python;
 pub mod table;
 pub mod ui;

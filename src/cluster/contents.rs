@@ -9,12 +9,19 @@ use serde::Serialize;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+/// As `chmod` has it.
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde gives references")]
+fn octal<S: serde::Serializer>(mode: &u32, to: S) -> Result<S::Ok, S::Error> {
+    to.collect_str(&format_args!("{mode:04o}"))
+}
+
 /// A directory to make.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Dir {
     /// Where.
     pub path: PathBuf,
     /// Its mode.
+    #[serde(serialize_with = "octal")]
     pub mode: u32,
 }
 
@@ -26,6 +33,7 @@ pub struct File {
     /// What is in it.
     pub text: String,
     /// Its mode.
+    #[serde(serialize_with = "octal")]
     pub mode: u32,
 }
 

@@ -2,7 +2,7 @@
 //!
 //! [`facts`] collects, [`plan`] decides and changes nothing, [`run`] carries out and undoes. Names no engine, no netlink, no nft.
 
-mod contents;
+pub mod contents;
 pub mod cow;
 pub mod elsewhere;
 pub mod facts;

@@ -193,7 +193,7 @@ fn mounts(request: &Request, facts: &Facts, host: &str) -> Vec<Mount> {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+pub(crate) mod tests {
     use super::*;
     use crate::engine::Image;
     use crate::host::Machine;
@@ -260,6 +260,11 @@ pub(super) mod tests {
         plan(&request(), &facts(&cgroups(files), old)).hosts
     }
 
+    /// On a hybrid host.
+    pub(crate) fn sample() -> Plan {
+        plan(&request(), &facts(&cgroups(&["cpuset/tasks", "unified/cgroup.procs"]), false))
+    }
+
     /// The parts of a plan that the layout of the cgroups and the kind of the folder decide.
     fn told(hosts: &[Host]) -> String {
         let mut text = String::new();
@@ -292,10 +297,46 @@ pub(super) mod tests {
             let old = new.replace("keys ro", "keys rw").replace(links, &format!("{links} /dev/cpuset"));
             let expected = if links.is_empty() { new.replace("keys ro", "keys rw") } else { old };
             assert_eq!(told(&planned(files, true)), expected);
+            // An engine that makes the cgroups, without root: none of the host's are seen.
+            let theirs = Facts { rootless: true, ..facts(&cgroups(files).of_the_engine(), false) };
+            let plan = plan(&request(), &theirs);
+            assert_eq!(told(&plan.hosts), new.replace(links, ""));
+            assert!(plan.contents.copies.iter().all(|copy| copy.rootless));
         }
         let spec = planned(&["cpuset/tasks"], false).remove(0).spec;
         assert!(spec.process.env.contains(&"container=oci".into()) && spec.process.env.contains(&"A=1".into()));
         assert!(spec.seeds.iter().any(|s| s.path == "/etc/timezone"));
+    }
+
+    /// A value in lines, of which none says too much.
+    fn flatten(name: &str, value: &serde_json::Value, to: &mut String) {
+        let short = value.to_string();
+        match value {
+            serde_json::Value::Object(fields) if short.len() > 180 => {
+                fields.iter().for_each(|(key, value)| flatten(&format!("{name}.{key}"), value, to));
+            }
+            serde_json::Value::Array(items) if short.len() > 180 => {
+                items.iter().enumerate().for_each(|(i, value)| flatten(&format!("{name}.{i}"), value, to));
+            }
+            _ => *to += &format!("{} = {short}\n", name.trim_start_matches('.')),
+        }
+    }
+
+    /// All of one plan, to the letter. `UPDATE=1 cargo test golden` writes it anew.
+    #[test]
+    fn golden() {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/cluster/plan/golden.txt");
+        let plan = sample();
+        // The cgroups of the sample are in a directory of this run's own.
+        let cpuset = &plan.hosts[0].spec.cgroup_view.controllers[0].host;
+        let root = cpuset.to_str().unwrap().split("/cpuset/").next().unwrap().to_owned();
+        let mut text = String::new();
+        flatten("", &serde_json::to_value(&plan).unwrap(), &mut text);
+        let text = text.replace(&root, "/sys/fs/cgroup");
+        if std::env::var_os("UPDATE").is_some() {
+            std::fs::write(&path, &text).unwrap();
+        }
+        assert_eq!(text, std::fs::read_to_string(&path).unwrap());
     }
 
     #[test]

@@ -6,6 +6,7 @@ use super::files::Files;
 use super::request::Request;
 use super::{ROLES, images, limits, place, plan, require_its_engine, v1_only};
 use crate::cgroup::Cgroups;
+use crate::engine::select::Backend;
 use crate::engine::{Engine, Images};
 use crate::error::Result;
 use crate::host::{Machine, Own};
@@ -41,16 +42,15 @@ pub async fn bootable(store: &dyn Images, workdir: &Workdir, cgroups: &Cgroups) 
 /// Whether the cluster that is asked for can be had, but for what the one that runs will give up. Returns what had to be changed on
 /// the host, and what else the user should know.
 pub async fn start(
-    engine: &dyn Engine,
-    store: &dyn Images,
+    backend: &Backend,
     workdir: &Workdir,
     machine: &Machine,
     cgroups: &Cgroups,
     request: &Request,
 ) -> Result<Vec<String>> {
     let files = Files::new(machine, &workdir.env_id);
-    require_its_engine(engine, &files)?;
-    bootable(store, workdir, cgroups).await?;
+    require_its_engine(backend.engine.as_ref(), &files)?;
+    bootable(backend.images.as_ref(), workdir, cgroups).await?;
     let warning = net::resolv_conf()?.warning;
     for shared in shared(&files, &request.volumes) {
         place::open(&request.env_dir, &shared, &Own)?;

@@ -204,7 +204,7 @@ impl Random {
     }
 }
 
-const WORDS: [&str; 48] = [
+const WORDS: [&str; 50] = [
     "build",
     "clean",
     "connect",
@@ -250,6 +250,8 @@ const WORDS: [&str; 48] = [
     "--lines=5",
     "--verbose",
     "--no-wait",
+    "--plan",
+    "--json",
     "",
     "-",
     "é",

@@ -1,12 +1,16 @@
 //! `oardocker start`: a cluster that accepts jobs.
 
 use super::{Context, stop};
+use crate::cli::plan as shown;
+use crate::cluster::facts::{self, Facts};
 use crate::cluster::request::Request;
 use crate::cluster::volume::{self, Mode, Volume};
 use crate::cluster::{ROLES, plan, preflight};
+use crate::engine::select::Backend;
 use crate::error::{Error, Result};
 use crate::host;
 use crate::net;
+use crate::workdir::Workdir;
 use crate::workdir::manifest::Service;
 use serde::Deserialize;
 use std::path::Path;
@@ -23,12 +27,22 @@ pub(super) struct Params {
     port_bindings_to_any: bool,
     #[serde(default)]
     no_wait: bool,
+    #[serde(default)]
+    plan: bool,
+    #[serde(default)]
+    json: bool,
 }
+
+/// Names and values.
+type Variables = Vec<(String, String)>;
 
 /// What the grammar lets pass for the sake of old lines, and what cannot work.
 pub(super) fn check(params: &Params) -> Result<()> {
     if params.nodes == 0 {
         return Err(Error::usage("a cluster needs one node at least").hint("oardocker start -n 1"));
+    }
+    if params.json && !params.plan {
+        return Err(Error::usage("--json is how --plan shows a plan").hint("oardocker start --plan --json"));
     }
     match params.envs.iter().find(|e| e.trim().starts_with('=')) {
         Some(bad) => {
@@ -39,59 +53,16 @@ pub(super) fn check(params: &Params) -> Result<()> {
 }
 
 pub(super) async fn run(context: &mut Context, params: Params) -> Result<()> {
+    if params.plan {
+        return show(context, &params).await;
+    }
     let workdir = context.locked_workdir().await?;
-    let mut volumes = params.volumes.iter().map(|v| volume::parse(v)?.resolve()).collect::<Result<Vec<Volume>>>()?;
-    let mut envs: Vec<(String, String)> = Vec::new();
-    for item in &params.envs {
-        let (key, value) = item.trim().split_once('=').expect("the grammar checked it");
-        envs.retain(|(k, _)| k != key);
-        envs.push((key.to_owned(), value.to_owned()));
-    }
-    if params.enable_x11 {
-        let display = std::env::var("DISPLAY").ok().filter(|d| !d.is_empty());
-        let display = display.ok_or_else(|| Error::new("-X needs the variable DISPLAY, which is not set"))?;
-        envs.push(("DISPLAY".into(), display));
-        // Read-only, or a booting node would empty it: systemd-tmpfiles clears that directory. Sockets work all the same.
-        volumes.push(
-            Volume { host: "/tmp/.X11-unix".into(), container: "/tmp/.X11-unix".into(), mode: Mode::ReadOnly }
-                .resolve()?,
-        );
-    }
-    // A wish that names no zone, such as a rule of its own, is for the programs that read TZ.
-    let wished = envs.iter().find(|(k, _)| k == "TZ").map(|(_, v)| v.trim_start_matches(':').to_owned());
-    let zone = wished.filter(|zone| host::is_zone(zone)).or_else(host::time_zone);
+    let request = request(context, &workdir, &params).await?;
     let services = workdir.manifest.services()?;
-    let ports = workdir.manifest.ports()?;
-    for port in &ports {
-        if port.checked_add(params.port_bindings_offset).is_none() {
-            return Err(Error::usage(format!(
-                "port {port} of the frontend plus the offset {} is beyond 65535",
-                params.port_bindings_offset
-            ))
-            .hint("choose a smaller --port-bindings-offset"));
-        }
-    }
-    let engine = context.engine().await?;
-    let store = context.images().await?;
-    let cgroups = context.cgroups(engine.as_ref())?;
-    let request = Request {
-        env_id: workdir.env_id.clone(),
-        images: ROLES.map(|role| (role, workdir.engine_name(role, "latest"))).into(),
-        nodes: params.nodes,
-        volumes,
-        envs,
-        zone,
-        ports,
-        offset: params.port_bindings_offset,
-        any: params.port_bindings_to_any,
-        user: host::invoking_user(),
-        global: context.global_options()?,
-        env_dir: Arc::new(workdir.env_dir().sub(Path::new("/"))?),
-    };
     let ui = context.ui.clone();
-    let machine = context.machine.clone();
-    let checked = preflight::start(engine.as_ref(), store.as_ref(), &workdir, &machine, &cgroups, &request);
-    let changes = checked.await?;
+    let (backend, machine) = (context.backend().await?, context.machine.clone());
+    let cgroups = context.cgroups(backend.engine.as_ref())?;
+    let changes = preflight::start(&backend, &workdir, &machine, &cgroups, &request).await?;
     changes.iter().for_each(|line| ui.note(line));
     context.still_wanted()?;
     stop::quietly(context, &workdir).await?;
@@ -107,6 +78,77 @@ pub(super) async fn run(context: &mut Context, params: Params) -> Result<()> {
     }
     context.ui.data(&services_box(&services, params.port_bindings_offset, params.port_bindings_to_any));
     Ok(())
+}
+
+/// Shows what would be made. Nothing is, and a cluster that runs goes on.
+async fn show(context: &mut Context, params: &Params) -> Result<()> {
+    let workdir = context.workdir()?;
+    let request = request(context, &workdir, params).await?;
+    let Backend { engine, images } = context.backend().await?;
+    let cgroups = context.cgroups(engine.as_ref())?;
+    preflight::bootable(images.as_ref(), &workdir, &cgroups).await?;
+    let images = facts::images(images.as_ref(), &request).await?;
+    let subnet = net::proposed(&workdir.env_id)?;
+    let facts = Facts::collect(&request, &context.machine, &cgroups, images, subnet)?;
+    let plan = plan::plan(&request, &facts);
+    context.ui.data(&if params.json { shown::json(&plan)? } else { shown::text(&plan) });
+    Ok(())
+}
+
+/// What is asked for, checked.
+async fn request(context: &mut Context, workdir: &Workdir, params: &Params) -> Result<Request> {
+    let (volumes, envs) = wishes(params)?;
+    // A wish that names no zone, such as a rule of its own, is for the programs that read TZ.
+    let wished = envs.iter().find(|(k, _)| k == "TZ").map(|(_, v)| v.trim_start_matches(':').to_owned());
+    let zone = wished.filter(|zone| host::is_zone(zone)).or_else(host::time_zone);
+    let ports = workdir.manifest.ports()?;
+    for port in &ports {
+        if port.checked_add(params.port_bindings_offset).is_none() {
+            return Err(Error::usage(format!(
+                "port {port} of the frontend plus the offset {} is beyond 65535",
+                params.port_bindings_offset
+            ))
+            .hint("choose a smaller --port-bindings-offset"));
+        }
+    }
+    // The options that the keeper is given name it.
+    context.engine().await?;
+    Ok(Request {
+        env_id: workdir.env_id.clone(),
+        images: ROLES.map(|role| (role, workdir.engine_name(role, "latest"))).into(),
+        nodes: params.nodes,
+        volumes,
+        envs,
+        zone,
+        ports,
+        offset: params.port_bindings_offset,
+        any: params.port_bindings_to_any,
+        user: host::invoking_user(),
+        global: context.global_options()?,
+        env_dir: Arc::new(workdir.env_dir().sub(Path::new("/"))?),
+    })
+}
+
+/// Shared folders and variables, with what X11 needs of both.
+fn wishes(params: &Params) -> Result<(Vec<Volume>, Variables)> {
+    let mut volumes = params.volumes.iter().map(|v| volume::parse(v)?.resolve()).collect::<Result<Vec<Volume>>>()?;
+    let mut envs = Variables::new();
+    for item in &params.envs {
+        let (key, value) = item.trim().split_once('=').expect("the grammar checked it");
+        envs.retain(|(k, _)| k != key);
+        envs.push((key.to_owned(), value.to_owned()));
+    }
+    if params.enable_x11 {
+        let display = std::env::var("DISPLAY").ok().filter(|d| !d.is_empty());
+        let display = display.ok_or_else(|| Error::new("-X needs the variable DISPLAY, which is not set"))?;
+        envs.push(("DISPLAY".into(), display));
+        // Read-only, or a booting node would empty it: systemd-tmpfiles clears that directory. Sockets work all the same.
+        volumes.push(
+            Volume { host: "/tmp/.X11-unix".into(), container: "/tmp/.X11-unix".into(), mode: Mode::ReadOnly }
+                .resolve()?,
+        );
+    }
+    Ok((volumes, envs))
 }
 
 /// The box that tells where the services are.
