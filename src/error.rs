@@ -207,6 +207,18 @@ impl From<tonic::transport::Error> for Cause {
     }
 }
 
+impl From<hyper::Error> for Cause {
+    fn from(error: hyper::Error) -> Self {
+        Self(Error::new(root_cause(&error)))
+    }
+}
+
+impl From<hyper::http::Error> for Cause {
+    fn from(error: hyper::http::Error) -> Self {
+        Self(Error::new(error.to_string()))
+    }
+}
+
 impl From<bollard::errors::Error> for Cause {
     fn from(error: bollard::errors::Error) -> Self {
         use bollard::errors::Error::{DockerResponseServerError, DockerStreamError};

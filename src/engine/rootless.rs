@@ -6,7 +6,7 @@
 //! [`host::Machine`].
 
 use super::address::{Address, parse};
-use super::docker::ping::{Pong, ping};
+use super::docker::ping::{Pong, ping_alone};
 use crate::error::{Context as _, Error, Result};
 use crate::host::{Machine, podman_socket, session_dir, starts_inside};
 use nix::sched::{CloneFlags, setns};
@@ -30,7 +30,7 @@ pub fn enter(docker_host: &str) -> Result<Machine> {
     };
     let Some(socket) = socket else { return Ok(Machine::new(false)) };
     let doing = || format!("cannot use the container engine at {}", socket.display());
-    let pong = ping(&socket).doing(doing)?;
+    let pong = ping_alone(&socket).doing(doing)?;
     if pong.owner != nix::unistd::geteuid().as_raw() {
         // Root's, which is of no use to anybody else: select says so.
         return Ok(Machine::new(false));

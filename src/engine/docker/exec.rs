@@ -120,7 +120,7 @@ impl Docker {
     /// The streams of a session, which begins with that.
     async fn open(&self, exec: &str, terminal: bool) -> Result<(Output, Input)> {
         if terminal {
-            let (output, input) = self.start_terminal(exec).await?.into_split();
+            let (output, input) = tokio::io::split(self.start_terminal(exec).await?);
             let output = ReaderStream::with_capacity(output, 64 << 10)
                 .map_ok(|message| LogOutput::Console { message })
                 .map_err(bollard::errors::Error::from);

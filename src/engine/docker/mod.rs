@@ -6,6 +6,7 @@
 mod api;
 mod containers;
 mod exec;
+mod http;
 mod images;
 mod libpod;
 mod networks;
@@ -63,8 +64,7 @@ impl Docker {
     pub(super) async fn connect(machine: &Machine, socket: &Path, store: Arc<Store>) -> Result<Self> {
         let at = socket.display();
         let doing = || format!("cannot use the container engine at {at}");
-        let path = socket.to_owned();
-        let pong = tokio::task::spawn_blocking(move || ping(&path)).await.doing(doing)?.doing(doing)?;
+        let pong = ping(socket).await.doing(doing)?;
         let api = |limit| Api::connect_with_unix(&socket.to_string_lossy(), limit, API_DEFAULT_VERSION).doing(doing);
         let (api, patient) = (api(LIMIT)?, api(FOREVER)?);
         require_same_mounts(&pong).doing(doing)?;

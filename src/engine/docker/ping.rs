@@ -1,10 +1,9 @@
-//! The first question to a socket: whether an engine is there, and which. Blocking, so that it can be asked before there are threads.
+//! The first question to a socket: whether an engine is there, and which.
 
-use crate::error::{Error, Result};
-use nix::sys::socket::{UnixCredentials, getsockopt, sockopt::PeerCredentials};
-use std::io::{ErrorKind, Read as _, Write as _};
-use std::os::fd::AsFd as _;
-use std::os::unix::net::UnixStream;
+use super::http;
+use crate::error::{Context as _, Error, Result};
+use hyper::header::HeaderMap;
+use hyper::{Method, StatusCode};
 use std::path::Path;
 use std::time::Duration;
 
@@ -25,26 +24,27 @@ pub(in crate::engine) struct Pong {
 }
 
 /// Asks. Podman's own answer to more than this takes it 0.3 s.
-pub(in crate::engine) fn ping(socket: &Path) -> Result<Pong> {
+pub(super) async fn ping(socket: &Path) -> Result<Pong> {
     super::reach(socket)?;
-    let talk = || -> std::io::Result<(Vec<u8>, UnixCredentials)> {
-        let mut stream = UnixStream::connect(socket)?;
-        stream.set_read_timeout(Some(SILENCE))?;
-        let listener = getsockopt(&stream.as_fd(), PeerCredentials)?;
-        // In HTTP/1.0 the end of the connection is the end of the answer.
-        stream.write_all(b"GET /_ping HTTP/1.0\r\nHost: localhost\r\n\r\n")?;
-        let mut answer = Vec::new();
-        stream.read_to_end(&mut answer)?;
-        Ok((answer, listener))
-    };
-    let (answer, listener) = talk().map_err(|e| match e.kind() {
-        ErrorKind::WouldBlock | ErrorKind::TimedOut => silent(),
-        _ => Error::new(e.to_string()),
-    })?;
-    let text = String::from_utf8_lossy(&answer);
-    read(&text, listener.pid(), listener.uid()).ok_or_else(|| {
-        Error::new("it does not speak Docker's API").hint("for containerd's own socket write containerd://PATH")
-    })
+    ping_at(socket).await
+}
+
+async fn ping_at(socket: &Path) -> Result<Pong> {
+    let asked = tokio::time::timeout(SILENCE, http::ask(socket, SILENCE, Method::GET, "/_ping", None)).await;
+    let stranger =
+        || Error::new("it does not speak Docker's API").hint("for containerd's own socket write containerd://PATH");
+    let answer = asked.map_err(|_| silent())?.map_err(|_| stranger())?;
+    if answer.status != StatusCode::OK {
+        return Err(stranger());
+    }
+    let (listener, owner) = (answer.listener.pid().unwrap_or(0), answer.listener.uid());
+    read(&answer.headers, listener, owner).ok_or_else(stranger)
+}
+
+/// The same while there is no runtime, and without a thread.
+pub(in crate::engine) fn ping_alone(socket: &Path) -> Result<Pong> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime.doing(|| "cannot ask".into())?.block_on(ping(socket))
 }
 
 /// What to say of an engine that does not answer.
@@ -52,31 +52,48 @@ pub(super) fn silent() -> Error {
     Error::new(format!("it does not answer within {} s", SILENCE.as_secs()))
 }
 
-fn read(answer: &str, listener: i32, owner: u32) -> Option<Pong> {
-    let mut lines = answer.split("\r\n\r\n").next()?.lines();
-    let status: Vec<&str> = lines.next()?.split(' ').collect();
-    if !status[0].starts_with("HTTP/") || status.get(1) != Some(&"200") {
-        return None;
-    }
-    let headers: Vec<(String, &str)> =
-        lines.filter_map(|l| l.split_once(':')).map(|(name, value)| (name.to_lowercase(), value.trim())).collect();
-    let header = |name: &str| headers.iter().find(|(n, _)| n == name).map(|(_, value)| (*value).to_owned());
-    let (podman, api) = (header("libpod-api-version"), header("api-version").unwrap_or_default());
+fn read(headers: &HeaderMap, listener: i32, owner: u32) -> Option<Pong> {
+    let header = |name: &str| headers.get(name).and_then(|value| Some(value.to_str().ok()?.to_owned()));
+    let (podman, api) = (header("libpod-api-version"), header("api-version")?);
     Some(Pong { podman, api, listener, owner })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::UnixListener;
 
-    #[test]
-    fn engines_are_told_apart() {
-        let of = |answer| read(answer, 7, 0);
-        let podman = of("HTTP/1.0 200 OK\r\nApi-Version: 1.41\r\nLibpod-API-Version: 4.3.1\r\n\r\nOK").unwrap();
+    /// What is made of somebody who answers so.
+    async fn of(answer: &'static str) -> Result<Pong> {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("sock");
+        let listener = UnixListener::bind(&path).unwrap();
+        let serving = tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let _ = stream.read(&mut [0; 1024]).await;
+            stream.write_all(answer.as_bytes()).await.unwrap();
+        });
+        let pong = ping_at(&path).await;
+        serving.abort();
+        pong
+    }
+
+    #[tokio::test]
+    async fn engines_are_told_apart() {
+        let podman = of("HTTP/1.0 200 OK\r\nApi-Version: 1.41\r\nLibpod-API-Version: 4.3.1\r\n\r\nOK").await.unwrap();
         assert_eq!((podman.podman.as_deref(), podman.api.as_str()), (Some("4.3.1"), "1.41"));
-        assert_eq!(of("HTTP/1.1 200 OK\r\nApi-Version: 1.41\r\n\r\nLibpod-API-Version: 4").unwrap().podman, None);
-        assert!(of("220 mail server ready\r\n").is_none());
-        assert!(of("").is_none());
-        assert!(of("HTTP/1.1 403 Forbidden\r\n\r\n").is_none());
+        assert_eq!(u32::try_from(podman.listener).unwrap(), std::process::id());
+        let docker = "HTTP/1.1 200 OK\r\nApi-Version: 1.41\r\nContent-Length: 24\r\n\r\nLibpod-API-Version: 4.3.1";
+        assert_eq!(of(docker).await.unwrap().podman, None);
+        for stranger in [
+            "220 mail server ready\r\n",
+            "",
+            "HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n",
+            "HTTP/1.1 200 OK\r\n\r\n",
+        ] {
+            let error = of(stranger).await.unwrap_err();
+            assert!(error.to_string().contains("does not speak Docker's API"), "{stranger:?}: {error}");
+        }
     }
 }

@@ -1,19 +1,15 @@
 //! Requests that bollard cannot make: containers in states that it does not know, and terminals, in whose streams it looks for
 //! frames.
 
+use super::http::{self, Answer};
 use super::{Docker, LIMIT, OLDEST_API, OLDEST_PODMAN};
 use crate::error::{Context as _, Error, Result};
+use hyper::upgrade::Upgraded;
+use hyper::{Method, StatusCode};
+use hyper_util::rt::TokioIo;
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::time::Duration;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::UnixStream;
-
-/// No engine says more before the body of its answer, in bytes.
-const MAX_HEAD: usize = 16 << 10;
-
-/// No answer that is read as a whole is longer, in bytes.
-const MAX_ANSWER: u64 = 64 << 20;
 
 /// One container of a list.
 #[derive(Debug, Deserialize)]
@@ -68,113 +64,53 @@ impl Docker {
 
     /// Makes a connection of its own, and waits until it has been answered.
     pub(super) async fn knock(&self) -> Result<()> {
-        let request = "GET /_ping HTTP/1.0\r\nHost: localhost\r\n\r\n";
-        self.exchange(request).await.map(drop).doing(|| format!("{} does not answer", self.info.name))
+        self.ask(Method::GET, "/_ping", None).await.map(drop).doing(|| format!("{} does not answer", self.info.name))
     }
 
     /// Creates a container by Podman's own API.
     pub(super) async fn create_libpod(&self, container: &serde_json::Value) -> Result<()> {
-        let body = container.to_string();
-        let head = format!(
-            "POST /v{OLDEST_PODMAN}.0.0/libpod/containers/create HTTP/1.0\r\nHost: localhost\r\n\
-             Content-Type: application/json\r\nContent-Length: {}\r\n\r\n",
-            body.len()
-        );
         let doing = || format!("{} refuses it", self.info.name);
-        let (status, answer) = self.exchange(&(head + &body)).await.doing(doing)?;
-        if status == "201" {
+        let path = format!("/v{OLDEST_PODMAN}.0.0/libpod/containers/create");
+        let answer = self.ask(Method::POST, &path, Some(container.to_string())).await.doing(doing)?;
+        if answer.status == StatusCode::CREATED {
             return Ok(());
         }
-        let said: Option<serde_json::Value> = serde_json::from_slice(&answer).ok();
+        let said: Option<serde_json::Value> = serde_json::from_slice(&answer.body).ok();
         let text = said.as_ref().and_then(|v| v["cause"].as_str().or(v["message"].as_str()));
-        let text = text.map_or_else(|| String::from_utf8_lossy(&answer).trim().to_owned(), ToOwned::to_owned);
-        Err(Error::new(text)).doing(doing)
+        Err(Error::new(text.map_or_else(|| answer.text(), ToOwned::to_owned))).doing(doing)
     }
 
     /// An answer; none when the engine says that it is not there.
     async fn get<T: for<'de> Deserialize<'de>>(&self, path: &str) -> Result<Option<T>> {
         let doing = || format!("cannot ask {} for {path}", self.info.name);
-        let request = format!("GET /{}/{path} HTTP/1.0\r\nHost: localhost\r\n\r\n", version());
-        let (status, answer) = self.exchange(&request).await.doing(doing)?;
-        match status.as_str() {
-            "200" => serde_json::from_slice(&answer).doing(doing).map(Some),
-            "404" => Ok(None),
-            _ => Err(Error::new(String::from_utf8_lossy(&answer).trim().to_owned())).doing(doing),
+        let answer = self.ask(Method::GET, &format!("/{}/{path}", version()), None).await.doing(doing)?;
+        match answer.status {
+            StatusCode::OK => serde_json::from_slice(&answer.body).doing(doing).map(Some),
+            StatusCode::NOT_FOUND => Ok(None),
+            _ => Err(Error::new(answer.text())).doing(doing),
         }
     }
 
-    /// Sends a request; the status and the body of the answer, or its head where there is no body.
-    async fn exchange(&self, request: &str) -> std::io::Result<(String, Vec<u8>)> {
-        let exchange = async {
-            let mut stream = UnixStream::connect(&self.socket).await?;
-            // In HTTP/1.0 the end of the connection is the end of the answer.
-            stream.write_all(request.as_bytes()).await?;
-            let mut answer = Vec::new();
-            stream.take(MAX_ANSWER).read_to_end(&mut answer).await.map(|_| answer)
-        };
-        let limit = Duration::from_secs(LIMIT);
-        let mut head = tokio::time::timeout(limit, exchange).await.unwrap_or_else(|_| Err(too_late()))?;
-        let end = head.windows(4).position(|w| w == b"\r\n\r\n").map_or(head.len(), |at| at + 4);
-        let body = head.split_off(end);
-        let status = status(&head).to_owned();
-        Ok((status, if body.is_empty() { head } else { body }))
+    async fn ask(&self, method: Method, path: &str, body: Option<String>) -> Result<Answer> {
+        http::ask(&self.socket, Duration::from_secs(LIMIT), method, path, body).await
     }
 
     /// Starts a session with a terminal: the connection is then what the terminal says, and hears, and nothing else.
-    pub(super) async fn start_terminal(&self, exec: &str) -> Result<UnixStream> {
-        let doing = || format!("{} did not start the session", self.info.name);
-        let mut stream = UnixStream::connect(&self.socket).await.doing(doing)?;
-        let body = r#"{"Detach":false,"Tty":true}"#;
-        let request = format!(
-            "POST /{}/exec/{exec}/start HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n\
-             Content-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
-            version(),
-            body.len()
-        );
-        stream.write_all(request.as_bytes()).await.doing(doing)?;
-        let head = tokio::time::timeout(Duration::from_secs(LIMIT), read_head(&mut stream));
-        let head = head.await.unwrap_or_else(|_| Err(too_late())).doing(doing)?;
-        if !matches!(status(&head), "101" | "200") {
-            let text = String::from_utf8_lossy(&head).lines().next().unwrap_or_default().to_owned();
-            return Err(Error::new(text)).doing(doing);
-        }
-        Ok(stream)
+    pub(super) async fn start_terminal(&self, exec: &str) -> Result<TokioIo<Upgraded>> {
+        let path = format!("/{}/exec/{exec}/start", version());
+        let body = r#"{"Detach":false,"Tty":true}"#.to_owned();
+        let started = http::upgrade(&self.socket, Duration::from_secs(LIMIT), &path, body).await;
+        started.doing(|| format!("{} did not start the session", self.info.name))
     }
-}
-
-async fn read_head(stream: &mut UnixStream) -> std::io::Result<Vec<u8>> {
-    let mut head = Vec::new();
-    while !head.ends_with(b"\r\n\r\n") {
-        if head.len() > MAX_HEAD {
-            return Err(std::io::Error::other("it answered with something else"));
-        }
-        head.push(stream.read_u8().await?);
-    }
-    Ok(head)
-}
-
-fn too_late() -> std::io::Error {
-    std::io::Error::other(format!("it does not answer within {LIMIT} s"))
 }
 
 fn version() -> String {
     format!("v{}.{}", OLDEST_API.0, OLDEST_API.1)
 }
 
-/// The status code in the head of an answer.
-fn status(head: &[u8]) -> &str {
-    head.split(|b| *b == b' ').nth(1).and_then(|code| std::str::from_utf8(code).ok()).unwrap_or_default()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn status_codes() {
-        assert_eq!(status(b"HTTP/1.1 101 UPGRADED\r\nA: b\r\n\r\n"), "101");
-        assert_eq!(status(b"nonsense"), "");
-    }
 
     #[test]
     fn a_state_that_nobody_knows_is_read() {
