@@ -3,6 +3,7 @@
 //! Whatever the context or a tar file holds, nothing outside the image's root is touched.
 
 use super::EPOCH;
+use super::extract::{Extractor, Kind, Limited};
 use crate::error::{Context as _, Error, Result};
 use crate::rooted::{Root, clear, link_target, open_plain};
 use rustix::fs::{
@@ -17,9 +18,6 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
-
-/// A tar file given to ADD may unpack to this many bytes.
-const TAR_LIMIT: u64 = 64 << 30;
 
 /// What is copied where.
 #[derive(Debug, Clone)]
@@ -141,7 +139,8 @@ pub fn apply(plan: &Plan, root: &Path) -> Result<()> {
             set_times(&dir, OsStr::new(".")).doing(doing)?;
         } else if plan.unpack && is_tar(&plan.context, source).doing(doing)? {
             make_dir(&root, dest, plan)?;
-            unpack(source, &root, dest, plan).doing(doing)?;
+            let root = root.sub(Path::new("/"))?;
+            unpack(source, root, dest, plan).doing(doing)?;
         } else {
             let name = source.file_name().unwrap_or_default();
             let (parent, name) = if many || root.is_dir(dest) {
@@ -253,69 +252,10 @@ fn opened(context: &Root, path: &Path) -> io::Result<Box<dyn Read>> {
     Ok(if n == 2 && head == [0x1f, 0x8b] { Box::new(flate2::read::MultiGzDecoder::new(file)) } else { Box::new(file) })
 }
 
-fn unpack(source: &Path, root: &Root, dest: &Path, plan: &Plan) -> Result<()> {
-    let name = source.display();
-    let mut total = 0;
-    let mut directories = Vec::new();
-    let mut archive = tar::Archive::new(opened(&plan.context, source).doing(|| format!("cannot open {name}"))?);
-    for entry in archive.entries().doing(|| format!("cannot read {name}"))? {
-        let mut entry = entry.doing(|| format!("{name} is damaged"))?;
-        let path = entry.path().doing(|| format!("{name} holds an unreadable name"))?.into_owned();
-        let bad = |why: &str| Error::new(format!("{name} holds {}, {why}", path.display()));
-        if path.is_absolute() || path.components().any(|c| c == Component::ParentDir) {
-            return Err(bad("which leads out of the directory it is unpacked in"));
-        }
-        total += entry.size();
-        if total > TAR_LIMIT {
-            return Err(bad("with which it is larger than 64 GiB"));
-        }
-        let doing = || format!("cannot unpack {} of {name}", path.display());
-        let inside = dest.join(&path);
-        let kind = entry.header().entry_type();
-        let mode = entry.header().mode().doing(doing)? & 0o7777;
-        let number = |n: std::io::Result<u64>| n.ok().and_then(|n| u32::try_from(n).ok()).unwrap_or(0);
-        let owner = plan.owner.unwrap_or_else(|| (number(entry.header().uid()), number(entry.header().gid())));
-        let plan = &Plan { owner: Some(owner), ..plan.clone() };
-        if kind.is_dir() {
-            make_dir(root, &inside, plan)?;
-            directories.push((inside, mode, owner));
-            continue;
-        }
-        let dir = make_dir(root, inside.parent().unwrap_or(dest), plan)?;
-        let Some(file_name) = inside.file_name() else { continue };
-        clear(&dir, file_name).doing(doing)?;
-        if kind.is_file() {
-            write_file(&mut entry, &dir, file_name, mode, plan).doing(doing)?;
-        } else if kind.is_symlink() {
-            let target = entry.link_name().doing(doing)?.unwrap_or_default().into_owned();
-            symlinkat(&target, &dir, file_name).map_err(io::Error::from).doing(doing)?;
-            own(&dir, file_name, plan).and_then(|()| set_times(&dir, file_name)).doing(doing)?;
-        } else if kind.is_hard_link() {
-            let target = entry.link_name().doing(doing)?.unwrap_or_default().into_owned();
-            if target.is_absolute() || target.components().any(|c| c == Component::ParentDir) {
-                return Err(bad("a link that leads out of the directory it is unpacked in"));
-            }
-            let target = dest.join(target);
-            let (from, _) = root.make_dir(target.parent().unwrap_or(dest))?;
-            let from_name = target.file_name().unwrap_or_default();
-            rustix::fs::linkat(&from, from_name, &dir, file_name, AtFlags::empty())
-                .map_err(io::Error::from)
-                .doing(doing)?;
-        } else {
-            return Err(bad("a device or another special file"));
-        }
-    }
-    // At the end, because a directory may be closed to what comes after it.
-    for (path, mode, owner) in directories {
-        let doing = || format!("cannot unpack {} of {name}", path.display());
-        let plan = &Plan { owner: Some(owner), ..plan.clone() };
-        let (dir, _) = root.make_dir(&path)?;
-        own(&dir, OsStr::new("."), plan).doing(doing)?;
-        let mode = Mode::from_raw_mode(mode);
-        rustix::fs::chmodat(&dir, ".", mode, AtFlags::empty()).map_err(io::Error::from).doing(doing)?;
-        set_times(&dir, OsStr::new(".")).doing(doing)?;
-    }
-    Ok(())
+fn unpack(source: &Path, root: Root, dest: &Path, plan: &Plan) -> Result<()> {
+    let opened = opened(&plan.context, source).doing(|| "cannot open it".into())?;
+    let mut archive = tar::Archive::new(Limited::new(opened));
+    Extractor::new(root, dest, Kind::Added { owner: plan.owner, time: EPOCH }).unpack(&mut archive)
 }
 
 #[cfg(test)]
@@ -431,6 +371,17 @@ mod tests {
         apply(&plan(&context, &["x.tar"], "/").unwrap(), &root).unwrap();
         let mode = |name: &str| fs::metadata(root.join(name)).unwrap().mode() & 0o7777;
         assert_eq!((mode("open"), mode("closed")), (0o1777, 0o500));
+        // What is in the way gives way, and a directory that both have stays. Times are the same each time, also of what has changed.
+        write(&|b| {
+            entry(b, b"open/sub/f", regular, "");
+            entry(b, b"closed", regular, "");
+        });
+        fs::write(root.join("open/mine"), "").unwrap();
+        apply(&plan(&context, &["x.tar"], "/").unwrap(), &root).unwrap();
+        assert!(root.join("closed").is_file() && root.join("open/mine").exists());
+        for name in ["", "open", "open/sub", "open/sub/f", "closed"] {
+            assert_eq!(fs::metadata(root.join(name)).unwrap().mtime(), EPOCH, "{name}");
+        }
         // A link to the outside, then a file through it: the link is followed inside the root.
         let outside = dir.path().join("outside");
         fs::create_dir(&outside).unwrap();

@@ -10,6 +10,7 @@ pub mod copy;
 pub mod dockerfile;
 mod evaluate;
 pub mod expand;
+mod extract;
 pub mod layer;
 pub mod name;
 pub mod order;
