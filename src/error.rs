@@ -2,6 +2,7 @@
 //!
 //! A room adds its own sentence with [`Context::doing`]; only `cli` prints. The kind decides the exit code.
 
+use std::sync::Arc;
 use std::{fmt, io};
 
 /// How an error ends the program, unless it says so itself.
@@ -14,7 +15,7 @@ pub enum Kind {
 }
 
 /// An error with its chain of causes and the hints for the user.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Error {
     kind: Kind,
     /// The exit code, where the kind's own is not the right one.
@@ -22,7 +23,7 @@ pub struct Error {
     /// From the outermost sentence ("cannot start node1") to the root cause.
     chain: Vec<String>,
     /// What a library made of it, of which the last sentence is the text.
-    source: Option<Box<dyn std::error::Error + Send + Sync>>,
+    source: Option<Arc<dyn std::error::Error + Send + Sync>>,
     hints: Vec<String>,
     /// Lines worth showing below the message: the end of a log, of a script's output.
     details: Vec<String>,
@@ -78,9 +79,15 @@ impl Error {
 
     /// Adds a sentence at the end: what was behind it.
     #[must_use]
-    pub fn because(mut self, why: impl Into<String>) -> Self {
-        self.chain.push(why.into());
+    pub fn because(mut self, why: impl std::error::Error + Send + Sync + 'static) -> Self {
+        self.chain.push(why.to_string());
+        self.source = Some(Arc::new(why));
         self
+    }
+
+    /// Whether this is what was behind it.
+    pub fn is<T: std::error::Error + 'static>(&self) -> bool {
+        self.source.as_deref().and_then(|source| source.downcast_ref::<T>()).is_some()
     }
 
     /// What the kernel said, if it was the kernel.
@@ -165,7 +172,7 @@ macro_rules! foreign {
         impl From<$t> for Cause {
             fn from(error: $t) -> Self {
                 let text = error.to_string();
-                Self(Error { source: Some(Box::new(error)), ..Error::new(text) })
+                Self(Error { source: Some(Arc::new(error)), ..Error::new(text) })
             }
         }
     )* };

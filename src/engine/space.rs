@@ -9,8 +9,17 @@ use std::path::{Path, PathBuf};
 const FEW_BYTES: u64 = 16 << 20;
 const FEW_FILES: u64 = 64;
 
-/// How a file system is named.
-const NAMED: &str = "the file system";
+/// A file system without room, in the user's words.
+#[derive(Debug)]
+struct Full(String);
+
+impl std::fmt::Display for Full {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Full {}
 
 /// What programs say when there is no room.
 const COMPLAINTS: [&str; 4] =
@@ -20,7 +29,7 @@ const COMPLAINTS: [&str; 4] =
 pub fn explain(error: Error, dir: &Path) -> Error {
     let Ok(stat) = statvfs(dir) else { return error };
     // Whoever was nearer has said it.
-    if error.to_string().contains(NAMED) {
+    if error.is::<Full>() {
         return error;
     }
     let free = stat.blocks_available() * stat.fragment_size();
@@ -36,12 +45,12 @@ pub fn explain(error: Error, dir: &Path) -> Error {
     let place = dir.canonicalize().unwrap_or_else(|_| dir.to_owned());
     let name = mounted(&table, &place).map_or_else(String::new, |(device, at)| format!("{device} at {}", at.display()));
     let lack = if no_files && free >= FEW_BYTES {
-        format!("{NAMED} {name} has room for no more files ({} are there)", stat.files())
+        format!("the file system {name} has room for no more files ({} are there)", stat.files())
     } else {
-        format!("{NAMED} {name} is full ({} MB of {} MB free)", free >> 20, total >> 20)
+        format!("the file system {name} is full ({} MB of {} MB free)", free >> 20, total >> 20)
     };
     error
-        .because(lack)
+        .because(Full(lack))
         .hint("make room there and do it again, which goes on where this ended: an environment needs some 4 GB")
 }
 
@@ -81,6 +90,9 @@ mod tests {
         assert_eq!(explain(Error::new("exit code 7"), dir.path()).to_string(), "exit code 7");
         let full = Error::new("exit code 100").detail(["E: You don't have enough free space in /var/cache".to_owned()]);
         let text = explain(full, dir.path()).to_string();
+        let told = |e: Error| explain(e, dir.path()).to_string();
+        let once = explain(Error::new("x").because(std::io::Error::from(ErrorKind::StorageFull)), dir.path());
+        assert_eq!(told(once.clone().within("again")), format!("again: {once}"), "who was nearer has said it");
         assert!(text.starts_with("exit code 100: the file system ") && text.ends_with(" MB free)"), "{text}");
     }
 }

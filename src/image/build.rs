@@ -110,7 +110,7 @@ impl Builder {
         let outcomes = futures::future::join_all((0..definitions.len()).map(|i| building[&i].clone())).await;
         let mut done = Vec::new();
         for (outcome, definition) in outcomes.into_iter().zip(definitions) {
-            let told = |e: Arc<Error>| space::explain(unshare(&e), &self.scratch);
+            let told = |e: Arc<Error>| space::explain((*e).clone(), &self.scratch);
             outcome.map_err(|e| told(e).within(format!("cannot build {}", definition.title)))?;
             done.push((definition.tag.clone(), String::new()));
         }
@@ -197,14 +197,6 @@ impl Builder {
         say(&format!("Successfully built {}", short(&id)));
         Ok(state.image)
     }
-}
-
-fn unshare(e: &Error) -> Error {
-    let mut copy = Error::new(e.to_string()).code(e.exit_code()).detail(e.details().to_vec());
-    for hint in e.hints() {
-        copy = copy.hint(hint);
-    }
-    copy
 }
 
 #[cfg(test)]
