@@ -4,7 +4,7 @@ use super::facts::Facts;
 use super::files::{self, Files};
 use super::request::Request;
 use super::volume::Volume;
-use super::{ROLES, cow, plan};
+use super::{ROLES, cow};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -100,7 +100,7 @@ fn dirs(at: &Files, hosts: &[String]) -> Vec<Dir> {
 fn written(request: &Request, facts: &Facts, hosts: &[String]) -> Vec<File> {
     let at = &facts.files;
     let nodes: String = (1..=request.nodes).map(|i| format!("node{i}\n")).collect();
-    let ports: Vec<String> = plan::ports(request).iter().map(|p| p.host.to_string()).collect();
+    let ports: Vec<String> = request.ports().iter().map(|p| p.host.to_string()).collect();
     let images: BTreeMap<&String, Vec<String>> = facts.images.iter().map(|(role, image)| (role, image.env())).collect();
     let json = |value: serde_json::Result<String>| value.expect("texts can be written as JSON");
     let named = [

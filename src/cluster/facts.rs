@@ -2,7 +2,7 @@
 
 use super::files::Files;
 use super::request::Request;
-use super::{ROLES, old_folder, plan};
+use super::{ROLES, old_folder};
 use crate::cgroup::Cgroups;
 use crate::engine::{Image, Images};
 use crate::error::{Error, Result};
@@ -67,7 +67,7 @@ impl Facts {
         images: RoleImages,
         subnet: Subnet,
     ) -> Result<Self> {
-        let addresses: Vec<(String, Ipv4Addr)> = plan::numbered(request.nodes)
+        let addresses: Vec<(String, Ipv4Addr)> = super::numbered(request.nodes)
             .map(|(name, index)| Ok((name, subnet.host(index)?)))
             .collect::<Result<_>>()?;
         Ok(Self {

@@ -42,6 +42,17 @@ pub fn container_id(env_id: &str, host: &str) -> String {
     format!("oardocker-{env_id}-{host}")
 }
 
+/// Names of all hosts in the order in which they are started: first what takes longest to become ready.
+pub fn names(nodes: u32) -> Vec<String> {
+    let fixed = ["server", "frontend", "rsyslog"].into_iter().map(str::to_owned);
+    fixed.chain((1..=nodes).map(|i| format!("node{i}"))).collect()
+}
+
+/// Names with the number of their address in the cluster's network.
+pub fn numbered(nodes: u32) -> impl Iterator<Item = (String, u32)> {
+    names(nodes).into_iter().zip(1..)
+}
+
 /// The role of a host: node7 is a node.
 pub fn role(host: &str) -> &str {
     host.trim_end_matches(|c: char| c.is_ascii_digit())

@@ -2,10 +2,9 @@
 //!
 //! The rest of what they need is in their base image (`images/debian/setup_old_folders.sh`).
 
-use super::plan::Host;
 use super::{container_id, session};
 use crate::cgroup::{Cgroups, Controller};
-use crate::engine::{ContainerInfo, Engine, Mount};
+use crate::engine::{ContainerInfo, Engine, Mount, NodeSpec};
 use crate::error::Result;
 use crate::rooted::Root;
 use std::path::Path;
@@ -24,18 +23,18 @@ pub fn is_old(env_dir: &Root) -> bool {
 }
 
 /// Gives a host of an old folder what it looks for.
-pub fn adapt(host: &mut Host, cgroups: &Cgroups, env_id: &str) {
+pub fn adapt(host: &mut NodeSpec, cgroups: &Cgroups, env_id: &str) {
     // OAR's v1 oarsh moves into cpusets below this path, which our own init-scripts make a link.
-    let cpuset = cgroups.for_jobs(env_id, &host.name).into_iter().find(|(name, _)| name == "cpuset");
-    if let Some((_, path)) = cpuset.filter(|_| host.role != "rsyslog") {
-        host.spec.cgroup_view.controllers.push(Controller {
+    let cpuset = cgroups.for_jobs(env_id, &host.hostname).into_iter().find(|(name, _)| name == "cpuset");
+    if let Some((_, path)) = cpuset.filter(|_| host.hostname != "rsyslog") {
+        host.cgroup_view.controllers.push(Controller {
             name: "cpuset".into(),
             host: path,
             target: "/dev/cpuset".into(),
         });
     }
     // Their scripts change the owner of everything next to OAR's keys.
-    for mount in host.spec.mounts.iter_mut().filter(|m| m.target.starts_with("/var/lib/oar/.ssh/")) {
+    for mount in host.mounts.iter_mut().filter(|m| m.target.starts_with("/var/lib/oar/.ssh/")) {
         *mount = Mount::bind(&mount.source, &mount.target, false);
     }
 }

@@ -7,7 +7,7 @@ use super::volume::Mode;
 use super::{ENV_LABEL, HOST_LABEL, container_id, cow, files, init, keeper, old_folder, role, v1_only};
 use crate::cgroup::{Cgroups, Controller, Layout, View, node_path};
 use crate::engine::{Content, Mount, NodeImage, NodeSpec, Plug, ProcessSpec, Seed};
-use crate::net::{Access, Port, Subnet};
+use crate::net::{Access, Subnet};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -40,24 +40,14 @@ pub struct Host {
     pub spec: NodeSpec,
 }
 
-/// Names of all hosts in the order in which they are started: first what takes longest to become ready.
-pub fn names(nodes: u32) -> Vec<String> {
-    let fixed = ["server", "frontend", "rsyslog"].into_iter().map(str::to_owned);
-    fixed.chain((1..=nodes).map(|i| format!("node{i}"))).collect()
-}
-
-/// Names with the number of their address in the cluster's network.
-pub fn numbered(nodes: u32) -> impl Iterator<Item = (String, u32)> {
-    names(nodes).into_iter().zip(1..)
-}
-
 /// Decides everything.
 pub fn plan(request: &Request, facts: &Facts) -> Plan {
-    let hosts: Vec<Host> = numbered(request.nodes).map(|(name, index)| host(request, facts, name, index)).collect();
+    let hosts: Vec<Host> =
+        super::numbered(request.nodes).map(|(name, index)| host(request, facts, name, index)).collect();
     let names: Vec<String> = hosts.iter().map(|host| host.name.clone()).collect();
     Plan {
         env_id: request.env_id.clone(),
-        access: access(request),
+        access: request.access(),
         subnet: facts.subnet,
         contents: contents::contents(request, facts, &names),
         home: facts.images["frontend"].image.chain_id(),
@@ -79,7 +69,7 @@ fn host(request: &Request, facts: &Facts, name: String, index: u32) -> Host {
             network: request.env_id.clone(),
             subnet: facts.subnet,
             index,
-            ports: if name == "frontend" { ports(request) } else { Vec::new() },
+            ports: if name == "frontend" { request.ports() } else { Vec::new() },
         },
         cgroup: node_path(&request.env_id, &name),
         cgroup_view: view(&facts.cgroups, &request.env_id, &name),
@@ -88,7 +78,7 @@ fn host(request: &Request, facts: &Facts, name: String, index: u32) -> Host {
     };
     let mut host = Host { name, role, spec };
     if facts.old {
-        old_folder::adapt(&mut host, &facts.cgroups, &request.env_id);
+        old_folder::adapt(&mut host.spec, &facts.cgroups, &request.env_id);
     }
     host
 }
@@ -102,18 +92,6 @@ fn process(image: &RoleImage, cgroups: &Cgroups) -> ProcessSpec {
     env.push(format!("NOTIFY_SOCKET={}", files::NOTIFY_INSIDE));
     let args = v1_only::kept_to_v1(init::first_process(&image.image), cgroups);
     ProcessSpec { args, env, ..ProcessSpec::default() }
-}
-
-/// The frontend's ports on the host.
-pub fn ports(request: &Request) -> Vec<Port> {
-    let port = |container: &u16| Port { host: request.offset + container, container: *container, any: request.any };
-    request.ports.iter().map(port).collect()
-}
-
-/// Who on the host may reach the cluster.
-pub fn access(request: &Request) -> Access {
-    let users = (!request.any).then(|| request.user.into_iter().collect());
-    Access { users, ports: ports(request).iter().map(|p| p.host).collect() }
 }
 
 /// systemd 257 refuses v1, every systemd from 232 on runs on v2, and a host that has v2 can give it to a container. OAR's v1
@@ -209,7 +187,7 @@ pub(crate) mod tests {
             volumes: vec![super::super::volume::parse("/src:/x:cow").unwrap()],
             envs: vec![],
             zone: None,
-            ports: vec![80],
+            published: vec![80],
             offset: 40000,
             any: false,
             user: Some(1000),

@@ -4,7 +4,7 @@
 use super::contents::shared;
 use super::files::Files;
 use super::request::Request;
-use super::{ROLES, images, limits, place, plan, require_its_engine, v1_only};
+use super::{ROLES, images, limits, place, require_its_engine, v1_only};
 use crate::cgroup::Cgroups;
 use crate::engine::select::Backend;
 use crate::engine::{Engine, Images};
@@ -55,8 +55,8 @@ pub async fn start(
     for shared in shared(&files, &request.volumes) {
         place::open(&request.env_dir, &shared, &Own)?;
     }
-    net::check_free(machine, &workdir.env_id, &files.ports(), &plan::ports(request))?;
-    let hosts = u32::try_from(plan::names(request.nodes).len()).unwrap_or(u32::MAX);
+    net::check_free(machine, &workdir.env_id, &files.ports(), &request.ports())?;
+    let hosts = u32::try_from(super::names(request.nodes).len()).unwrap_or(u32::MAX);
     net::require_room(hosts)?;
     limits::open_files(hosts)?;
     let changes = limits::provide(hosts, &limits::Kernel { writable: !machine.is_rootless() })?;

@@ -1,6 +1,7 @@
 //! What the user asks of `start`, checked: a value.
 
 use super::volume::Volume;
+use crate::net::{Access, Port};
 use crate::rooted::Root;
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -22,7 +23,7 @@ pub struct Request {
     /// Time zone, as in `Europe/Paris`; none: the images'.
     pub zone: Option<String>,
     /// Published ports of the frontend.
-    pub ports: Vec<u16>,
+    pub published: Vec<u16>,
     /// Added to each of them.
     pub offset: u16,
     /// On all addresses, and for every account of the host.
@@ -33,4 +34,18 @@ pub struct Request {
     pub global: Vec<OsString>,
     /// `.oardocker`, with the init scripts and the shell histories.
     pub env_dir: Arc<Root>,
+}
+
+impl Request {
+    /// The frontend's ports on the host.
+    pub fn ports(&self) -> Vec<Port> {
+        let port = |container: &u16| Port { host: self.offset + container, container: *container, any: self.any };
+        self.published.iter().map(port).collect()
+    }
+
+    /// Who on the host may reach the cluster.
+    pub fn access(&self) -> Access {
+        let users = (!self.any).then(|| self.user.into_iter().collect());
+        Access { users, ports: self.ports().iter().map(|p| p.host).collect() }
+    }
 }

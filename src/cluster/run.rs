@@ -99,7 +99,7 @@ impl Runner {
     async fn try_start(&self, request: &Request, wait: bool) -> Result<Option<Broken>> {
         let images = facts::images(self.images.as_ref(), request).await?;
         self.place().claim(&self.engine.info().docker_host)?;
-        let subnet = self.engine.create_network(&self.env_id, &plan::access(request)).await?;
+        let subnet = self.engine.create_network(&self.env_id, &request.access()).await?;
         let facts = Facts::collect(request, &self.machine, &self.cgroups, images, subnet)?;
         let plan = plan::plan(request, &facts);
         self.prepare(&plan, request).await?;

@@ -6,9 +6,9 @@
 use super::cache::{self, Cache};
 use super::dockerfile::Dockerfile;
 use super::evaluate::Evaluation;
+use super::network::Network;
 use super::order::{Base, Definition, bases, order, parse};
 use super::report::short;
-use super::run::Network;
 use crate::engine::{Image, Images, space};
 use crate::error::{Context as _, Error, Result};
 use futures::FutureExt as _;

@@ -13,6 +13,7 @@ pub mod expand;
 mod extract;
 pub mod layer;
 pub mod name;
+pub mod network;
 pub mod order;
 pub mod registry;
 pub mod report;

@@ -9,25 +9,11 @@ use super::{copy, layer};
 use crate::engine::{Images, Layer, Mount, ProcessSpec, StepRoot, StepSpec, space};
 use crate::error::{Context as _, Error, Result};
 use crate::rooted::Root;
-use async_trait::async_trait;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use tokio::sync::mpsc;
 
 /// How many lines of a failed step's output are repeated below the error.
 const TAIL: usize = 15;
-
-/// Gives build steps a network of their own: what they listen on must not meet the host or another build.
-#[async_trait]
-pub trait Network: Send + Sync {
-    /// A network namespace for this step.
-    async fn attach(&self, name: &str) -> Result<PathBuf>;
-    /// Gives it back.
-    async fn detach(&self, name: &str) -> Result<()>;
-    /// Files to mount: host path and path inside (name resolution).
-    fn files(&self) -> Vec<(PathBuf, String)>;
-    /// Variables that have to do with it: proxies. They are no part of what is built.
-    fn variables(&self) -> Vec<(String, String)>;
-}
 
 /// What a step's container may do beyond a plain RUN.
 #[derive(Debug, Default)]

@@ -2,6 +2,7 @@
 //!
 //! Knows tar files, directories, git and HTTP; knows no container. The user's files are never written to.
 
+mod clone;
 mod git;
 mod history;
 mod http;
@@ -74,8 +75,8 @@ pub async fn open(text: &str, env_dir: &Root, scratch: &Path, say: &(dyn Fn(&str
         return Ok(Source { name: "Debian's packages".into(), kind: Kind::Packages });
     }
     if let Some(repository) = text.strip_prefix("git+") {
-        let (url, reference) = git::parse(repository);
-        return of_tree(git::fetch(&url, reference.as_deref(), env_dir, say)?);
+        let (url, reference) = clone::parse(repository);
+        return of_tree(clone::fetch(&url, reference.as_deref(), env_dir, say)?);
     }
     match text.split_once("://") {
         Some(("http" | "https", _)) => {
@@ -141,7 +142,7 @@ impl Source {
                 host::make_dir(&copy, 0o700)?;
                 // Its owner could put something else in its place; where it is shown he cannot.
                 let tracked = place.0.path().join("tracked");
-                pin(&git::copy_tree(tree, &at, &copy)?.lockable()?, &tracked).doing(doing)?;
+                pin(&clone::copy_tree(tree, &at, &copy)?.lockable()?, &tracked).doing(doing)?;
                 Form::Directory(tracked)
             }
             Kind::Packages => unreachable!("handled above"),
@@ -330,7 +331,7 @@ mod tests {
         std::os::unix::fs::symlink(&theirs, env.join("postinstall/oar-git")).unwrap();
         let env_dir = Root::beneath(&env).unwrap();
         let url = format!("file://{}", tree.display());
-        git::fetch(&url, None, &env_dir, &|_| ()).unwrap();
+        clone::fetch(&url, None, &env_dir, &|_| ()).unwrap();
         assert!(theirs.join(MARKS[0]).is_file(), "what the link led to is still there");
         assert!(
             fs::symlink_metadata(env.join("postinstall/oar-git")).unwrap().is_dir(),
@@ -345,11 +346,13 @@ mod tests {
             &["config", "remote.origin.uploadpack", &format!("touch {}; git-upload-pack", evil.display())],
         )
         .unwrap();
-        git::fetch(&url, None, &env_dir, &|_| ()).unwrap();
+        clone::fetch(&url, None, &env_dir, &|_| ()).unwrap();
         assert!(!evil.exists());
         fs::remove_dir_all(env.join("postinstall")).unwrap();
         std::os::unix::fs::symlink(&theirs, env.join("postinstall")).unwrap();
-        assert!(git::fetch(&url, None, &env_dir, &|_| ()).unwrap_err().to_string().contains("leads out of the folder"));
+        assert!(
+            clone::fetch(&url, None, &env_dir, &|_| ()).unwrap_err().to_string().contains("leads out of the folder")
+        );
     }
 
     #[test]

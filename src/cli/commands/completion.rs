@@ -2,7 +2,7 @@
 
 use super::Context;
 use crate::cli::complete;
-use crate::cluster::{files::Files, plan};
+use crate::cluster::{self, files::Files};
 use crate::host::Machine;
 use crate::workdir::Workdir;
 use serde::Deserialize;
@@ -30,5 +30,5 @@ pub(in crate::cli) fn hosts(words: &[String]) -> Vec<String> {
             all.into_iter().find_map(|files| files.public_nodes())
         })
         .map_or(1, |text| text.lines().count());
-    plan::names(u32::try_from(nodes).unwrap_or(1))
+    cluster::names(u32::try_from(nodes).unwrap_or(1))
 }

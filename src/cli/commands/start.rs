@@ -67,7 +67,7 @@ pub(super) async fn run(context: &mut Context, params: Params) -> Result<()> {
     context.still_wanted()?;
     stop::quietly(context, &workdir).await?;
     // What the cluster that ran had of it is free now, unless somebody was faster.
-    net::check_free(&machine, &workdir.env_id, &[], &plan::ports(&request))?;
+    net::check_free(&machine, &workdir.env_id, &[], &request.ports())?;
     let runner = context.runner(&workdir).await?;
     ui.progress("creating the containers");
     let outcome = runner.start(&request, !params.no_wait).await;
@@ -120,7 +120,7 @@ async fn request(context: &mut Context, workdir: &Workdir, params: &Params) -> R
         volumes,
         envs,
         zone,
-        ports,
+        published: ports,
         offset: params.port_bindings_offset,
         any: params.port_bindings_to_any,
         user: host::invoking_user(),

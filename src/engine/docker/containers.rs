@@ -1,16 +1,15 @@
 //! Containers: from our spec to the engine's, and their life.
 
-use super::api::{MARK, is};
+use super::api::{CONSOLE, MARK, capabilities, host_ip, is, is_read_only};
 use super::raw::Container;
 use super::{Docker, libpod, networks};
 use crate::cgroup::View;
 use crate::engine::io::Session;
 use crate::engine::{
-    ContainerInfo, Content, Engine, EngineInfo, Image, Mount, NODE_CAPABILITIES, NodeSpec, ProcessSpec, Seed, State,
-    family, oci, seccomp,
+    ContainerInfo, Content, Engine, EngineInfo, Image, Mount, NodeSpec, ProcessSpec, Seed, State, family, oci, seccomp,
 };
 use crate::error::{Context as _, Error, Result};
-use crate::net::{Access, Port, Subnet};
+use crate::net::{Access, Subnet};
 use async_trait::async_trait;
 use bollard::errors::Error as ApiError;
 use bollard::models::{
@@ -28,9 +27,6 @@ use std::time::{Duration, UNIX_EPOCH};
 
 /// What runs before a container's own first program.
 const GATE: &str = include_str!("gate.sh");
-
-/// Where the gate finds the console.
-pub(super) const CONSOLE: &str = "/dev/oardocker-console";
 
 /// How long a killed container may take to end.
 const DYING: Duration = Duration::from_secs(10);
@@ -70,20 +66,6 @@ fn bind(source: &str, target: &str, read_only: bool) -> ApiMount {
         // Recursive and private is what the engine does when nothing is said.
         ..ApiMount::default()
     }
-}
-
-/// Exactly those that containerd gives: the engines' own defaults differ.
-pub(super) fn capabilities() -> Vec<String> {
-    oci::CAPABILITIES.into_iter().chain(NODE_CAPABILITIES).map(str::to_owned).collect()
-}
-
-pub(super) fn is_read_only(mount: &Mount) -> bool {
-    mount.options.iter().any(|o| o == "ro")
-}
-
-/// The address of the host that a port is published on.
-pub(super) fn host_ip(port: &Port) -> &'static str {
-    if port.any { "0.0.0.0" } else { "127.0.0.1" }
 }
 
 impl Docker {

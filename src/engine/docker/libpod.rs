@@ -1,8 +1,7 @@
 //! Containers in the words of Podman's own API. In Docker's it gives no private cgroup namespace on v1 and hybrid hosts, and a session
 //! in such a container would be one in the host's cgroups.
 
-use super::api::MARK;
-use super::containers::{CONSOLE, capabilities, host_ip, is_read_only};
+use super::api::{CONSOLE, MARK, capabilities, host_ip, is_read_only};
 use super::networks;
 use crate::engine::{NodeSpec, oci, seccomp};
 use crate::error::{Context as _, Result};

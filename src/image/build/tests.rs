@@ -4,7 +4,7 @@ use super::*;
 use crate::engine::ProcessSpec;
 use crate::engine::fake::{Answer, Fake, Trouble};
 use crate::image::name::Name;
-use crate::image::run::Network;
+use crate::image::network::Network;
 use crate::rooted::Root;
 use std::fs;
 use std::sync::Mutex;
