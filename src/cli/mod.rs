@@ -116,8 +116,6 @@ fn execute(ui: &Arc<Ui>, line: &Line) -> u8 {
             return 1;
         }
     };
-    // The TLS of registries; installing it twice is the only way to fail.
-    let _ = rustls::crypto::ring::default_provider().install_default();
     let code = runtime.block_on(async {
         let mut context = Context::new(ui.clone(), machine, &line.global);
         if let Err(e) = commands::before(&context, &line.chain) {

@@ -21,6 +21,7 @@ pub async fn pull(images: &dyn Images, name: &str, scratch: &Path, cancel: &Canc
     let reference: Reference =
         name.parse().map_err(|e: oci_client::ParseError| Error::new(e.to_string())).doing(doing)?;
     let registry = reference.resolve_registry().to_owned();
+    crate::net::use_tls();
     let client = Client::new(ClientConfig {
         // A registry on the loopback interface has no certificate.
         protocol: if is_loopback(&registry) { ClientProtocol::Http } else { ClientProtocol::Https },

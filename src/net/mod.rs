@@ -271,6 +271,12 @@ fn unmount(path: &std::path::Path) -> Result<()> {
     }
 }
 
+/// What TLS is spoken with from now on, for who is about to ask a server.
+pub fn use_tls() {
+    // There is one already: that is the only way to fail.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+}
+
 /// Checks that nothing on the host uses these ports: neither a program, nor another cluster's forwarding. The cluster `id`
 /// itself has `own` ones, which it will give up.
 pub fn check_free(machine: &Machine, id: &str, own: &[u16], ports: &[Port]) -> Result<()> {

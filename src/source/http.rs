@@ -15,6 +15,7 @@ const SILENCE: Duration = Duration::from_secs(30);
 pub(super) async fn download(url: &str, dir: &Path, say: &dyn Fn(&str)) -> Result<Tarball> {
     let doing = || format!("cannot download {url}");
     make_dir(dir, 0o711)?;
+    crate::net::use_tls();
     let client = reqwest::Client::builder().connect_timeout(SILENCE).read_timeout(SILENCE).build().doing(doing)?;
     let answer = client.get(url).send().await.map_err(|e| root_cause(&e)).doing(doing)?;
     if !answer.status().is_success() {
