@@ -85,9 +85,9 @@ impl Error {
         self
     }
 
-    /// Whether this is what was behind it.
-    pub fn is<T: std::error::Error + 'static>(&self) -> bool {
-        self.source.as_deref().and_then(|source| source.downcast_ref::<T>()).is_some()
+    /// What was behind it, if that is of this type.
+    pub fn cause<T: std::error::Error + 'static>(&self) -> Option<&T> {
+        self.source.as_deref()?.downcast_ref()
     }
 
     /// What the kernel said, if it was the kernel.
@@ -216,7 +216,8 @@ impl From<tonic::transport::Error> for Cause {
 
 impl From<hyper::Error> for Cause {
     fn from(error: hyper::Error) -> Self {
-        Self(Error::new(root_cause(&error)))
+        let text = root_cause(&error);
+        Self(Error { source: Some(Arc::new(error)), ..Error::new(text) })
     }
 }
 

@@ -82,8 +82,7 @@ pub struct Cgroups {
     foreign: bool,
 }
 
-/// The path of a node below any controller.
-pub fn node_path(env_id: &str, node: &str) -> String {
+fn node_path(env_id: &str, node: &str) -> String {
     format!("/{OURS}/{env_id}/{node}")
 }
 
@@ -146,6 +145,11 @@ impl Cgroups {
         }
         let own = |c: &&str| ((*c).to_owned(), self.root.join(c).join(&node_path(env_id, node)[1..]));
         self.for_jobs.iter().map(own).collect()
+    }
+
+    /// The path of a node below any controller; none where the engine finds it a place.
+    pub fn node(&self, env_id: &str, node: &str) -> Option<String> {
+        (!self.foreign).then(|| node_path(env_id, node))
     }
 
     /// The path, below any controller, that containers of an environment have theirs in; none where the engine finds them a place.

@@ -14,11 +14,11 @@ pub fn json(plan: &Plan) -> Result<String> {
 /// What a user would want to know of it.
 pub fn text(plan: &Plan) -> String {
     let facts = [
-        ("Network", vec![format!("{}, reached by {}", plan.subnet, reached_by(&plan.access))]),
+        ("Network", vec![format!("{}, reached by {}", plan.subnet, reached_by(plan.access.as_ref()))]),
         ("Ports", ports(plan)),
         ("Shared", shared(plan)),
         ("/home", vec![home(plan)]),
-        ("Files", plan.contents.files.iter().map(|file| file.path.display().to_string()).collect()),
+        ("Files", vec![files(plan)]),
     ];
     let lines = facts.iter().flat_map(|(what, lines)| {
         lines.iter().enumerate().map(move |(i, line)| format!("{:<9}{line}\n", if i == 0 { *what } else { "" }))
@@ -28,10 +28,10 @@ pub fn text(plan: &Plan) -> String {
     format!("{}\n{}", lines.collect::<String>(), table::render(&headings, &rows))
 }
 
-fn reached_by(access: &Access) -> String {
-    match &access.users {
-        None => "everybody".into(),
-        Some(users) => {
+fn reached_by(access: Option<&Access>) -> String {
+    match access.map(|access| &access.users) {
+        None | Some(None) => "everybody on this host".into(),
+        Some(Some(users)) => {
             let users = users.iter().map(|id| format!("account {id}"));
             ["root".to_owned()].into_iter().chain(users).collect::<Vec<_>>().join(" and ")
         }
@@ -41,6 +41,14 @@ fn reached_by(access: &Access) -> String {
 fn home(plan: &Plan) -> String {
     let frontend = plan.hosts.iter().find(|host| host.name == "frontend").filter(|_| plan.home.is_some());
     frontend.map_or_else(|| "empty".into(), |host| format!("that of {}", image(host)))
+}
+
+/// How many, and where most of them are.
+fn files(plan: &Plan) -> String {
+    let files = &plan.contents.files;
+    let dir =
+        files.first().and_then(|file| file.path.parent()).map_or_else(String::new, |dir| dir.display().to_string());
+    format!("{} in {dir} (--json names them)", files.len())
 }
 
 /// Its name for the user.
@@ -104,7 +112,7 @@ Network  10.158.0.0/22, reached by root and account 1000
 Ports    127.0.0.1:40080 -> frontend:80
 Shared   /src -> /x (cow)
 /home    empty
-Files    /o/data/clusters/ab12/hosts
+Files    18 in /o/data/clusters/ab12 (--json names them)
 ";
 
     #[test]

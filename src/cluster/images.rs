@@ -190,7 +190,7 @@ pub async fn install(
             (COMMENT_LABEL.to_owned(), comment.clone()),
         ]);
         let name = workdir.engine_name(&role, "latest");
-        // Loaded first: a name in the store promises that it can be started.
+        // Loaded first: one that cannot be leaves the role the image that it had.
         load(builder, engine, &role, &name, &image).await?;
         let id = builder.images.put_image(&name, &image, &labels).await?;
         let notes = said.iter().filter_map(|l| l.strip_prefix("note: ")).map(Into::into).collect();

@@ -5,7 +5,7 @@ use super::facts::{Facts, RoleImage};
 use super::request::Request;
 use super::volume::Mode;
 use super::{ENV_LABEL, HOST_LABEL, container_id, cow, files, init, keeper, old_folder, role, v1_only};
-use crate::cgroup::{Cgroups, Controller, Layout, View, node_path};
+use crate::cgroup::{Cgroups, Controller, Layout, View};
 use crate::engine::{Content, Mount, NodeImage, NodeSpec, Plug, ProcessSpec, Seed};
 use crate::net::{Access, Subnet};
 use serde::Serialize;
@@ -17,8 +17,8 @@ use std::path::PathBuf;
 pub struct Plan {
     /// Of the workdir.
     pub env_id: String,
-    /// Who reaches its network.
-    pub access: Access,
+    /// Who reaches its network; none: nobody can be kept from it.
+    pub access: Option<Access>,
     /// The addresses of that.
     pub subnet: Subnet,
     /// What is on the host before there are hosts of the cluster.
@@ -47,7 +47,7 @@ pub fn plan(request: &Request, facts: &Facts) -> Plan {
     let names: Vec<String> = hosts.iter().map(|host| host.name.clone()).collect();
     Plan {
         env_id: request.env_id.clone(),
-        access: request.access(),
+        access: (!facts.rootless).then(|| request.access()),
         subnet: facts.subnet,
         contents: contents::contents(request, facts, &names),
         home: facts.images["frontend"].image.chain_id(),
@@ -71,7 +71,7 @@ fn host(request: &Request, facts: &Facts, name: String, index: u32) -> Host {
             index,
             ports: if name == "frontend" { request.ports() } else { Vec::new() },
         },
-        cgroup: node_path(&request.env_id, &name),
+        cgroup: facts.cgroups.node(&request.env_id, &name),
         cgroup_view: view(&facts.cgroups, &request.env_id, &name),
         labels: BTreeMap::from([(ENV_LABEL.to_owned(), request.env_id.clone()), (HOST_LABEL.to_owned(), name.clone())]),
         console: facts.files.console(&name),
@@ -280,6 +280,7 @@ pub(crate) mod tests {
             let plan = plan(&request(), &theirs);
             assert_eq!(told(&plan.hosts), new.replace(links, ""));
             assert!(plan.contents.copies.iter().all(|copy| copy.rootless));
+            assert!(plan.access.is_none() && plan.hosts.iter().all(|host| host.spec.cgroup.is_none()));
         }
         let spec = planned(&["cpuset/tasks"], false).remove(0).spec;
         assert!(spec.process.env.contains(&"container=oci".into()) && spec.process.env.contains(&"A=1".into()));

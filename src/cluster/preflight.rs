@@ -31,7 +31,7 @@ pub async fn install(engine: &dyn Engine, store: &dyn Images, workdir: &Workdir,
     Ok(net::resolv_conf()?.warning.into_iter().collect())
 }
 
-/// Whether images are there that this host can boot. Changes nothing.
+/// Whether images are there that this host can boot. Changes nothing that stays.
 pub async fn bootable(store: &dyn Images, workdir: &Workdir, cgroups: &Cgroups) -> Result<()> {
     images::require(store, workdir, &ROLES, "latest").await?;
     cgroups.require_delegation()?;

@@ -104,7 +104,6 @@ impl Runner {
         let plan = plan::plan(request, &facts);
         self.prepare(&plan, request).await?;
         self.load(&facts.images).await?;
-        self.still_wanted()?;
         let sockets = self.listen(&plan)?;
         self.launch(&plan).await?;
         self.still_wanted()?;
@@ -136,6 +135,7 @@ impl Runner {
     /// Has the engine know the images; most often it does already.
     async fn load(&self, images: &RoleImages) -> Result<()> {
         for role in images.values() {
+            self.still_wanted()?;
             self.engine.load_image(&role.name, &role.image).await?;
         }
         Ok(())

@@ -75,9 +75,8 @@ pub(super) fn node(spec: &NodeSpec, root: &Path, netns: &Path) -> Value {
     let mut mounts = own_mounts();
     mounts.extend(cgroup_mounts(&spec.cgroup_view));
     mounts.extend(spec.mounts.iter().map(mount));
-    let mut bundle = bundle(process(&spec.process, &NODE_CAPABILITIES), &spec.hostname, &mounts, root, netns);
-    bundle["linux"]["cgroupsPath"] = json!(spec.cgroup);
-    bundle
+    let process = process(&spec.process, &NODE_CAPABILITIES);
+    in_cgroup(bundle(process, &spec.hostname, &mounts, root, netns), spec.cgroup.as_deref())
 }
 
 /// The bundle of a build step.
@@ -85,8 +84,12 @@ pub(super) fn step(spec: &StepSpec, root: &Path) -> Value {
     let capabilities: Vec<&str> = spec.capabilities.iter().map(String::as_str).collect();
     let mut mounts = own_mounts();
     mounts.extend(spec.mounts.iter().map(mount));
-    let mut bundle = bundle(process(&spec.process, &capabilities), "build", &mounts, root, &spec.netns);
-    if let Some(path) = &spec.cgroup {
+    let process = process(&spec.process, &capabilities);
+    in_cgroup(bundle(process, "build", &mounts, root, &spec.netns), spec.cgroup.as_deref())
+}
+
+fn in_cgroup(mut bundle: Value, path: Option<&str>) -> Value {
+    if let Some(path) = path {
         bundle["linux"]["cgroupsPath"] = json!(path);
     }
     bundle
@@ -187,7 +190,7 @@ mod tests {
                 ports: Vec::new(),
             },
             cgroup_view: View { kind: "cgroup2", controllers: Vec::new() },
-            cgroup: "/oardocker/x/node1".into(),
+            cgroup: Some("/oardocker/x/node1".into()),
             labels: Default::default(),
             console: "/c".into(),
         };

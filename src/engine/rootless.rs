@@ -3,7 +3,7 @@
 //! Podman keeps a user namespace, with the ids that `/etc/subuid` gives the user, and a mount namespace, in which all of the
 //! user's containers are made. Whoever enters both is root there: mounts and files of foreign owners can be made, and Podman sees
 //! them. So this comes before everything else, and the rest of oardocker hardly knows the difference; what differs is in
-//! [`host::Machine`].
+//! [`Machine`].
 
 use super::address::{Address, parse};
 use super::docker::ping::{Pong, ping_alone};

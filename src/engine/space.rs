@@ -29,7 +29,7 @@ const COMPLAINTS: [&str; 4] =
 pub fn explain(error: Error, dir: &Path) -> Error {
     let Ok(stat) = statvfs(dir) else { return error };
     // Whoever was nearer has said it.
-    if error.is::<Full>() {
+    if error.cause::<Full>().is_some() {
         return error;
     }
     let free = stat.blocks_available() * stat.fragment_size();

@@ -130,8 +130,9 @@ pub struct NodeSpec {
     pub seeds: Vec<Seed>,
     /// Its place on a network.
     pub plug: Plug,
-    /// Path below every cgroup controller, such as `/oardocker/1f2e/node1`: the node is there or below it.
-    pub cgroup: String,
+    /// Path below every cgroup controller, such as `/oardocker/1f2e/node1`: the node is there or below it; none: where the engine
+    /// finds a place for it.
+    pub cgroup: Option<String>,
     /// What it sees of that.
     pub cgroup_view: View,
     /// Labels to find it by.

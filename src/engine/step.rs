@@ -61,7 +61,7 @@ impl Steps {
         self.dir(key).join("root")
     }
 
-    /// Makes the step's directory and keeps its lock until [`forget`].
+    /// Makes the step's directory and keeps its lock until [`Self::forget`].
     pub(super) fn hold(&self, key: &str) -> Result<()> {
         let (root, steps) = (self.root(key), self.all());
         // What images hold, set-uid programs among it, is for root alone.

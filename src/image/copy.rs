@@ -371,17 +371,30 @@ mod tests {
         apply(&plan(&context, &["x.tar"], "/").unwrap(), &root).unwrap();
         let mode = |name: &str| fs::metadata(root.join(name)).unwrap().mode() & 0o7777;
         assert_eq!((mode("open"), mode("closed")), (0o1777, 0o500));
-        // What is in the way gives way, and a directory that both have stays. Times are the same each time, also of what has changed.
-        write(&|b| {
-            entry(b, b"open/sub/f", regular, "");
-            entry(b, b"closed", regular, "");
-        });
+        // A directory that both have stays, a link to one is followed, and nothing else takes its place. Times are the same each time,
+        // also of what has changed.
+        let directory = |b: &mut tar::Builder<File>, name: &str| {
+            let mut header = tar::Header::new_gnu();
+            header.set_entry_type(tar::EntryType::Directory);
+            header.set_mode(0o755);
+            header.set_size(0);
+            b.append_data(&mut header, name, io::empty()).unwrap();
+        };
         fs::write(root.join("open/mine"), "").unwrap();
+        symlink("open", root.join("link")).unwrap();
+        write(&|b| {
+            directory(b, "link/");
+            entry(b, b"link/sub/f", regular, "");
+            entry(b, b"open/g", regular, "");
+        });
         apply(&plan(&context, &["x.tar"], "/").unwrap(), &root).unwrap();
-        assert!(root.join("closed").is_file() && root.join("open/mine").exists());
-        for name in ["", "open", "open/sub", "open/sub/f", "closed"] {
+        assert!(root.join("link").is_symlink() && root.join("open/mine").exists());
+        for name in ["", "open", "open/sub", "open/sub/f", "open/g"] {
             assert_eq!(fs::metadata(root.join(name)).unwrap().mtime(), EPOCH, "{name}");
         }
+        write(&|b| entry(b, b"open", regular, ""));
+        assert!(apply(&plan(&context, &["x.tar"], "/").unwrap(), &root).is_err());
+        assert!(root.join("open/mine").exists());
         // A link to the outside, then a file through it: the link is followed inside the root.
         let outside = dir.path().join("outside");
         fs::create_dir(&outside).unwrap();

@@ -56,7 +56,7 @@ impl Evaluation {
         self.image.config.config().clone().unwrap_or_default()
     }
 
-    fn edit(&mut self, change: impl FnOnce(&mut Config)) {
+    fn edit(&mut self, change: impl FnOnce(&mut Config) -> &mut Config) {
         let mut config = self.config();
         change(&mut config);
         self.image.config.set_config(Some(config));
@@ -81,120 +81,124 @@ impl Evaluation {
             .or_else(|| self.args.get(name).cloned())
     }
 
+    /// A text with its variables.
+    fn expanded(&self, text: &str) -> String {
+        expand::expand(text, &|name| self.lookup(name))
+    }
+
+    fn all_expanded(&self, texts: &[String]) -> Vec<String> {
+        texts.iter().map(|text| self.expanded(text)).collect()
+    }
+
     /// Applies what only changes the configuration; returns what changes the filesystem.
     pub(super) fn evaluate(&mut self, step: &Step, context: &Arc<Root>) -> Result<Option<Change>> {
-        let lookup = |name: &str| self.lookup(name);
-        let ex = |text: &str| expand::expand(text, &lookup);
         self.owner = match &step.action {
-            Action::Copy { chown: Some(owner), .. } => Some(ex(owner)),
+            Action::Copy { chown: Some(owner), .. } => Some(self.expanded(owner)),
             _ => None,
         };
-        let lookup = |name: &str| self.lookup(name);
-        let ex = |text: &str| expand::expand(text, &lookup);
         match &step.action {
-            Action::Arg(name, default) => {
-                let global = self.globals.iter().find(|(n, _)| n == name).and_then(|(_, v)| v.clone());
-                let value = self.given.get(name).cloned().or_else(|| default.as_deref().map(ex)).or(global);
-                if let Some(value) = value {
-                    self.args.insert(name.clone(), value);
-                }
-            }
-            Action::Env(text) => {
-                let mut env = self.env();
-                for (key, value) in expand::pairs(text, &lookup) {
-                    env.retain(|e| e.split_once('=').is_none_or(|(k, _)| k != key));
-                    env.push(format!("{key}={value}"));
-                }
-                self.edit(|config| {
-                    config.set_env(Some(env));
-                });
-            }
-            Action::Label(text) => {
-                let more = expand::pairs(text, &lookup);
-                self.edit(|config| {
-                    let mut labels = config.labels().clone().unwrap_or_default();
-                    labels.extend(more);
-                    config.set_labels(Some(labels));
-                });
-            }
-            Action::Run(words) => return Ok(Some(Change::Run(self.argv(words)))),
+            Action::Run(words) => Ok(Some(Change::Run(self.argv(words)))),
             Action::Copy { add, chmod, sources, dest, .. } => {
-                let mode = chmod
-                    .as_ref()
-                    .map(|m| {
-                        u32::from_str_radix(m, 8).map_err(|_| Error::new(format!("--chmod={m} is not an octal number")))
-                    })
-                    .transpose()?;
-                let patterns: Vec<String> = sources.iter().map(|s| ex(s)).collect();
-                let mut dest = ex(dest);
-                if !dest.starts_with('/') {
-                    let workdir = self.workdir();
-                    dest = format!("{}/{}", workdir.trim_end_matches('/'), dest.strip_prefix("./").unwrap_or(&dest));
-                }
-                if dest.ends_with("/.") {
-                    dest.pop();
-                }
-                return Ok(Some(Change::Copy(copy::Plan {
-                    sources: copy::sources(context, &patterns)?,
-                    context: context.clone(),
-                    dest,
-                    unpack: *add,
-                    owner: None,
-                    mode,
-                })));
+                self.copy(*add, chmod.as_deref(), sources, dest, context).map(|plan| Some(Change::Copy(plan)))
+            }
+            Action::Workdir(dir) => Ok(Some(Change::Directory(self.enter(dir)))),
+            action => {
+                self.configure(action);
+                Ok(None)
+            }
+        }
+    }
+
+    fn copy(
+        &self,
+        unpack: bool,
+        chmod: Option<&str>,
+        sources: &[String],
+        dest: &str,
+        context: &Arc<Root>,
+    ) -> Result<copy::Plan> {
+        let octal =
+            |m: &str| u32::from_str_radix(m, 8).map_err(|_| Error::new(format!("--chmod={m} is not an octal number")));
+        let mode = chmod.map(octal).transpose()?;
+        let mut dest = self.expanded(dest);
+        if !dest.starts_with('/') {
+            let workdir = self.workdir();
+            dest = format!("{}/{}", workdir.trim_end_matches('/'), dest.strip_prefix("./").unwrap_or(&dest));
+        }
+        if dest.ends_with("/.") {
+            dest.pop();
+        }
+        let sources = copy::sources(context, &self.all_expanded(sources))?;
+        Ok(copy::Plan { sources, context: context.clone(), dest, unpack, owner: None, mode })
+    }
+
+    /// The working directory of what follows.
+    fn enter(&mut self, dir: &str) -> String {
+        let full = Path::new("/").join(self.workdir()).join(self.expanded(dir)).to_string_lossy().into_owned();
+        let dir = full.clone();
+        self.edit(|config| config.set_working_dir(Some(dir)));
+        full
+    }
+
+    fn configure(&mut self, action: &Action) {
+        match action {
+            Action::Arg(name, default) => self.declare(name, default.as_deref()),
+            Action::Env(text) => self.set_variables(text),
+            Action::Label(text) => {
+                let more = expand::pairs(text, &|name| self.lookup(name));
+                let mut labels = self.config().labels().clone().unwrap_or_default();
+                labels.extend(more);
+                self.edit(|config| config.set_labels(Some(labels)));
             }
             Action::User(user) => {
-                let user = ex(user);
-                self.edit(|config| {
-                    config.set_user(Some(user));
-                });
-            }
-            Action::Workdir(dir) => {
-                let dir = ex(dir);
-                let full = Path::new("/").join(self.workdir()).join(dir).to_string_lossy().into_owned();
-                let dir = full.clone();
-                self.edit(|config| {
-                    config.set_working_dir(Some(dir));
-                });
-                return Ok(Some(Change::Directory(full)));
+                let user = self.expanded(user);
+                self.edit(|config| config.set_user(Some(user)));
             }
             Action::Expose(ports) => {
-                let more: Vec<String> =
-                    ports.iter().map(|p| ex(p)).map(|p| if p.contains('/') { p } else { format!("{p}/tcp") }).collect();
-                self.edit(|config| {
-                    config.set_exposed_ports(Some(with(config.exposed_ports(), more)));
-                });
+                let whole = |p: String| if p.contains('/') { p } else { format!("{p}/tcp") };
+                let ports = with(self.config().exposed_ports(), self.all_expanded(ports).into_iter().map(whole));
+                self.edit(|config| config.set_exposed_ports(Some(ports)));
             }
             Action::Volume(paths) => {
-                let more: Vec<String> = paths.iter().map(|p| ex(p)).collect();
-                self.edit(|config| {
-                    config.set_volumes(Some(with(config.volumes(), more)));
-                });
+                let volumes = with(self.config().volumes(), self.all_expanded(paths));
+                self.edit(|config| config.set_volumes(Some(volumes)));
             }
             Action::StopSignal(signal) => {
-                let signal = ex(signal);
-                self.edit(|config| {
-                    config.set_stop_signal(Some(signal));
-                });
+                let signal = self.expanded(signal);
+                self.edit(|config| config.set_stop_signal(Some(signal)));
             }
             Action::Shell(words) => self.shell.clone_from(words),
             Action::Cmd(words) => {
                 let argv = self.argv(words);
-                self.edit(|config| {
-                    config.set_cmd(Some(argv));
-                });
+                self.edit(|config| config.set_cmd(Some(argv)));
             }
             Action::Entrypoint(words) => {
                 let argv = self.argv(words);
-                self.edit(|config| {
-                    config.set_entrypoint(Some(argv)).set_cmd(Some(Vec::new()));
-                });
+                self.edit(|config| config.set_entrypoint(Some(argv)).set_cmd(Some(Vec::new())));
             }
             Action::Maintainer(name) => {
                 self.image.config.set_author(Some(name.clone()));
             }
+            // Those change the filesystem.
+            Action::Run(_) | Action::Copy { .. } | Action::Workdir(_) => {}
         }
-        Ok(None)
+    }
+
+    /// ARG: what was given, else the default, else what stands before FROM.
+    fn declare(&mut self, name: &str, default: Option<&str>) {
+        let global = self.globals.iter().find(|(n, _)| n == name).and_then(|(_, v)| v.clone());
+        let value = self.given.get(name).cloned().or_else(|| default.map(|text| self.expanded(text))).or(global);
+        self.args.extend(value.map(|value| (name.to_owned(), value)));
+    }
+
+    /// ENV.
+    fn set_variables(&mut self, text: &str) {
+        let mut env = self.env();
+        for (key, value) in expand::pairs(text, &|name| self.lookup(name)) {
+            env.retain(|e| e.split_once('=').is_none_or(|(k, _)| k != key));
+            env.push(format!("{key}={value}"));
+        }
+        self.edit(|config| config.set_env(Some(env)));
     }
 
     fn argv(&self, words: &Words) -> Vec<String> {
@@ -241,7 +245,7 @@ impl Evaluation {
 }
 
 /// A set with more names.
-fn with(names: &Option<Vec<String>>, more: Vec<String>) -> Vec<String> {
+fn with(names: &Option<Vec<String>>, more: impl IntoIterator<Item = String>) -> Vec<String> {
     names.iter().flatten().cloned().chain(more).collect::<BTreeSet<_>>().into_iter().collect()
 }
 

@@ -1,10 +1,11 @@
 //! A tar into a tree: the layers of images, and what ADD unpacks.
 //!
 //! Whatever the tar holds, nothing outside the tree is touched: every path is resolved in the kernel as if the tree were `/`. What is
-//! there under a name gives way, but for a directory that both have.
+//! there under a name gives way, but for a directory that both have; what ADD brings replaces no directory by something else, and
+//! follows links to directories.
 
 use crate::error::{Context as _, Error, Result};
-use crate::rooted::{Root, children, remove_tree};
+use crate::rooted::{Root, children, clear, remove_tree};
 use rustix::fs::{
     AtFlags, FileType, Mode, OFlags, Timespec, Timestamps, chownat, mkdirat, openat, symlinkat, utimensat,
 };
@@ -151,7 +152,12 @@ impl Extractor {
         for part in path.ancestors() {
             self.placed.insert(part.to_owned());
         }
-        self.create(entry, kind, &dir, &file_name, &meta).doing(|| "cannot create it".into())?;
+        if kind.is_dir() && matches!(self.kind, Kind::Added { .. }) {
+            // As with tar's --keep-directory-symlink: /bin may be a link to /usr/bin.
+            self.parent(&self.at.join(&path), &meta)?;
+        } else {
+            self.create(entry, kind, &dir, &file_name, &meta).doing(|| "cannot create it".into())?;
+        }
         if kind.is_dir() {
             self.directories.push((self.at.join(path), meta));
         }
@@ -193,7 +199,10 @@ impl Extractor {
         if kind.is_dir() {
             return make_dir(dir, name);
         }
-        remove_tree(dir, name)?;
+        match self.kind {
+            Kind::Layer => remove_tree(dir, name)?,
+            Kind::Added { .. } => clear(dir, name)?,
+        }
         if kind.is_hard_link() {
             return self.link(entry, dir, name);
         }
@@ -215,7 +224,8 @@ impl Extractor {
     /// A second name of something: it has owner, mode and times already.
     fn link<R: Read>(&self, entry: &Entry<'_, R>, dir: &OwnedFd, name: &OsStr) -> io::Result<()> {
         let target = entry.link_name()?.unwrap_or_default();
-        let target = inside(target.strip_prefix("/").unwrap_or(&target))
+        let absolute = matches!(self.kind, Kind::Layer).then(|| target.strip_prefix("/").ok()).flatten();
+        let target = inside(absolute.unwrap_or(&target))
             .ok_or_else(|| io::Error::other("it is a link that leads out of the tree that it is unpacked in"))?;
         let target = self.at.join(target);
         let (parent, file) = (target.parent().unwrap_or(Path::new("/")), target.file_name().unwrap_or_default());

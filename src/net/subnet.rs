@@ -175,6 +175,8 @@ pub(super) fn choose(id: &str, taken: &[String]) -> Result<Subnet> {
     let path = "/proc/net/route";
     let text = std::fs::read_to_string(path).doing(|| format!("cannot read {path}"))?;
     let mut used = routes(&text);
+    // It gives its own ones up before it gets others.
+    used.routes.retain(|(_, device)| *device != super::bridge(id));
     used.taken = taken.iter().filter_map(|t| network(t)).collect();
     used.addresses.extend(name_servers());
     first_free(id, pools(), &used)

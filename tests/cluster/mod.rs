@@ -11,12 +11,13 @@ mod oar3;
 mod old_folders;
 
 use crate::support::{
-    Engine, Pty, Workdir, alone, assert_same_state, assert_soon_same_state, eventually, host_state, oar_tarball,
-    require_root, state_on, texts,
+    Engine, Pty, Workdir, alone, assert_same_state, assert_soon_same_state, data_dir, eventually, host_state,
+    oar_tarball, require_root, state_on, texts,
 };
 use std::fs;
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
+use std::os::unix::fs::PermissionsExt as _;
 use std::time::{Duration, Instant};
 
 /// An initialized, built and installed workdir. Quick when an earlier run left its images.
@@ -491,6 +492,55 @@ fn your_own_changes() {
     let listed = workdir.sh("frontend", "oarsub -q Q1 -l core=1 true");
     assert!(listed.contains("OAR_JOB_ID="), "the queue that the script made takes jobs: {listed}");
     workdir.ok(&["destroy", "-f"]);
+}
+
+#[test]
+fn a_plan_is_what_start_makes_and_makes_nothing() {
+    require_root();
+    let _alone = alone();
+    let workdir = ready("trixie");
+    workdir.ok(&["stop"]);
+    let before = host_state();
+    let shared = tempfile::tempdir_in(data_dir()).unwrap();
+    let volume = format!("{}:/mnt/shared:ro", shared.path().display());
+    let line = ["start", "-n", "1", "-v", &volume, "-e", "COLOUR=blue"];
+    let text = workdir.ok(&[&line[..], &["--plan"]].concat());
+    assert!(text.contains(&format!("{} -> /mnt/shared (ro)", shared.path().display())), "{text}");
+    assert!(text.contains("127.0.0.1:40080 -> frontend:80"), "{text}");
+    let json = workdir.ok(&[&line[..], &["--plan", "--json"]].concat());
+    let plan: serde_json::Value = serde_json::from_str(&json).unwrap();
+    assert_same_state(&before, &host_state());
+    assert!(workdir.fails(2, &["start", "--json"]).contains("oardocker start --plan --json"));
+    // An environment without images has no plan, and is told so as by `start`.
+    let empty = tempfile::tempdir_in(data_dir()).unwrap();
+    let nothing = Workdir { root: empty.path().into(), engine: Engine::Containerd };
+    nothing.ok(&["init"]);
+    assert!(nothing.fails(1, &["start", "--plan"]).contains("missing images: "));
+
+    workdir.ok(&line);
+    let hosts: Vec<&str> =
+        plan["hosts"].as_array().unwrap().iter().map(|host| host["name"].as_str().unwrap()).collect();
+    assert_eq!(hosts, ["server", "frontend", "rsyslog", "node1"]);
+    let status = workdir.ok(&["status"]);
+    let shown = workdir.ok(&[&line[..], &["--plan"]].concat());
+    for host in hosts {
+        let row = |text: &str| text.lines().find(|l| l.starts_with(&format!("{host} "))).unwrap().to_owned();
+        let address = |text: &str| row(text).split_whitespace().nth(1).unwrap().to_owned();
+        assert_eq!(address(&status), address(&text), "the address that was shown is the one it has");
+        assert_eq!(address(&shown), address(&text), "also while it runs");
+    }
+    let mounts = plan["hosts"][3]["spec"]["mounts"].as_array().unwrap();
+    let inside = workdir.root_sh("node1", "cat /proc/self/mounts");
+    for mount in mounts.iter().map(|mount| mount["target"].as_str().unwrap()) {
+        assert!(inside.lines().any(|line| line.split(' ').nth(1) == Some(mount)), "{mount} is not in: {inside}");
+    }
+    for file in plan["contents"]["files"].as_array().unwrap() {
+        let (path, mode) = (file["path"].as_str().unwrap(), file["mode"].as_str().unwrap());
+        let meta = fs::metadata(path).unwrap_or_else(|e| panic!("{path}: {e}"));
+        assert_eq!(format!("{:04o}", meta.permissions().mode() & 0o7777), mode, "{path}");
+    }
+    workdir.ok(&["stop"]);
+    assert_same_state(&before, &host_state());
 }
 
 #[test]

@@ -3,7 +3,7 @@
 
 use crate::support::{Engine, alone, require_root};
 use async_trait::async_trait;
-use oardocker::cgroup::{Cgroups, View, node_path};
+use oardocker::cgroup::{Cgroups, View};
 use oardocker::engine::fake::{Answer, Fake};
 use oardocker::engine::io::{Chunk, Session};
 use oardocker::engine::select::{self, Backend};
@@ -267,7 +267,7 @@ fn node(subject: &Subject, image: &Image, subnet: Subnet, cgroups: Option<&Cgrou
         mounts: Vec::new(),
         seeds: vec![Seed { path: "/etc/hosts", content: Content::Text("10.0.0.1 contract\n".into()) }],
         plug: Plug { network: ID.into(), subnet, index: 1, ports: Vec::new() },
-        cgroup: node_path(ID, "node1"),
+        cgroup: cgroups.and_then(|c| c.node(ID, "node1")),
         cgroup_view: View { kind: if v1 { "cgroup" } else { "cgroup2" }, controllers: Vec::new() },
         labels: BTreeMap::from([("oardocker.env".to_owned(), ID.to_owned())]),
         console: subject.dir.path().join("console"),

@@ -83,8 +83,6 @@ pub(super) async fn attach(
     let workdir = context.workdir()?;
     let (engine, files) = (context.engine().await?, context.files(&workdir));
     let container = session::host(engine.as_ref(), &files, &workdir.env_id, hostname).await?;
-    // It may stay open for hours, and has nothing half done.
-    context.images().await?.release().await?;
     let image_env = files.image_env(cluster::role(hostname))?;
     let tty = input == Input::Terminal;
     let mut envs = variables(&files)?;

@@ -21,7 +21,7 @@ use crate::cluster::files::Files;
 use crate::cluster::images::{StepNetwork, remove_steps, steps_id};
 use crate::cluster::run::{Event, Runner};
 use crate::engine::select::{self, Backend};
-use crate::engine::{Engine, Images, address};
+use crate::engine::{Engine, address};
 use crate::error::{Context as _, Error, Result};
 use crate::host::{self, Machine};
 use crate::image::build::{Builder, Options};
@@ -131,10 +131,6 @@ impl Context {
 
     async fn engine(&mut self) -> Result<Arc<dyn Engine>> {
         Ok(self.backend().await?.engine)
-    }
-
-    async fn images(&mut self) -> Result<Arc<dyn Images>> {
-        Ok(self.backend().await?.images)
     }
 
     /// Where the files of an environment's cluster are.
@@ -254,7 +250,12 @@ impl Context {
 
     /// Gives up what the engine protects for us.
     pub async fn close(&mut self) {
-        if let Some(backend) = self.backend.take()
+        self.release().await;
+        self.backend = None;
+    }
+
+    async fn release(&self) {
+        if let Some(backend) = &self.backend
             && let Err(e) = backend.images.release().await
         {
             self.ui.error(&e);
@@ -311,8 +312,9 @@ pub fn needs_engine(command: &str) -> bool {
 pub async fn run(context: &mut Context, invocation: &Invocation) -> Result<u8> {
     context.in_session = matches!(invocation.command, "exec" | "connect" | "logs");
     if context.in_session {
-        // A shell may stay open for hours; the cluster must be manageable from another terminal.
+        // A shell may stay open for hours, and has nothing half done; the cluster must be manageable from another terminal.
         context.locks.clear();
+        context.release().await;
     }
     match invocation.command {
         "build" => build::run(context, params(invocation)).await?,

@@ -132,12 +132,15 @@ impl Client {
     }
 
     pub(super) async fn release_lease(&self) -> Result<()> {
-        let Some(id) = self.lease.lock().expect("no panics under this lock").take() else { return Ok(()) };
+        let Some(id) = self.lease() else { return Ok(()) };
         match self.leases().delete(DeleteRequest { id: id.clone(), sync: false }).await {
             Err(status) if status.code() != Code::NotFound => {
                 Err(status).doing(|| format!("cannot release containerd lease {id}"))
             }
-            _ => Ok(()),
+            _ => {
+                self.lease.lock().expect("no panics under this lock").take();
+                Ok(())
+            }
         }
     }
 

@@ -96,7 +96,7 @@ impl Docker {
         HostConfig {
             mounts: Some(mounts),
             tmpfs: Some(tmpfs.collect()),
-            cgroup_parent: below_ours.then(|| spec.cgroup.clone()),
+            cgroup_parent: spec.cgroup.clone().filter(|_| below_ours),
             cgroupns_mode: Some(HostConfigCgroupnsModeEnum::PRIVATE),
             cap_drop: Some(vec!["ALL".into()]),
             cap_add: Some(capabilities()),

@@ -9,7 +9,6 @@ use hyper::upgrade::Upgraded;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use std::path::Path;
-use std::time::Duration;
 use tokio::net::UnixStream;
 
 /// No answer that is read as a whole is longer, in bytes.
@@ -33,44 +32,26 @@ impl Answer {
 }
 
 /// Asks, and reads the whole answer.
-pub(super) async fn ask(
-    socket: &Path,
-    limit: Duration,
-    method: Method,
-    path: &str,
-    body: Option<String>,
-) -> Result<Answer> {
-    let asking = async {
-        let stream = UnixStream::connect(socket).await.doing(|| "cannot connect".into())?;
-        let listener = stream.peer_cred().doing(|| "cannot tell who listens".into())?;
-        // The engine closes the connection: it is done with us then, and not only we with it.
-        let request = request(method, path, "close", body)?;
-        let response = send(stream, request).await?;
-        let (head, body) = response.into_parts();
-        let body = Limited::new(body, MAX_ANSWER).collect().await.map_err(|e| Error::new(e.to_string()))?.to_bytes();
-        Ok(Answer { status: head.status, headers: head.headers, body, listener })
-    };
-    in_time(limit, asking).await
+pub(super) async fn ask(socket: &Path, method: Method, path: &str, body: Option<String>) -> Result<Answer> {
+    let stream = UnixStream::connect(socket).await.doing(|| "cannot connect".into())?;
+    let listener = stream.peer_cred().doing(|| "cannot tell who listens".into())?;
+    // The connection is for this alone.
+    let response = send(stream, request(method, path, "close", body)?).await?;
+    let (head, body) = response.into_parts();
+    let body = Limited::new(body, MAX_ANSWER).collect().await.map_err(|e| Error::new(e.to_string()))?.to_bytes();
+    Ok(Answer { status: head.status, headers: head.headers, body, listener })
 }
 
 /// Asks for a connection that is something else from the answer on.
-pub(super) async fn upgrade(socket: &Path, limit: Duration, path: &str, body: String) -> Result<TokioIo<Upgraded>> {
-    let asking = async {
-        let stream = UnixStream::connect(socket).await.doing(|| "cannot connect".into())?;
-        let mut request = request(Method::POST, path, "Upgrade", Some(body))?;
-        request.headers_mut().insert(UPGRADE, "tcp".parse().expect("a plain word"));
-        let response = send(stream, request).await?;
-        if response.status() != StatusCode::SWITCHING_PROTOCOLS {
-            return Err(Error::new(response.status().to_string()));
-        }
-        hyper::upgrade::on(response).await.map(TokioIo::new).doing(|| "the connection was not given".into())
-    };
-    in_time(limit, asking).await
-}
-
-async fn in_time<T>(limit: Duration, work: impl Future<Output = Result<T>>) -> Result<T> {
-    let late = |_| Error::new(format!("it does not answer within {} s", limit.as_secs()));
-    tokio::time::timeout(limit, work).await.map_err(late)?
+pub(super) async fn upgrade(socket: &Path, path: &str, body: String) -> Result<TokioIo<Upgraded>> {
+    let stream = UnixStream::connect(socket).await.doing(|| "cannot connect".into())?;
+    let mut request = request(Method::POST, path, "Upgrade", Some(body))?;
+    request.headers_mut().insert(UPGRADE, "tcp".parse().expect("a plain word"));
+    let response = send(stream, request).await?;
+    if response.status() != StatusCode::SWITCHING_PROTOCOLS {
+        return Err(Error::new(response.status().to_string()));
+    }
+    hyper::upgrade::on(response).await.map(TokioIo::new).doing(|| "the connection was not given".into())
 }
 
 fn request(method: Method, path: &str, connection: &str, body: Option<String>) -> Result<Request<Full<Bytes>>> {
@@ -83,10 +64,7 @@ fn request(method: Method, path: &str, connection: &str, body: Option<String>) -
 }
 
 async fn send(stream: UnixStream, request: Request<Full<Bytes>>) -> Result<Response<Incoming>> {
-    let talking = async {
-        let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
-        tokio::spawn(connection.with_upgrades());
-        sender.send_request(request).await
-    };
-    talking.await.doing(|| "it does not speak HTTP".into())
+    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.doing(|| "cannot begin".into())?;
+    tokio::spawn(connection.with_upgrades());
+    sender.send_request(request).await.doing(|| "it did not answer".into())
 }

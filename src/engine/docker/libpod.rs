@@ -78,8 +78,8 @@ pub(super) fn container(
         "systemd": "false",
         "sdnotifyMode": "ignore",
     });
-    if below_ours {
-        wanted["cgroup_parent"] = json!(spec.cgroup);
+    if let Some(path) = spec.cgroup.as_ref().filter(|_| below_ours) {
+        wanted["cgroup_parent"] = json!(path);
     }
     if machine.is_rootless() {
         // Nothing of the host's can be written there, and what is masked keeps systemd from mounting it anew.

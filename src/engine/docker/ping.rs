@@ -25,26 +25,34 @@ pub(in crate::engine) struct Pong {
 
 /// Asks. Podman's own answer to more than this takes it 0.3 s.
 pub(super) async fn ping(socket: &Path) -> Result<Pong> {
-    super::reach(socket)?;
+    let path = socket.to_owned();
+    tokio::task::spawn_blocking(move || super::reach(&path)).await.doing(|| "cannot ask".into())??;
     ping_at(socket).await
-}
-
-async fn ping_at(socket: &Path) -> Result<Pong> {
-    let asked = tokio::time::timeout(SILENCE, http::ask(socket, SILENCE, Method::GET, "/_ping", None)).await;
-    let stranger =
-        || Error::new("it does not speak Docker's API").hint("for containerd's own socket write containerd://PATH");
-    let answer = asked.map_err(|_| silent())?.map_err(|_| stranger())?;
-    if answer.status != StatusCode::OK {
-        return Err(stranger());
-    }
-    let (listener, owner) = (answer.listener.pid().unwrap_or(0), answer.listener.uid());
-    read(&answer.headers, listener, owner).ok_or_else(stranger)
 }
 
 /// The same while there is no runtime, and without a thread.
 pub(in crate::engine) fn ping_alone(socket: &Path) -> Result<Pong> {
+    super::reach(socket)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    runtime.doing(|| "cannot ask".into())?.block_on(ping(socket))
+    runtime.doing(|| "cannot ask".into())?.block_on(ping_at(socket))
+}
+
+async fn ping_at(socket: &Path) -> Result<Pong> {
+    let asked = tokio::time::timeout(SILENCE, http::ask(socket, Method::GET, "/_ping", None)).await;
+    let answer = asked.map_err(|_| silent())?.map_err(|e| if speaks_otherwise(&e) { stranger() } else { e })?;
+    if answer.status != StatusCode::OK {
+        return Err(stranger());
+    }
+    let (listener, owner) = (answer.listener.pid().unwrap_or(0), answer.listener.uid());
+    Ok(read(&answer.headers, listener, owner))
+}
+
+fn speaks_otherwise(error: &Error) -> bool {
+    error.cause::<hyper::Error>().is_some_and(|e| e.is_parse() || e.is_incomplete_message())
+}
+
+fn stranger() -> Error {
+    Error::new("it does not speak Docker's API").hint("for containerd's own socket write containerd://PATH")
 }
 
 /// What to say of an engine that does not answer.
@@ -52,10 +60,10 @@ pub(super) fn silent() -> Error {
     Error::new(format!("it does not answer within {} s", SILENCE.as_secs()))
 }
 
-fn read(headers: &HeaderMap, listener: i32, owner: u32) -> Option<Pong> {
+fn read(headers: &HeaderMap, listener: i32, owner: u32) -> Pong {
     let header = |name: &str| headers.get(name).and_then(|value| Some(value.to_str().ok()?.to_owned()));
-    let (podman, api) = (header("libpod-api-version"), header("api-version")?);
-    Some(Pong { podman, api, listener, owner })
+    let (podman, api) = (header("libpod-api-version"), header("api-version").unwrap_or_default());
+    Pong { podman, api, listener, owner }
 }
 
 #[cfg(test)]
@@ -86,14 +94,9 @@ mod tests {
         assert_eq!(u32::try_from(podman.listener).unwrap(), std::process::id());
         let docker = "HTTP/1.1 200 OK\r\nApi-Version: 1.41\r\nContent-Length: 24\r\n\r\nLibpod-API-Version: 4.3.1";
         assert_eq!(of(docker).await.unwrap().podman, None);
-        for stranger in [
-            "220 mail server ready\r\n",
-            "",
-            "HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n",
-            "HTTP/1.1 200 OK\r\n\r\n",
-        ] {
-            let error = of(stranger).await.unwrap_err();
-            assert!(error.to_string().contains("does not speak Docker's API"), "{stranger:?}: {error}");
+        for answer in ["220 mail server ready\r\n", "", "HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n"] {
+            let error = of(answer).await.unwrap_err();
+            assert!(error.to_string().contains("does not speak Docker's API"), "{answer:?}: {error}");
         }
     }
 }

@@ -92,16 +92,21 @@ impl Docker {
     }
 
     async fn ask(&self, method: Method, path: &str, body: Option<String>) -> Result<Answer> {
-        http::ask(&self.socket, Duration::from_secs(LIMIT), method, path, body).await
+        in_time(http::ask(&self.socket, method, path, body)).await
     }
 
     /// Starts a session with a terminal: the connection is then what the terminal says, and hears, and nothing else.
     pub(super) async fn start_terminal(&self, exec: &str) -> Result<TokioIo<Upgraded>> {
         let path = format!("/{}/exec/{exec}/start", version());
         let body = r#"{"Detach":false,"Tty":true}"#.to_owned();
-        let started = http::upgrade(&self.socket, Duration::from_secs(LIMIT), &path, body).await;
+        let started = in_time(http::upgrade(&self.socket, &path, body)).await;
         started.doing(|| format!("{} did not start the session", self.info.name))
     }
+}
+
+async fn in_time<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
+    let late = |_| Error::new(format!("it does not answer within {LIMIT} s"));
+    tokio::time::timeout(Duration::from_secs(LIMIT), work).await.map_err(late)?
 }
 
 fn version() -> String {
