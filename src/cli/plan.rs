@@ -5,6 +5,7 @@ use crate::cluster::contents::Source;
 use crate::cluster::plan::{Host, Plan};
 use crate::error::{Context as _, Result};
 use crate::net::Access;
+use crate::workdir;
 
 /// The whole plan.
 pub fn json(plan: &Plan) -> Result<String> {
@@ -54,7 +55,7 @@ fn files(plan: &Plan) -> String {
 /// Its name for the user.
 fn image(host: &Host) -> &str {
     let name = host.spec.image.name.as_str();
-    name.split_once(".env/").map_or(name, |(_, name)| name)
+    workdir::owned(name).map_or(name, |(_, name)| name)
 }
 
 fn ports(plan: &Plan) -> Vec<String> {

@@ -47,7 +47,7 @@ fn environment(name: &str) -> Option<&str> {
 
 /// The environment's id in an image's engine name, if that ends with this name.
 fn owner<'a>(image: &'a ImageRecord, name: &str) -> Option<&'a str> {
-    image.name.strip_suffix(Name::new(name).as_str())?.strip_suffix(".env/")
+    workdir::owned(&image.name).filter(|(_, own)| *own == Name::new(name).as_str()).map(|(id, _)| id)
 }
 
 fn newest<'a>(images: &'a [ImageRecord], name: &str) -> Option<&'a ImageRecord> {
@@ -55,7 +55,7 @@ fn newest<'a>(images: &'a [ImageRecord], name: &str) -> Option<&'a ImageRecord> 
 }
 
 fn whose(image: &ImageRecord, machine: &Machine) -> String {
-    let id = image.name.split(".env/").next().unwrap_or_default();
+    let id = workdir::owned(&image.name).map_or("", |(id, _)| id);
     let place = workdir::owner(machine, id).map_or_else(|| "a folder that is gone".into(), |p| p.display().to_string());
     let what = image.labels.get(COMMENT_LABEL).map(|c| format!(", {c}")).unwrap_or_default();
     format!("that of environment {id} in {place}{what}")

@@ -164,6 +164,14 @@ fn has_id(root: &Path, env_id: &str) -> bool {
     id.is_ok_and(|id| id.trim().eq_ignore_ascii_case(env_id))
 }
 
+/// What is between an environment's id and the name that its user knows, in the name of an image.
+const OWNED: &str = ".env/";
+
+/// The environment's id and the name that its user knows, in an image's name; none where it is no environment's own.
+pub fn owned(name: &str) -> Option<(&str, &str)> {
+    name.split_once(OWNED)
+}
+
 /// The folder that an environment's id belongs to, while that is so.
 pub fn owner(machine: &Machine, env_id: &str) -> Option<PathBuf> {
     let (root, _) = claimed(&fs::read_to_string(claims(machine).join(env_id)).ok()?);
@@ -280,9 +288,9 @@ impl Workdir {
         if self.manifest.install_on.iter().any(|r| r == role) { "base" } else { "latest" }
     }
 
-    /// As the engine knows it: two workdirs with the same environment have their own images.
+    /// As the store and the engine know it: two workdirs with the same environment have their own images. See [`owned`].
     pub fn engine_name(&self, role: &str, tag: &str) -> String {
-        format!("{}.env/{}", self.env_id, self.image_name(role, tag))
+        format!("{}{OWNED}{}", self.env_id, self.image_name(role, tag))
     }
 }
 

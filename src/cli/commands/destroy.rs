@@ -7,6 +7,7 @@ use crate::engine::select::Backend;
 use crate::error::{Error, Result};
 use crate::image::cache::CACHE;
 use crate::image::report::short;
+use crate::workdir::owned;
 use std::io::BufRead as _;
 
 /// Asks; an answer that is no, or none at all, aborts.
@@ -42,13 +43,12 @@ pub(super) async fn run(context: &mut Context) -> Result<()> {
     let mut shared = Vec::new();
     if !others {
         let all = store.images().await?.into_iter().map(|r| r.name);
-        shared.extend(all.filter(|n| n.starts_with(CACHE) || !n.contains(".env/")));
+        shared.extend(all.filter(|n| n.starts_with(CACHE) || owned(n).is_none()));
     }
     images::remove(store.as_ref(), engine.as_ref(), &names, &shared).await?;
-    let prefix = format!("{}.env/", workdir.env_id);
     for record in own {
         let removed = context.ui.paint_out(ui::BLUE, "Removed");
-        let name = record.name.strip_prefix(&prefix).unwrap_or(&record.name).to_owned();
+        let name = owned(&record.name).map_or(record.name.as_str(), |(_, name)| name);
         context.ui.line(&format!("Image {name} ({}) --> {removed}", short(&record.id)));
     }
     if !others {

@@ -8,17 +8,18 @@ use crate::engine::State;
 use crate::engine::select::Backend;
 use crate::error::Result;
 use crate::image::report::short;
+use crate::workdir::owned;
 use std::time::SystemTime;
 
 pub(super) async fn run(context: &mut Context) -> Result<()> {
     let workdir = context.workdir()?;
     let Backend { engine, images: store } = context.backend().await?;
     let mut rows = Vec::new();
-    let prefix = format!("{}.env/", workdir.env_id);
+    let known = |name: &str| owned(name).map_or(name, |(_, name)| name).to_owned();
     for record in images::of_environment(store.as_ref(), &workdir.env_id).await? {
         let size = store.image(&record.name).await?.map_or(0, |i| i.layers.iter().map(|l| l.size).sum::<u64>());
         rows.push(vec![
-            record.name.strip_prefix(&prefix).unwrap_or(&record.name).to_owned(),
+            known(&record.name),
             short(&record.id).to_owned(),
             ago(record.created),
             bytes(size),
@@ -46,14 +47,7 @@ pub(super) async fn run(context: &mut Context) -> Result<()> {
             State::Exited(code) => context.ui.paint_out(ui::RED, &format!("Exit {code}")),
             State::Created => context.ui.paint_out(ui::RED, "Created"),
         };
-        rows.push(vec![
-            name.clone(),
-            address(&name),
-            c.image.strip_prefix(&prefix).unwrap_or(&c.image).to_owned(),
-            ago(c.created),
-            c.id,
-            status,
-        ]);
+        rows.push(vec![name.clone(), address(&name), known(&c.image), ago(c.created), c.id, status]);
     }
     let headings = ["Containers", "IP", "Image", "Created", "ID", "Status"];
     context.ui.data(&format!("\n{}", table::render(&headings, &rows)));
