@@ -1,4 +1,5 @@
 # `make demo` shows what this is; `make test` runs all tests. Both want root on a Debian 12 (or later) with Rust's cargo.
+# `make unit` runs what needs neither root nor an engine, in seconds.
 
 # An index that cannot be had is an error, with its address, and not a package that is missing later.
 APT_UPDATE = apt-get -q -o APT::Update::Error-Mode=any -o Acquire::Retries=3 update
@@ -10,7 +11,7 @@ OAR = target/oar.tar.gz
 OAR3 = target/oar3.tar
 BINARY = target/debug/oardocker
 
-.PHONY: all deps demo test soak lint bench clean build
+.PHONY: all deps demo test unit soak lint bench clean build
 
 all: build
 
@@ -37,7 +38,12 @@ demo: build
 	tests/demo $(BINARY) $(OAR)
 
 test: build
-	cargo test --no-fail-fast
+	cargo test --no-fail-fast -- --include-ignored
+
+# The command line is in it, but for its shells.
+unit:
+	cargo test --lib
+	cargo test --test main -- cli:: contract_of_the_fake --skip completion
 
 # Every command killed at 200 random instants on each engine; OARDOCKER_TEST_SEED=N repeats a run.
 soak: build

@@ -230,7 +230,7 @@ fn say_ready(spec: &NodeSpec) {
     }
 }
 
-/// Copies a small tree of directories and files.
+/// Copies a small tree of directories and files, with their times.
 fn copy_tree(from: &Path, to: &Path) -> std::io::Result<()> {
     fs::create_dir_all(to)?;
     for entry in fs::read_dir(from)? {
@@ -239,8 +239,9 @@ fn copy_tree(from: &Path, to: &Path) -> std::io::Result<()> {
         if entry.file_type()?.is_dir() {
             copy_tree(&entry.path(), &target)?;
         } else {
-            fs::copy(entry.path(), target)?;
+            fs::copy(entry.path(), &target)?;
         }
+        fs::File::open(&target)?.set_modified(entry.metadata()?.modified()?)?;
     }
     Ok(())
 }

@@ -156,18 +156,30 @@ pub fn apply(plan: &Plan, root: &Path) -> Result<()> {
     Ok(())
 }
 
+/// Makes a directory that is missing, so that it is the same each time.
+pub fn directory(root: &Root, path: &Path) -> Result<()> {
+    let (_, made) = root.make_dir(path)?;
+    date(root, &made)
+}
+
 fn make_dir(root: &Root, path: &Path, plan: &Plan) -> Result<OwnedFd> {
     let (dir, made) = root.make_dir(path)?;
-    // From the inside out, since giving a directory its time must come after its children.
-    for path in made.iter().rev() {
+    for path in &made {
         let (dir, _) = root.make_dir(path)?;
         own(&dir, OsStr::new("."), plan).doing(|| format!("cannot set the owner of {}", path.display()))?;
-        let parent = path.parent().unwrap_or(Path::new("/"));
-        let (parent, _) = root.make_dir(parent)?;
-        set_times(&dir, OsStr::new(".")).doing(|| format!("cannot set the time of {}", path.display()))?;
-        set_times(&parent, OsStr::new(".")).doing(|| format!("cannot set the time of {}", path.display()))?;
     }
+    date(root, &made)?;
     Ok(dir)
+}
+
+/// Gives directories that were made, and what has got them, their time: from the inside out, since it must come after their children.
+fn date(root: &Root, made: &[PathBuf]) -> Result<()> {
+    let with_parent = |path: &PathBuf| [path.clone(), path.parent().unwrap_or(Path::new("/")).to_owned()];
+    for path in made.iter().rev().flat_map(with_parent) {
+        let (dir, _) = root.make_dir(&path)?;
+        set_times(&dir, OsStr::new(".")).doing(|| format!("cannot set the time of {}", path.display()))?;
+    }
+    Ok(())
 }
 
 fn copy_children(from: &Path, to: &OwnedFd, plan: &Plan) -> io::Result<()> {
@@ -326,6 +338,18 @@ mod tests {
         assert_eq!(hash_now(), first);
         fs::set_permissions(&file, fs::Permissions::from_mode(0o700)).unwrap();
         assert_ne!(hash_now(), first);
+    }
+
+    #[test]
+    fn a_working_directory_is_the_same_each_time() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = Root::open(dir.path()).unwrap();
+        fs::create_dir(dir.path().join("there")).unwrap();
+        directory(&root, Path::new("/there/new/sub")).unwrap();
+        let time = |name: &str| fs::metadata(dir.path().join(name)).unwrap().mtime();
+        assert_eq!([time("there"), time("there/new"), time("there/new/sub")], [EPOCH; 3]);
+        directory(&root, Path::new("/there/new")).unwrap();
+        assert_ne!(time(""), EPOCH, "nothing was made there");
     }
 
     #[test]

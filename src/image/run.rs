@@ -48,7 +48,7 @@ impl Builder {
                     tokio::task::spawn_blocking(move || copy::apply(&plan, &root)).await.doing(|| "copy".into())??;
                 }
                 Change::Directory(path) => {
-                    Root::open(&step.root)?.make_dir(Path::new(path))?;
+                    copy::directory(&Root::open(&step.root)?, Path::new(path))?;
                 }
             }
             self.store(&step).await

@@ -86,6 +86,9 @@ mod tests {
         for (name, text) in entries {
             let kind = if name.ends_with('/') { EntryType::Directory } else { EntryType::Regular };
             let mut header = header(kind, text.len());
+            if kind.is_dir() {
+                header.set_mode(0o750);
+            }
             header.as_old_mut().name[..name.len()].copy_from_slice(name.as_bytes());
             header.set_cksum();
             builder.append(&header, text.as_bytes()).unwrap();

@@ -217,6 +217,7 @@ mod tests {
     }
 
     #[test]
+    #[ignore = "mounts, which needs root: make test runs it"]
     fn tarballs() {
         let tmp = tempfile::tempdir().unwrap();
         let dir = tmp.path();
@@ -276,6 +277,7 @@ mod tests {
     }
 
     #[test]
+    #[ignore = "mounts, which needs root: make test runs it"]
     fn what_a_git_tree_says_is_not_run() {
         let tmp = tempfile::tempdir().unwrap();
         let (tree, evil) = (tmp.path().join("oar"), tmp.path().join("evil"));
@@ -296,6 +298,7 @@ mod tests {
     }
 
     #[test]
+    #[ignore = "mounts, which needs root: make test runs it"]
     fn a_git_tree_of_another_account_is_its_owner_s() {
         use std::os::unix::fs::MetadataExt as _;
         assert!(nix::unistd::geteuid().is_root(), "this test needs root: sudo make test");
@@ -356,6 +359,7 @@ mod tests {
     }
 
     #[test]
+    #[ignore = "mounts, which needs root: make test runs it"]
     fn of_a_git_tree_only_what_git_tracks() {
         let tmp = tempfile::tempdir().unwrap();
         let tree = tmp.path().join("oar");
@@ -415,6 +419,7 @@ mod tests {
     }
 
     #[test]
+    #[ignore = "mounts, which needs root: make test runs it"]
     fn of_the_history_only_what_describe_wants() {
         let tmp = tempfile::tempdir().unwrap();
         let (tree, scratch) = (tmp.path().join("oar"), tmp.path().join("scratch"));
@@ -450,6 +455,7 @@ mod tests {
     }
 
     #[test]
+    #[ignore = "mounts, which needs root: make test runs it"]
     fn clones_that_lack_something_are_copied() {
         let tmp = tempfile::tempdir().unwrap();
         let (origin, scratch) = (tmp.path().join("origin"), tmp.path().join("scratch"));
@@ -492,6 +498,7 @@ mod tests {
     }
 
     #[test]
+    #[ignore = "mounts, which needs root: make test runs it"]
     fn worktrees_and_submodules_are_copied() {
         let tmp = tempfile::tempdir().unwrap();
         let (tree, scratch) = (tmp.path().join("oar"), tmp.path().join("scratch"));

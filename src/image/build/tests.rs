@@ -29,6 +29,11 @@ impl Network for NoNetwork {
     }
 }
 
+/// Who runs the test: nobody else needs root to give files to.
+fn own() -> String {
+    format!("--chown={}:{}", nix::unistd::getuid(), nix::unistd::getgid())
+}
+
 /// Folders with Dockerfiles, and a store.
 struct World {
     dir: tempfile::TempDir,
@@ -50,9 +55,9 @@ impl World {
             fake: Arc::new(Fake::with_program(program).unwrap()),
             lines: Arc::default(),
         };
-        world.write("base/Dockerfile", "FROM scratch\nCOPY etc /etc\nENV A=1\nRUN one\n");
+        world.write("base/Dockerfile", &format!("FROM scratch\nCOPY {} etc /etc\nENV A=1\nRUN one\n", own()));
         world.write("base/etc/passwd", "root:x:0:0::/root:/bin/sh\n");
-        world.write("node/Dockerfile", "FROM o/base\nCOPY file /file\nRUN two $A\nWORKDIR /w\n");
+        world.write("node/Dockerfile", &format!("FROM o/base\nCOPY {} file /file\nRUN two $A\nWORKDIR /w\n", own()));
         world.write("node/file", "1");
         world
     }
@@ -143,14 +148,14 @@ async fn layers_that_somebody_took_away_are_made_again() {
 #[tokio::test]
 async fn a_step_that_fails_is_named_and_costs_itself() {
     let world = World::new();
-    world.write("node/Dockerfile", "FROM o/base\nCOPY file /file\nRUN fail\n");
+    world.write("node/Dockerfile", &format!("FROM o/base\nCOPY {} file /file\nRUN fail\n", own()));
     let error = world.build(Options::default()).await.unwrap_err();
     let text = error.to_string();
     assert!(text.starts_with("cannot build node: ") && text.contains("node/Dockerfile:3: RUN fail"), "{text}");
     assert!(text.ends_with("exit code 7"), "{text}");
     assert_eq!(error.details(), ["ran fail"]);
     assert_eq!(world.fake.left(), Vec::<String>::new());
-    world.write("node/Dockerfile", "FROM o/base\nCOPY file /file\nRUN two\n");
+    world.write("node/Dockerfile", &format!("FROM o/base\nCOPY {} file /file\nRUN two\n", own()));
     world.build(Options::default()).await.unwrap();
     assert_eq!(world.made(), 1);
 }
