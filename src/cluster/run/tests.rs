@@ -281,6 +281,41 @@ async fn a_host_that_says_nothing_is_waited_for_and_named() {
     world.assert_clean("a host is silent");
 }
 
+#[tokio::test]
+async fn who_does_not_wait_gets_hosts_that_boot() {
+    let world = World::new(healthy).await;
+    world.fake.keeps_silent("oardocker-ab12-server");
+    world.runner().start(&world.request(), false).await.unwrap();
+    assert_eq!(containers(world.fake.as_ref(), "ab12").await.unwrap().len(), 5);
+    assert!(!world.events.lock().unwrap().contains(&Event::Ready));
+    world.runner().stop(None).await.unwrap();
+    world.assert_clean("after stop");
+}
+
+#[tokio::test]
+async fn what_is_on_the_host_has_the_modes_of_the_plan() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let world = World::new(healthy).await;
+    let request = world.request();
+    let runner = world.runner();
+    runner.start(&request, true).await.unwrap();
+    let images = facts::images(world.fake.as_ref(), &request).await.unwrap();
+    let subnet = crate::net::Subnet::first();
+    let facts = Facts::collect(&request, &world.machine, &runner.cgroups, images, subnet).unwrap();
+    let contents = plan::plan(&request, &facts).contents;
+    let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o7777;
+    // /home is as the image has it.
+    let dirs = contents.dirs.iter().filter(|dir| dir.path != runner.files.home());
+    dirs.for_each(|dir| assert_eq!(mode(&dir.path), dir.mode, "{}", dir.path.display()));
+    contents.files.iter().for_each(|file| assert_eq!(mode(&file.path), file.mode, "{}", file.path.display()));
+    // Nobody else comes as far as that.
+    assert_eq!(mode(&world.machine.data_dir().join("clusters")), 0o700);
+    assert_eq!(mode(runner.files.dir()), 0o700);
+    let env = world.dir.path().join("env");
+    assert_eq!(mode(&env.join("tmp")), 0o700);
+    assert_eq!(mode(&env.join("tmp/node/root/.bash_history")), 0o600);
+}
+
 #[tokio::test(start_paused = true)]
 async fn hosts_are_made_side_by_side() {
     let (calls, _) = counted().await;

@@ -161,6 +161,30 @@ async fn a_step_that_fails_is_named_and_costs_itself() {
 }
 
 #[tokio::test]
+async fn an_interrupted_build_ends_and_leaves_no_step_wherever_it_is() {
+    let calls = {
+        let world = World::new();
+        world.build(Options::default()).await.unwrap();
+        world.fake.calls().len()
+    };
+    // The last one only asks for the ids of what is there.
+    for number in 1..calls {
+        let world = World::new();
+        let builder = world.builder(Options::default());
+        let cancel = builder.cancel.clone();
+        world.fake.at(number, move || cancel.cancel());
+        let outcome = builder.build(&world.definitions()).await;
+        let when = format!("interrupted at call {number}: {:?}", world.fake.calls().get(number - 1));
+        match outcome {
+            Err(e) => assert_eq!(e.exit_code(), 130, "{when}: {e}"),
+            // What is put under its name is there, and nothing is left to undo.
+            Ok(_) => assert!(when.contains("put_image o/node"), "{when}"),
+        }
+        assert_eq!(world.fake.left(), Vec::<String>::new(), "{when}");
+    }
+}
+
+#[tokio::test]
 async fn whatever_a_store_refuses_no_step_stays_and_the_next_build_goes_on() {
     let calls = {
         let world = World::new();
