@@ -19,20 +19,28 @@ use std::time::{Duration, Instant};
 pub const BINARY: &str = env!("CARGO_BIN_EXE_oardocker");
 
 /// One test at a time; one that fails leaves no cluster that the next falls over.
-pub struct Alone(#[allow(dead_code, reason = "held, not used")] MutexGuard<'static, ()>);
+pub struct Alone {
+    begun: Instant,
+    _one: MutexGuard<'static, ()>,
+}
 
 impl Drop for Alone {
     fn drop(&mut self) {
         if std::thread::panicking() {
             Engine::Containerd.sweep();
         }
+        // Also of those that pass, whose output is not shown.
+        let thread = std::thread::current();
+        let name = thread.name().unwrap_or_default();
+        let _ = writeln!(std::io::stderr(), "{:7.1} s  {name}", self.begun.elapsed().as_secs_f64());
     }
 }
 
 /// Clusters are looked at as a whole, host included: one at a time.
 pub fn alone() -> Alone {
     static ONE: Mutex<()> = Mutex::new(());
-    Alone(ONE.lock().unwrap_or_else(PoisonError::into_inner))
+    let one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
+    Alone { begun: Instant::now(), _one: one }
 }
 
 /// Fails where the tests of this tier cannot run, and says what is missing.
