@@ -280,20 +280,20 @@ impl Level {
         self.refuse("bad_value", format!("Invalid value for 'HOSTNAME': {} is not a host; {known}{advice}", repr(host)))
     }
 
-    fn bad(self, option: &Opt, what: String) -> Refusal {
+    fn bad(self, option: &Opt, what: &str) -> Refusal {
         self.refuse("bad_value", format!("Invalid value for {}: {what}", option.names()))
     }
 
     fn convert(self, option: &Opt, given: &Given) -> Result<Value, Refusal> {
         match given {
             Given::Flag(on) => Ok(json!(on)),
-            Given::Value(text) => convert(option.kind, text).map_err(|what| self.bad(option, what)),
+            Given::Value(text) => convert(option.kind, text).map_err(|what| self.bad(option, &what)),
         }
     }
 
     fn of_environment(self, option: &Opt, text: &str) -> Result<Value, Refusal> {
         match option.kind {
-            Kind::Flag | Kind::Pair(_) => boolean(text).map(|b| json!(b)).map_err(|what| self.bad(option, what)),
+            Kind::Flag | Kind::Pair(_) => boolean(text).map(|b| json!(b)).map_err(|what| self.bad(option, &what)),
             _ if option.default == Default::List => text
                 .split_whitespace()
                 .map(|item| self.convert(option, &Given::Value(item.to_owned())))
@@ -372,7 +372,7 @@ fn verify(chain: &[Invocation]) -> Result<(), Refusal> {
             let value = &invocation.params.get(option.param).cloned().unwrap_or_default();
             let items = value.as_array().map_or_else(|| std::slice::from_ref(value), Vec::as_slice);
             for item in items {
-                check(option.kind, item).map_err(|what| level.bad(option, what))?;
+                check(option.kind, item).map_err(|what| level.bad(option, &what))?;
             }
         }
         if let Some(host) = invocation.params.get("hostname").and_then(Value::as_str).filter(|h| !grammar::is_host(h)) {

@@ -61,6 +61,7 @@ fn ratio(a: &[char], b: &[char]) -> f64 {
 }
 
 /// Length of the longest common block, plus those to its left and right.
+#[allow(clippy::many_single_char_names, reason = "two texts, and places in them")]
 fn matching(a: &[char], b: &[char]) -> usize {
     let mut best = (0, 0, 0);
     let mut lengths: HashMap<usize, usize> = HashMap::new();

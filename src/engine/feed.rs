@@ -197,7 +197,7 @@ impl Source {
                     }
                 }
             }
-            _ => {}
+            Self::Other => {}
         }
         Ok(())
     }

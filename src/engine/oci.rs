@@ -76,7 +76,7 @@ pub(super) fn node(spec: &NodeSpec, root: &Path, netns: &Path) -> Value {
     mounts.extend(cgroup_mounts(&spec.cgroup_view));
     mounts.extend(spec.mounts.iter().map(mount));
     let process = process(&spec.process, &NODE_CAPABILITIES);
-    in_cgroup(bundle(process, &spec.hostname, &mounts, root, netns), spec.cgroup.as_deref())
+    in_cgroup(bundle(&process, &spec.hostname, &mounts, root, netns), spec.cgroup.as_deref())
 }
 
 /// The bundle of a build step.
@@ -85,7 +85,7 @@ pub(super) fn step(spec: &StepSpec, root: &Path) -> Value {
     let mut mounts = own_mounts();
     mounts.extend(spec.mounts.iter().map(mount));
     let process = process(&spec.process, &capabilities);
-    in_cgroup(bundle(process, "build", &mounts, root, &spec.netns), spec.cgroup.as_deref())
+    in_cgroup(bundle(&process, "build", &mounts, root, &spec.netns), spec.cgroup.as_deref())
 }
 
 fn in_cgroup(mut bundle: Value, path: Option<&str>) -> Value {
@@ -124,7 +124,7 @@ fn mount(m: &Mount) -> Value {
     json!({"destination": m.target, "type": m.kind, "source": m.source, "options": m.options})
 }
 
-fn bundle(process: Value, hostname: &str, mounts: &[Value], root: &Path, netns: &Path) -> Value {
+fn bundle(process: &Value, hostname: &str, mounts: &[Value], root: &Path, netns: &Path) -> Value {
     let mut namespaces: Vec<Value> =
         ["pid", "ipc", "uts", "mount", "cgroup"].iter().map(|kind| json!({"type": kind})).collect();
     namespaces.push(json!({"type": "network", "path": netns}));
@@ -191,7 +191,7 @@ mod tests {
             },
             cgroup_view: View { kind: "cgroup2", controllers: Vec::new() },
             cgroup: Some("/oardocker/x/node1".into()),
-            labels: Default::default(),
+            labels: std::collections::BTreeMap::default(),
             console: "/c".into(),
         };
         let bundle = node(&spec, Path::new("rootfs"), Path::new("/n"));

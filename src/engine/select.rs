@@ -64,33 +64,33 @@ pub async fn connect(machine: &Machine, address: &Address) -> Result<(Backend, O
 async fn auto(machine: &Machine) -> Result<(Backend, Option<String>)> {
     let variable = |name: &str| std::env::var(name).ok().filter(|v| !v.is_empty());
     if let Some(path) = variable("CONTAINERD_ADDRESS") {
-        return taken(Backend::containerd(machine, Path::new(&path), false).await?, " (CONTAINERD_ADDRESS)");
+        return Ok(taken(Backend::containerd(machine, Path::new(&path), false).await?, " (CONTAINERD_ADDRESS)"));
     }
     if let Some(host) = variable("DOCKER_HOST") {
         let path = host.strip_prefix("unix://").ok_or_else(|| {
             Error::new(format!("DOCKER_HOST is {host:?}, and only an engine on this host can be used"))
                 .hint("unset it, or choose another engine: --docker-host managed")
         })?;
-        return taken(Backend::docker(machine, Path::new(path)).await?, " (DOCKER_HOST)");
+        return Ok(taken(Backend::docker(machine, Path::new(path)).await?, " (DOCKER_HOST)"));
     }
     if let Some(socket) = podman_socket().filter(|_| machine.is_rootless()) {
-        return taken(Backend::docker(machine, &socket).await?, "");
+        return Ok(taken(Backend::docker(machine, &socket).await?, ""));
     }
     if UnixStream::connect(SYSTEM_SOCKET).is_ok() {
-        return taken(Backend::containerd(machine, Path::new(SYSTEM_SOCKET), false).await?, "");
+        return Ok(taken(Backend::containerd(machine, Path::new(SYSTEM_SOCKET), false).await?, ""));
     }
     let containerd = containerd::installed();
     match DOCKER_SOCKETS.iter().find(|path| !containerd && UnixStream::connect(path).is_ok()) {
-        Some(path) => taken(Backend::docker(machine, Path::new(path)).await?, ""),
+        Some(path) => Ok(taken(Backend::docker(machine, Path::new(path)).await?, "")),
         None => managed(machine).await,
     }
 }
 
 /// What `auto` took, with the line that says so.
-fn taken(backend: Backend, why: &str) -> Result<(Backend, Option<String>)> {
+fn taken(backend: Backend, why: &str) -> (Backend, Option<String>) {
     let info = backend.engine.info();
     let line = format!("Using {} {} at {}{why}", info.name, info.version, info.docker_host);
-    Ok((backend, Some(line)))
+    (backend, Some(line))
 }
 
 async fn managed(machine: &Machine) -> Result<(Backend, Option<String>)> {

@@ -76,15 +76,12 @@ pub fn unescape(text: &[u8]) -> OsString {
     while let Some((first, more)) = rest.split_first() {
         let code =
             (*first == b'\\').then(|| more.get(..3)).flatten().and_then(|digits| std::str::from_utf8(digits).ok());
-        match code.and_then(|digits| u8::from_str_radix(digits, 8).ok()) {
-            Some(byte) => {
-                out.push(byte);
-                rest = &more[3..];
-            }
-            None => {
-                out.push(*first);
-                rest = more;
-            }
+        if let Some(byte) = code.and_then(|digits| u8::from_str_radix(digits, 8).ok()) {
+            out.push(byte);
+            rest = &more[3..];
+        } else {
+            out.push(*first);
+            rest = more;
         }
     }
     OsString::from_vec(out)

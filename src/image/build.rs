@@ -152,7 +152,7 @@ impl Builder {
         let say = |line: &str| (self.listener)(&definition.title, line);
         let mut given = self.options.args.clone();
         given.extend(definition.args.clone());
-        let mut state = Evaluation::new(file, from, &given).map_err(Some)?;
+        let mut state = Evaluation::new(file, from, &given);
         let total = file.steps.len() + 1;
         say(&format!("Step 1/{total} : FROM {}", file.from));
         let mut verified = false;

@@ -33,7 +33,7 @@ pub(super) struct Evaluation {
 }
 
 impl Evaluation {
-    pub(super) fn new(file: &Dockerfile, from: Image, given: &BTreeMap<String, String>) -> Result<Self> {
+    pub(super) fn new(file: &Dockerfile, from: Image, given: &BTreeMap<String, String>) -> Self {
         let mut image = from;
         image.config.set_created(Some(
             humantime::format_rfc3339_seconds(
@@ -42,14 +42,14 @@ impl Evaluation {
             .to_string(),
         ));
         image.config.set_history(None);
-        Ok(Self {
+        Self {
             image,
             args: BTreeMap::new(),
             given: given.clone(),
             globals: file.global_args.clone(),
             shell: vec!["/bin/sh".into(), "-c".into()],
             owner: None,
-        })
+        }
     }
 
     fn config(&self) -> Config {
@@ -156,11 +156,12 @@ impl Evaluation {
             }
             Action::Expose(ports) => {
                 let whole = |p: String| if p.contains('/') { p } else { format!("{p}/tcp") };
-                let ports = with(self.config().exposed_ports(), self.all_expanded(ports).into_iter().map(whole));
+                let ports =
+                    with(self.config().exposed_ports().as_ref(), self.all_expanded(ports).into_iter().map(whole));
                 self.edit(|config| config.set_exposed_ports(Some(ports)));
             }
             Action::Volume(paths) => {
-                let volumes = with(self.config().volumes(), self.all_expanded(paths));
+                let volumes = with(self.config().volumes().as_ref(), self.all_expanded(paths));
                 self.edit(|config| config.set_volumes(Some(volumes)));
             }
             Action::StopSignal(signal) => {
@@ -245,8 +246,8 @@ impl Evaluation {
 }
 
 /// A set with more names.
-fn with(names: &Option<Vec<String>>, more: impl IntoIterator<Item = String>) -> Vec<String> {
-    names.iter().flatten().cloned().chain(more).collect::<BTreeSet<_>>().into_iter().collect()
+fn with(names: Option<&Vec<String>>, more: impl IntoIterator<Item = String>) -> Vec<String> {
+    names.into_iter().flatten().cloned().chain(more).collect::<BTreeSet<_>>().into_iter().collect()
 }
 
 pub(super) fn new_config() -> ImageConfiguration {
@@ -267,8 +268,7 @@ mod tests {
 
     fn evaluation(text: &str) -> Evaluation {
         let file = dockerfile::parse("D", text).unwrap();
-        let mut state =
-            Evaluation::new(&file, Image { config: new_config(), layers: vec![] }, &BTreeMap::new()).unwrap();
+        let mut state = Evaluation::new(&file, Image { config: new_config(), layers: vec![] }, &BTreeMap::new());
         for step in &file.steps {
             state.evaluate(step, &root()).unwrap();
         }

@@ -74,7 +74,7 @@ fn guard(id: &str, bridge: &str, access: &Access) -> String {
 }
 
 /// The whole table as text. Pure.
-fn ruleset(id: &str, bridge: &str, subnet: &Subnet, published: Published<'_>) -> String {
+fn ruleset(id: &str, bridge: &str, subnet: Subnet, published: Published<'_>) -> String {
     let mut incoming = String::new();
     let mut local = String::new();
     for (address, p) in published.into_iter().flat_map(|(address, ports)| ports.iter().map(move |p| (address, p))) {
@@ -121,13 +121,13 @@ fn ruleset(id: &str, bridge: &str, subnet: &Subnet, published: Published<'_>) ->
 }
 
 /// Sets up a network without published ports.
-pub(super) fn apply(id: &str, bridge: &str, subnet: &Subnet, access: &Access) -> Result<()> {
+pub(super) fn apply(id: &str, bridge: &str, subnet: Subnet, access: &Access) -> Result<()> {
     let rules = guard(id, bridge, access) + &ruleset(id, bridge, subnet, None);
     nft(&["-f", "-"], &rules).map(drop).doing(|| "cannot set up NAT with nft".into())
 }
 
 /// Publishes ports of the container at this address.
-pub(super) fn publish(id: &str, bridge: &str, subnet: &Subnet, address: Ipv4Addr, ports: &[Port]) -> Result<()> {
+pub(super) fn publish(id: &str, bridge: &str, subnet: Subnet, address: Ipv4Addr, ports: &[Port]) -> Result<()> {
     let rules = ruleset(id, bridge, subnet, Some((address, ports)));
     nft(&["-f", "-"], &rules).map(drop).doing(|| "cannot publish ports with nft".into())
 }
@@ -208,7 +208,7 @@ mod tests {
         let subnet = Subnet::first();
         let rules = |any| {
             let port = Port { host: 40080, container: 80, any };
-            ruleset("x", "b", &subnet, Some((Ipv4Addr::new(10, 1, 0, 2), &[port])))
+            ruleset("x", "b", subnet, Some((Ipv4Addr::new(10, 1, 0, 2), &[port])))
         };
         let closed = rules(false);
         assert!(closed.contains("ip daddr 127.0.0.1 tcp dport 40080 dnat to 10.1.0.2:80"));

@@ -69,7 +69,7 @@ impl Network {
         created?;
         let network = Self::open(machine, id, subnet);
         let ready = firewall::enable_forwarding(&bridge(id))
-            .and_then(|()| firewall::apply(id, &bridge(id), &network.subnet, access))
+            .and_then(|()| firewall::apply(id, &bridge(id), network.subnet, access))
             .and_then(|()| forward::open(id, &bridge(id)));
         if let Err(e) = ready {
             let _ = Self::remove(machine, id).await;
@@ -119,7 +119,7 @@ impl Network {
             return Err(Error::new(format!("port {port} is taken: the cluster {id} publishes it since a moment ago"))
                 .hint("choose other ports with `start --port-bindings-offset 50000`"));
         }
-        firewall::publish(&self.id, &bridge(&self.id), &self.subnet, self.subnet.host(index)?, ports)
+        firewall::publish(&self.id, &bridge(&self.id), self.subnet, self.subnet.host(index)?, ports)
     }
 
     /// Removes everything that belongs to this id, whoever made it.

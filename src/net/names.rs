@@ -36,8 +36,8 @@ pub fn resolv_conf() -> Result<Resolv> {
     Ok(resolv(&text, behind))
 }
 
-fn resolv(text: &str, behind: impl Iterator<Item = String>) -> Resolv {
-    let found = reachable(text).or_else(|| behind.filter_map(|text| reachable(&text)).next());
+fn resolv(text: &str, mut behind: impl Iterator<Item = String>) -> Resolv {
+    let found = reachable(text).or_else(|| behind.find_map(|text| reachable(&text)));
     let warning = found.is_none().then(|| {
         let servers: Vec<&str> = servers(text).collect();
         let servers = if servers.is_empty() { "none".to_owned() } else { servers.join(", ") };

@@ -40,6 +40,7 @@ impl Host {
     }
 
     /// Only the network is that host's: the cgroups and mounts stay as they are.
+    #[allow(clippy::unused_self, reason = "the host has to be there")]
     fn run(&self, program: &str, args: &[&str]) -> Output {
         Command::new("nsenter").arg(format!("--net=/run/netns/{NAME}")).arg(program).args(args).output().unwrap()
     }
@@ -56,6 +57,7 @@ impl Host {
         self.ok("iptables", &["-w", "-S"]) + &self.ok("iptables", &["-w", "-t", "nat", "-S"])
     }
 
+    #[allow(clippy::unused_self, reason = "the host has to be there")]
     fn oardocker(&self, workdir: &Workdir, args: &[&str]) -> String {
         let command = workdir.command(args);
         let mut inside = Command::new("nsenter");

@@ -28,6 +28,7 @@ fn sessions_without_root() {
     on(Engine::Rootless);
 }
 
+#[allow(clippy::too_many_lines, reason = "one cluster, and all that a session is on it")]
 fn on(engine: Engine) {
     require_root();
     let _alone = alone();

@@ -52,7 +52,7 @@ impl Browser {
         let mut browser = Self { child, to, from, session: String::new(), next: 0, _profile: profile };
         let target = browser.ask("Target.createTarget", &json!({"url": url}));
         let attached = browser.ask("Target.attachToTarget", &json!({"targetId": target["targetId"], "flatten": true}));
-        browser.session = attached["sessionId"].as_str().unwrap().to_owned();
+        attached["sessionId"].as_str().unwrap().clone_into(&mut browser.session);
         browser
     }
 

@@ -130,7 +130,7 @@ fn links() -> Vec<String> {
 }
 
 fn spawn(command: &mut Command) -> Child {
-    command.spawn().unwrap_or_else(|e| panic!("{:?}: {e}: run `make deps`", command.get_program()))
+    command.spawn().unwrap_or_else(|e| panic!("{}: {e}: run `make deps`", command.get_program().display()))
 }
 
 fn dockerd(dir: &Path, data: &Path, more: &[&str]) -> Command {

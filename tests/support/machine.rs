@@ -10,7 +10,7 @@ use std::path::PathBuf;
 pub const ALICE: u32 = 1500;
 
 /// Makes the node's image such a machine.
-const SETUP: &str = r#"#!/bin/bash
+const SETUP: &str = r"#!/bin/bash
 set -e
 apt-get update
 apt-get install -y --no-install-recommends podman netavark iptables uidmap slirp4netns dbus-user-session libpam-systemd runc crun- \
@@ -21,7 +21,7 @@ systemctl unmask systemd-logind.service
 mkdir -p /var/lib/systemd/linger
 touch /var/lib/systemd/linger/alice
 systemctl --global enable podman.socket
-"#;
+";
 
 /// What a machine has and a container lacks; then the user's things.
 const BOOT: &str = r#"
@@ -41,7 +41,7 @@ exec setpriv --reuid 1500 --regid 1500 --init-groups env -i HOME="${0%/as-alice}
 "#;
 
 /// What the user's Podman and oardocker have, a line each.
-const STATE: &str = r#"
+const STATE: &str = r"
 cd /
 HOME/as-alice podman ps --all --format 'container: {{.Names}}'
 HOME/as-alice podman network ls --format 'network: {{.Name}}'
@@ -53,7 +53,7 @@ find /sys/fs/cgroup/user.slice -name 'libpod-*' ! -name 'libpod-conmon-*' | sed 
 find /run/user/1500/oardocker -mindepth 2 ! -name lock 2>/dev/null | sed 's/^/file: /'
 cd HOME/.local/share/oardocker 2>/dev/null && find clusters scratch store/steps -mindepth 1 2>/dev/null | sed 's/^/file: /'
 true
-"#;
+";
 
 /// The running machine; it ends with the value.
 #[derive(Debug)]

@@ -485,9 +485,7 @@ impl Pty {
             }
             let left = deadline.saturating_duration_since(Instant::now());
             assert!(!left.is_zero(), "{text:?} did not appear in {seconds} s after: {}", self.seen);
-            if !self.read_some(left) {
-                panic!("the program ended; {text:?} is not in: {}", self.seen);
-            }
+            assert!(self.read_some(left), "the program ended; {text:?} is not in: {}", self.seen);
         }
     }
 

@@ -63,8 +63,7 @@ pub(super) async fn run(context: &mut Context, params: Params) -> Result<()> {
         match count {
             _ if !wanted(&text) => {}
             None if !context.ui.data(&text) => return Ok(()),
-            None => {}
-            Some(0) => {}
+            None | Some(0) => {}
             Some(n) => {
                 past.drain(..(past.len() + 1).saturating_sub(n));
                 past.push_back(text);

@@ -101,9 +101,9 @@ fn start(machine: &Machine, dir: &Path) -> Result<()> {
          \"io.containerd.internal.v1.restart\", \"io.containerd.snapshotter.v1.aufs\", \
          \"io.containerd.snapshotter.v1.btrfs\", \"io.containerd.snapshotter.v1.devmapper\", \
          \"io.containerd.snapshotter.v1.zfs\"]\n[grpc]\naddress = {:?}\n",
-        data.join("root"),
-        dir.join("state"),
-        socket,
+        data.join("root").to_string_lossy(),
+        dir.join("state").to_string_lossy(),
+        socket.to_string_lossy(),
     );
     fs::write(&config, text).doing(|| format!("cannot write {}", config.display()))?;
     let log_file = File::create(&log).doing(|| format!("cannot create {}", log.display()))?;

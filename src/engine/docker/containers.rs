@@ -82,7 +82,7 @@ impl Docker {
         self.cgroupfs.get_or_try_init(ask).await.copied()
     }
 
-    fn host_config(&self, spec: &NodeSpec, below_ours: bool) -> HostConfig {
+    fn host_config(spec: &NodeSpec, below_ours: bool) -> HostConfig {
         let (tmpfs, binds): (Vec<&Mount>, Vec<&Mount>) = spec.mounts.iter().partition(|m| m.kind == "tmpfs");
         // The engine forbids programs there unless told otherwise.
         let tmpfs = tmpfs.into_iter().map(|m| (m.target.clone(), m.options.join(",") + ",exec"));
@@ -198,7 +198,7 @@ impl Engine for Docker {
             cmd: Some(command),
             labels: Some(labels),
             exposed_ports: Some(spec.plug.ports.iter().map(|p| format!("{}/tcp", p.container)).collect()),
-            host_config: Some(self.host_config(spec, below_ours)),
+            host_config: Some(Self::host_config(spec, below_ours)),
             networking_config: Some(NetworkingConfig {
                 endpoints_config: Some(HashMap::from([(networks::name(&spec.plug.network), endpoint)])),
             }),
@@ -305,7 +305,7 @@ fn info(container: Container) -> ContainerInfo {
         image: config.image,
         created: humantime::parse_rfc3339_weak(&created[..19.min(created.len())]).unwrap_or(UNIX_EPOCH),
         pid: u32::try_from(state.pid).unwrap_or(0),
-        state: match state.status.as_str() {
+        state: match state.said.as_str() {
             _ if state.running => State::Running,
             "created" | "initialized" | "configured" => State::Created,
             _ => State::Exited(u32::try_from(state.exit_code).unwrap_or(1)),

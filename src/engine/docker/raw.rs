@@ -33,7 +33,8 @@ pub(super) struct Container {
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 pub(super) struct Status {
-    pub(super) status: String,
+    #[serde(rename = "Status")]
+    pub(super) said: String,
     pub(super) running: bool,
     pub(super) pid: i64,
     pub(super) exit_code: i64,
@@ -122,6 +123,6 @@ mod tests {
         let text = r#"{"Name": "/x", "Created": "2026-01-02T03:04:05.6Z", "Config": {"Labels": null, "Image": "i"},
                        "State": {"Status": "stopped", "Running": false, "Pid": 0, "ExitCode": 137, "More": []}}"#;
         let container: Container = serde_json::from_str(text).unwrap();
-        assert_eq!((container.state.status.as_str(), container.state.exit_code), ("stopped", 137));
+        assert_eq!((container.state.said.as_str(), container.state.exit_code), ("stopped", 137));
     }
 }
