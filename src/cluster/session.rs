@@ -5,7 +5,7 @@ use super::files::Files;
 use crate::engine::io::{Chunk, Session};
 use crate::engine::{ContainerInfo, Engine, ProcessSpec, State};
 use crate::error::{Error, Result};
-use crate::image::users::Accounts;
+use crate::host::Accounts;
 use crate::rooted::Root;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

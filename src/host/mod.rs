@@ -2,6 +2,7 @@
 //!
 //! Knows no workdir, no engine and no cluster.
 
+mod accounts;
 mod files;
 mod machine;
 mod mounts;
@@ -10,6 +11,7 @@ mod powers;
 mod process;
 mod zone;
 
+pub use accounts::{Accounts, User};
 pub use files::{make_dir, private_dir, remove_dir, write_file};
 pub use machine::{Machine, starts_inside};
 pub use mounts::{overlay_features, restrict, unescape, unmount_below};

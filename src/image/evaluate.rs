@@ -2,10 +2,10 @@
 //! that goes into it.
 
 use super::dockerfile::{Action, Dockerfile, Step, Words};
-use super::users::Accounts;
 use super::{copy, expand};
 use crate::engine::{Image, ProcessSpec};
 use crate::error::{Error, Result};
+use crate::host::Accounts;
 use crate::rooted::Root;
 use oci_spec::image::{Arch, Config, ImageConfiguration, Os};
 use serde_json::json;

@@ -19,7 +19,6 @@ pub mod registry;
 pub mod report;
 pub mod run;
 pub mod unpack;
-pub mod users;
 
 /// The time of everything that `COPY` and `ADD` create, so that the same input makes the same layer:
 /// 2020-01-01T00:00:00Z, in seconds since 1970.
