@@ -6,8 +6,7 @@
 //! ```
 
 use crate::error::{Context as _, Result};
-use crate::host::Machine;
-use nix::fcntl::{Flock, FlockArg};
+use crate::host::{self, Machine};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use std::fs::{self, File};
 use std::os::fd::AsRawFd as _;
@@ -39,7 +38,7 @@ impl Maker {
 #[derive(Debug)]
 pub(super) struct Steps {
     machine: Machine,
-    held: Mutex<Vec<(String, Flock<File>)>>,
+    held: Mutex<Vec<(String, host::Lock)>>,
 }
 
 impl Steps {
@@ -65,14 +64,14 @@ impl Steps {
     pub(super) fn hold(&self, key: &str) -> Result<()> {
         let (root, steps) = (self.root(key), self.all());
         // What images hold, set-uid programs among it, is for root alone.
-        crate::host::private_dir(&steps)?;
-        crate::host::private_dir(&self.dir(key))?;
+        host::private_dir(&steps)?;
+        host::private_dir(&self.dir(key))?;
         fs::create_dir_all(&root).doing(|| format!("cannot create {}", root.display()))?;
         // Locked before it gets its name: whoever finds it free finds it abandoned.
         let (early, path) = (steps.join(format!(".{key}")), self.dir(key).join("lock"));
         let doing = || format!("cannot lock {}", path.display());
         let file = File::create(&early).doing(doing)?;
-        let lock = Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, e)| e).doing(doing)?;
+        let lock = host::try_lock(file).doing(doing)?.map_err(|_| "somebody else has it").doing(doing)?;
         fs::rename(&early, &path).doing(doing)?;
         self.held.lock().expect("no panics under this lock").push((key.to_owned(), lock));
         Ok(())
@@ -99,11 +98,9 @@ impl Steps {
             .map(|entry| entry.file_name().to_string_lossy().into_owned())
             .filter(|key| {
                 let Some(rest) = key.strip_prefix(maker.prefix()) else { return false };
-                match File::open(self.dir(key).join("lock")) {
-                    Ok(file) => Flock::lock(file, FlockArg::LockExclusiveNonblock).is_ok(),
-                    // Killed before it had a lock.
-                    Err(_) => !Path::new("/proc").join(rest.split('-').next().unwrap_or_default()).exists(),
-                }
+                let gone = || !Path::new("/proc").join(rest.split('-').next().unwrap_or_default()).exists();
+                // It may have been killed before it had a lock.
+                host::is_locked(&self.dir(key).join("lock")).map_or_else(|_| gone(), |locked| !locked)
             })
             .collect()
     }
@@ -126,7 +123,7 @@ impl Steps {
         let root = self.root(key);
         let doing = || format!("cannot mount {}", root.display());
         mount(Some(source), &root, None::<&str>, MsFlags::MS_BIND, None::<&str>).doing(doing)?;
-        crate::host::restrict(&root, MsFlags::MS_NODEV)
+        host::restrict(&root, MsFlags::MS_NODEV)
     }
 
     /// Mounts an overlay as the step's tree. Lower directories go by file descriptor: their paths would not fit in the one
@@ -144,7 +141,7 @@ impl Steps {
         if self.machine.is_rootless() {
             data.push("userxattr".to_owned());
         }
-        data.extend(crate::host::overlay_features(if self.machine.is_rootless() {
+        data.extend(host::overlay_features(if self.machine.is_rootless() {
             &["index"]
         } else {
             &["redirect_dir", "metacopy", "index"]

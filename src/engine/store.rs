@@ -14,9 +14,8 @@
 use super::step::{Maker, Steps};
 use super::{Image, ImageRecord, Images, Layer, StepRoot, StepSpec, oci, sha256};
 use crate::error::{Context as _, Error, Result};
-use crate::host::{Machine, private_dir};
+use crate::host::{self, Machine, private_dir};
 use async_trait::async_trait;
-use nix::fcntl::{Flock, FlockArg};
 use oci_spec::image::ImageConfiguration;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
@@ -52,7 +51,7 @@ pub(super) struct Store {
     /// Of the OCI runtime.
     runtime_root: PathBuf,
     steps: Steps,
-    held: Mutex<Option<Flock<File>>>,
+    held: Mutex<Option<host::Lock>>,
 }
 
 /// `sha256:<hex>` without its prefix: a file name.
@@ -85,24 +84,20 @@ impl Store {
         fs::create_dir_all(&dir).doing(|| format!("cannot create {}", dir.display()))
     }
 
-    fn lock(&self, how: FlockArg) -> Result<Option<Flock<File>>> {
+    /// The file whose lock is shared by those who have something half done.
+    fn lock_file(&self) -> Result<File> {
         // What images hold, set-uid programs among it, is for root alone.
         private_dir(&self.dir)?;
         let path = self.dir.join("lock");
-        let doing = || format!("cannot lock {}", path.display());
-        let file = fs::OpenOptions::new().append(true).create(true).open(&path).doing(doing)?;
-        match Flock::lock(file, how) {
-            Ok(lock) => Ok(Some(lock)),
-            Err((_, nix::Error::EWOULDBLOCK)) => Ok(None),
-            Err((_, e)) => Err(e).doing(doing),
-        }
+        let opened = fs::OpenOptions::new().append(true).create(true).open(&path);
+        opened.doing(|| format!("cannot lock {}", path.display()))
     }
 
     /// Keeps what is half done from being removed as unused.
     pub(super) fn hold(&self) -> Result<()> {
         let mut held = self.held.lock().expect("no panics under this lock");
         if held.is_none() {
-            *held = self.lock(FlockArg::LockShared)?;
+            *held = Some(host::share(self.lock_file()?).doing(|| "cannot lock the images".into())?);
         }
         Ok(())
     }
@@ -294,7 +289,7 @@ impl Images for Store {
             errors.extend(remove_file(&self.image_file(name)).err());
         }
         self.let_go();
-        if let Some(_alone) = self.lock(FlockArg::LockExclusiveNonblock)? {
+        if let Ok(_alone) = host::try_lock(self.lock_file()?).doing(|| "cannot lock the images".into())? {
             errors.extend(self.remove_unused().err());
         }
         Error::all(errors)

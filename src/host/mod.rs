@@ -4,6 +4,7 @@
 
 mod accounts;
 mod files;
+mod locks;
 mod machine;
 mod mounts;
 mod paths;
@@ -13,6 +14,7 @@ mod zone;
 
 pub use accounts::{Accounts, User};
 pub use files::{make_dir, private_dir, remove_dir, write_file};
+pub use locks::{Lock, is_locked, lock, lock_patiently, share, try_lock};
 pub use machine::{Machine, starts_inside};
 pub use mounts::{overlay_features, restrict, unescape, unmount_below};
 pub use paths::{own_data_dir, podman_socket, session_dir};

@@ -25,8 +25,7 @@ pub use proxy::proxies;
 pub use subnet::{Subnet, require_room, use_pools};
 
 use crate::error::{Context as _, Error, Result};
-use crate::host::{Machine, private_dir};
-use nix::fcntl::{Flock, FlockArg};
+use crate::host::{self, Machine, private_dir};
 use nix::mount::{MntFlags, umount2};
 use std::collections::HashMap;
 use std::fs::{self, File};
@@ -242,20 +241,16 @@ pub async fn forget(machine: &Machine, id: &str) -> Result<()> {
 /// Keeps others from choosing a subnet.
 #[derive(Debug)]
 pub struct Reservation {
-    _lock: Flock<File>,
+    _lock: host::Lock,
 }
 
 /// Held while something is chosen that no two networks may have.
-async fn lock(machine: &Machine) -> Result<Flock<File>> {
+async fn lock(machine: &Machine) -> Result<host::Lock> {
     let dir = machine.runtime_dir().join("netns");
     private_dir(&dir)?;
     let path = dir.join("lock");
     let file = File::create(&path).doing(|| format!("cannot create {}", path.display()))?;
-    tokio::task::spawn_blocking(move || Flock::lock(file, FlockArg::LockExclusive))
-        .await
-        .doing(|| "cannot wait for a lock".into())?
-        .map_err(|(_, e)| e)
-        .doing(|| format!("cannot lock {}", path.display()))
+    host::lock_patiently(file).await.doing(|| format!("cannot lock {}", path.display()))
 }
 
 fn unmount(path: &std::path::Path) -> Result<()> {

@@ -12,10 +12,9 @@ pub mod manifest;
 pub mod templates;
 
 use crate::error::{Context as _, Error, Result};
-use crate::host::{Machine, make_dir, private_dir};
+use crate::host::{self, Machine, make_dir, private_dir};
 use crate::rooted::Root;
 use manifest::Manifest;
-use nix::fcntl::{Flock, FlockArg};
 use std::fs::{self, File};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
@@ -35,7 +34,7 @@ pub struct Workdir {
 
 /// Keeps other oardockers out; given up when dropped.
 pub struct Lock {
-    _held: Flock<File>,
+    _held: host::Lock,
     claim: Option<Claim>,
 }
 
@@ -50,7 +49,7 @@ struct Claim {
 }
 
 impl Lock {
-    fn new(held: Flock<File>) -> Self {
+    fn new(held: host::Lock) -> Self {
         Self { _held: held, claim: None }
     }
 
@@ -103,15 +102,12 @@ pub fn env_dir(root: &Path) -> PathBuf {
 /// Locks a file or a directory that is open; `waiting` is called when another oardocker has it.
 pub async fn lock(file: File, shown: &Path, waiting: impl FnOnce()) -> Result<Lock> {
     let doing = || format!("cannot lock {}", shown.display());
-    match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+    match host::try_lock(file).doing(doing)? {
         Ok(lock) => Ok(Lock::new(lock)),
-        Err((file, nix::Error::EWOULDBLOCK)) => {
+        Err(file) => {
             waiting();
-            // Not on the thread that listens for Ctrl-C.
-            let lock = tokio::task::spawn_blocking(move || Flock::lock(file, FlockArg::LockExclusive));
-            lock.await.doing(doing)?.map(Lock::new).map_err(|(_, e)| e).doing(doing)
+            host::lock_patiently(file).await.map(Lock::new).doing(doing)
         }
-        Err((_, e)) => Err(e).doing(doing),
     }
 }
 
@@ -185,7 +181,7 @@ pub fn others_at_work(machine: &Machine, env_id: &str) -> bool {
         .flatten()
         .flatten()
         .filter(|e| e.file_name() != env_id)
-        .any(|e| File::open(e.path()).is_ok_and(|file| Flock::lock(file, FlockArg::LockExclusiveNonblock).is_err()))
+        .any(|e| host::is_locked(&e.path()).unwrap_or(false))
 }
 
 impl std::fmt::Debug for Lock {

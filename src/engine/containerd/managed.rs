@@ -10,8 +10,7 @@
 //! ```
 
 use crate::error::{Context as _, Error, Result};
-use crate::host::Machine;
-use nix::fcntl::{Flock, FlockArg};
+use crate::host::{self, Machine};
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -32,9 +31,7 @@ pub fn ensure(machine: &Machine) -> Result<bool> {
     }
     let dir = private_dir(&machine.runtime_dir().join("containerd"))?;
     let lock = File::create(dir.join("lock")).doing(|| format!("cannot create a lock in {}", dir.display()))?;
-    let _lock = Flock::lock(lock, FlockArg::LockExclusive)
-        .map_err(|(_, e)| e)
-        .doing(|| format!("cannot take the lock in {}", dir.display()))?;
+    let _lock = host::lock(lock).doing(|| format!("cannot take the lock in {}", dir.display()))?;
     if answers(machine) {
         return Ok(false);
     }
@@ -123,7 +120,7 @@ fn start(machine: &Machine, dir: &Path) -> Result<()> {
         .stderr(log_file)
         .current_dir("/")
         .process_group(0);
-    crate::host::shed_descriptors(&mut command);
+    host::shed_descriptors(&mut command);
     let mut child = command.spawn().map_err(|e| match e.kind() {
         std::io::ErrorKind::NotFound => {
             Error::new("no containerd answers, and there is no `containerd` program to start")
