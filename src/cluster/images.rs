@@ -107,10 +107,16 @@ pub async fn build(
     workdir: &Workdir,
     of: &[Definition],
 ) -> Result<Vec<(String, String)>> {
+    let before = of_environment(builder.images.as_ref(), &workdir.env_id).await?;
     let built = builder.build(of).await?;
     for role in workdir.roles()?.iter().filter(|role| *role != "base" && workdir.build_tag(role) == "latest") {
         let name = workdir.engine_name(role, "latest");
-        if let Some(image) = builder.images.image(&name).await? {
+        let Some(image) = builder.images.image(&name).await? else { continue };
+        let same = |(tag, id): &(String, String)| before.iter().any(|r| r.name == *tag && r.id == *id);
+        if built.iter().any(|new| new.0 == name && same(new)) {
+            // The engine has it, unless somebody took it away.
+            engine.load_image(&name, &image).await?;
+        } else {
             load(builder, engine, role, &name, &image).await?;
         }
     }
