@@ -101,7 +101,8 @@ fn written(request: &Request, facts: &Facts, hosts: &[String]) -> Vec<File> {
     let at = &facts.files;
     let nodes: String = (1..=request.nodes).map(|i| format!("node{i}\n")).collect();
     let ports: Vec<String> = request.ports().iter().map(|p| p.host.to_string()).collect();
-    let images: BTreeMap<&String, Vec<String>> = facts.images.iter().map(|(role, image)| (role, image.env())).collect();
+    let images: BTreeMap<&String, Vec<String>> =
+        facts.images.iter().map(|(role, image)| (role, image.image.env())).collect();
     let json = |value: serde_json::Result<String>| value.expect("texts can be written as JSON");
     let named = [
         ("hosts", facts.hosts.clone(), 0o644),

@@ -20,18 +20,6 @@ pub struct RoleImage {
     pub image: Image,
 }
 
-impl RoleImage {
-    /// Its variables.
-    pub fn env(&self) -> Vec<String> {
-        self.image.config.config().as_ref().and_then(|c| c.env().clone()).unwrap_or_default()
-    }
-
-    /// Directories that it wants to be there.
-    pub fn volumes(&self) -> Vec<String> {
-        self.image.config.config().as_ref().and_then(|c| c.volumes().clone()).unwrap_or_default()
-    }
-}
-
 /// The images of all roles, by role.
 pub type RoleImages = BTreeMap<String, RoleImage>;
 

@@ -223,7 +223,7 @@ async fn install_on(
         Form::Directory(path) => (format!("{SOURCE_INSIDE}/oar"), Some(path)),
         Form::Packages => (PACKAGES.to_owned(), None),
     };
-    let env = image.config.config().as_ref().and_then(|c| c.env().clone()).unwrap_or_default();
+    let env = image.env();
     let process = ProcessSpec {
         args: vec![script.to_owned(), argument.clone()],
         env: env.into_iter().chain(["HOME=/root".to_owned()]).collect(),

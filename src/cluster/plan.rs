@@ -61,7 +61,7 @@ fn host(request: &Request, facts: &Facts, name: String, index: u32) -> Host {
     let spec = NodeSpec {
         id: container_id(&request.env_id, &name),
         hostname: name.clone(),
-        image: NodeImage { name: image.name.clone(), chain: image.image.chain_id(), volumes: image.volumes() },
+        image: NodeImage { name: image.name.clone(), chain: image.image.chain_id(), volumes: image.image.volumes() },
         process: process(image, &facts.cgroups),
         mounts: mounts(request, facts, &name),
         seeds: seeds(request, facts),
@@ -84,7 +84,7 @@ fn host(request: &Request, facts: &Facts, name: String, index: u32) -> Host {
 }
 
 fn process(image: &RoleImage, cgroups: &Cgroups) -> ProcessSpec {
-    let mut env = image.env();
+    let mut env = image.image.env();
     env.retain(|e| !e.starts_with("container="));
     env.push("container=oci".into());
     // Before there is a journal, systemd would say what is wrong on a console that containers lack.

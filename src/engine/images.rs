@@ -65,6 +65,16 @@ impl Image {
         Ok((sha256(&bytes), bytes))
     }
 
+    /// Variables of its programs.
+    pub fn env(&self) -> Vec<String> {
+        self.config.config().as_ref().and_then(|c| c.env().clone()).unwrap_or_default()
+    }
+
+    /// Directories that it wants to be there.
+    pub fn volumes(&self) -> Vec<String> {
+        self.config.config().as_ref().and_then(|c| c.volumes().clone()).unwrap_or_default()
+    }
+
     /// The same with one more label in its configuration.
     pub fn labelled(&self, key: &str, value: &str) -> Self {
         let mut image = self.clone();
