@@ -1,40 +1,48 @@
-//! The man page, from the same table as the help pages. Pure.
+//! The man page: clap_mangen renders the pieces, and this puts them on one page, each command a section. Pure.
 
-use super::grammar::{self, Opt};
-use super::help;
+use super::parse;
+use clap::Command;
+use clap_mangen::Man;
+use std::io;
 
 /// `oardocker(1)` in roff.
-pub fn page() -> String {
-    let mut out =
-        String::from(".TH OARDOCKER 1\n.SH NAME\noardocker \\- manage a small OAR development cluster\n.SH SYNOPSIS\n");
-    out.push_str(&format!("{}\n.SH OPTIONS\n", escape(help::usage(None).trim_start_matches("Usage: "))));
-    out.push_str(&options(grammar::GLOBAL));
+pub fn page() -> io::Result<String> {
+    let program = parse::program();
+    let man = Man::new(program.clone()).title("OARDOCKER");
+    let mut out = piece(|out| man.render_title(out))?;
+    out.push_str(&piece(|out| man.render_name_section(out))?);
+    out.push_str(&piece(|out| man.render_synopsis_section(out))?);
+    out.push_str(&piece(|out| man.render_description_section(out))?);
+    out.push_str(&piece(|out| man.render_options_section(out))?);
     out.push_str(".SH COMMANDS\n");
-    for command in grammar::COMMANDS {
-        out.push_str(&format!(".SS {}\n", escape(help::usage(Some(command)).trim_start_matches("Usage: "))));
-        out.push_str(&format!("{}.\n{}\n", escape(command.summary), escape(command.about)));
-        out.push_str(&options(command.options));
-        for (line, meaning) in command.examples {
-            out.push_str(&format!(".PP\n{}:\n.nf\n    {}\n.fi\n", escape(meaning), escape(line)));
-        }
+    for command in program.get_subcommands() {
+        let man = Man::new(command.clone());
+        out.push_str(&piece(|out| man.render_synopsis_section(out))?.replacen(".SH SYNOPSIS", ".SS", 1));
+        out.push_str(&piece(|out| man.render_description_section(out))?.replacen(".SH DESCRIPTION\n", "", 1));
+        out.push_str(&piece(|out| man.render_options_section(out))?.replacen(".SH OPTIONS\n", "", 1));
+        out.push_str(&examples(command));
     }
+    out.push_str(".SH EXAMPLES\n");
+    out.push_str(&examples(&program));
     out.push_str(
         ".SH EXIT STATUS\n0: success; 1: a command failed; 2: the line is refused; 130: interrupted; of exec and connect: that \
          of what they ran.\n.SH ENVIRONMENT\nEvery option has a variable: OARDOCKER_DOCKER_HOST, OARDOCKER_START_NODES, ...\n",
     );
-    out
+    Ok(out)
 }
 
-fn options(options: &[Opt]) -> String {
-    let line = |option: &Opt| {
-        let (left, right) = help::row(option);
-        format!(".TP\n\\fB{}\\fR\n{}\n", escape(&left), escape(&right))
-    };
-    options.iter().map(line).collect()
+/// What clap_mangen writes, without the definition of a quote that it puts in front of each piece but the first.
+fn piece(render: impl FnOnce(&mut dyn io::Write) -> io::Result<()>) -> io::Result<String> {
+    let mut out = Vec::new();
+    render(&mut out)?;
+    let text = String::from_utf8_lossy(&out).into_owned();
+    let begins = if text.contains(".TH") { 0 } else { text.find(".SH").unwrap_or(0) };
+    Ok(text[begins..].to_owned())
 }
 
-/// Backslashes and dashes mean something to roff, and so does a dot or a quote at the beginning of a line.
-fn escape(text: &str) -> String {
-    let text = text.replace('\\', "\\\\").replace('-', "\\-");
-    if text.starts_with(['.', '\'']) { format!("\\&{text}") } else { text }
+/// As they stand, line by line.
+fn examples(command: &Command) -> String {
+    let text = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+    let lines = text.trim_start_matches("Examples:\n").replace('\\', "\\\\").replace('-', "\\-");
+    format!(".PP\n.nf\n{lines}\n.fi\n")
 }

@@ -1,8 +1,8 @@
 //! The only room that knows the terminal: argument vector -> invocations -> commands -> exit code.
 
+mod chain;
 pub mod commands;
 pub mod complete;
-pub mod grammar;
 pub mod help;
 pub mod man;
 pub mod parse;
@@ -10,13 +10,14 @@ pub mod plan;
 pub mod python;
 pub mod table;
 pub mod ui;
+pub mod values;
 
 use crate::cluster::keeper;
 use crate::engine::rootless;
 use crate::error::{Error, Result};
 use crate::host::Machine;
 use commands::Context;
-use parse::{Env, Invocation, Line, Parsed, Refusal};
+use parse::{Env, Invocation, Line, Parsed, Parser, Refusal};
 use std::ffi::OsString;
 use std::sync::Arc;
 use std::time::Instant;
@@ -46,7 +47,7 @@ pub fn run(args: Vec<OsString>) -> u8 {
     let env: Env =
         std::env::vars_os().filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?))).collect();
     if env.contains_key("_OARDOCKER_COMPLETE") {
-        ui.data(&complete::offer(&words, &commands::completion::hosts(&words)).render());
+        ui.data(&complete::offer(&words, &commands::completion::hosts(&words)));
         return 0;
     }
     if let Some(env_id) = env.get(keeper::VARIABLE) {
@@ -60,27 +61,26 @@ pub fn run(args: Vec<OsString>) -> u8 {
             }
         };
     }
-    match parse::parse(&words, &env) {
+    match Parser::default().parse(&words, &env) {
         Ok(Parsed::Help(page)) => {
-            ui.data(&help::page(page.and_then(grammar::command), ui.page_style()));
+            ui.data(&help::page(page.as_deref(), ui.page_style()));
             0
         }
         Ok(Parsed::Version) => {
             ui.data(&format!("oardocker, version {}\n", env!("CARGO_PKG_VERSION")));
             0
         }
-        Ok(Parsed::Run(line)) if line.global.get("dry_run").is_some_and(|v| v == true) => {
+        Ok(Parsed::Run(line)) if line.global.dry_run => {
             ui.data(&format!("{:#}\n", line.to_json()));
             0
         }
-        Ok(Parsed::Run(line)) => execute(&Arc::new(ui), &line),
+        Ok(Parsed::Run(line)) => execute(&Arc::new(ui), *line),
         Err(refusal) => refuse(&ui, &refusal, &env),
     }
 }
 
 /// Prints why a line is refused, as text or as one JSON object.
 fn refuse(ui: &Ui, refusal: &Refusal, env: &Env) -> u8 {
-    let command = refusal.command.and_then(grammar::command);
     if env.get("OARDOCKER_USAGE_ERRORS").is_some_and(|v| v == "json") {
         let object = serde_json::json!({
             "kind": refusal.kind, "command": refusal.command, "message": refusal.message,
@@ -89,8 +89,8 @@ fn refuse(ui: &Ui, refusal: &Refusal, env: &Env) -> u8 {
     } else if refusal.kind == "no_args" {
         ui.talk(help::page(None, ui.page_style()).trim_end());
     } else {
-        let name = refusal.command.map(|c| format!(" {c}")).unwrap_or_default();
-        ui.talk(&help::usage(command));
+        let name = refusal.command.as_ref().map(|c| format!(" {c}")).unwrap_or_default();
+        ui.talk(&help::usage(refusal.command.as_deref()));
         ui.talk(&format!("Try 'oardocker{name} --help' for help.\n"));
         ui.talk(&format!("{} {}", ui.paint(ui::RED, "Error:"), refusal.message));
     }
@@ -98,11 +98,10 @@ fn refuse(ui: &Ui, refusal: &Refusal, env: &Env) -> u8 {
 }
 
 /// Runs the chain; the first command that fails ends it.
-fn execute(ui: &Arc<Ui>, line: &Line) -> u8 {
+fn execute(ui: &Arc<Ui>, line: Line) -> u8 {
     // Before there are threads.
-    let host = line.global.get("docker_host").and_then(|host| host.as_str()).unwrap_or_default();
-    let needed = line.chain.iter().any(|i| commands::needs_engine(i.command));
-    let machine = match if needed { rootless::enter(host) } else { Ok(Machine::new(false)) } {
+    let needed = line.chain.iter().any(|i| i.command.needs_engine());
+    let machine = match if needed { rootless::enter(&line.global.docker_host) } else { Ok(Machine::new(false)) } {
         Ok(machine) => machine,
         Err(e) => {
             ui.error(&e);
@@ -117,17 +116,19 @@ fn execute(ui: &Arc<Ui>, line: &Line) -> u8 {
         }
     };
     let code = runtime.block_on(async {
-        let mut context = Context::new(ui.clone(), machine, &line.global);
+        let verbose = line.global.verbose;
+        let mut context = Context::new(ui.clone(), machine, line.global);
         if let Err(e) = commands::before(&context, &line.chain) {
             ui.error(&e);
             return e.exit_code();
         }
-        let verbose = line.global.get("verbose").is_some_and(|v| v == true);
-        for (i, invocation) in line.chain.iter().enumerate() {
+        let mut chain = line.chain.into_iter();
+        while let Some(invocation) = chain.next() {
+            let name = invocation.name.clone();
             let begun = Instant::now();
             let Some(outcome) = attend(ui, &mut context, invocation).await else { return INTERRUPTED };
             if verbose {
-                ui.talk(&format!("{} took {:.2} s", invocation.command, begun.elapsed().as_secs_f64()));
+                ui.talk(&format!("{name} took {:.2} s", begun.elapsed().as_secs_f64()));
             }
             let code = match outcome {
                 _ if context.cancellation().is_cancelled() => INTERRUPTED,
@@ -139,7 +140,7 @@ fn execute(ui: &Arc<Ui>, line: &Line) -> u8 {
                     e.exit_code()
                 }
             };
-            let rest: Vec<&str> = line.chain[i + 1..].iter().map(|i| i.command).collect();
+            let rest: Vec<String> = chain.map(|i| i.name).collect();
             if !rest.is_empty() {
                 ui.talk(&format!("Not run: {}", rest.join(", ")));
             }
@@ -155,26 +156,27 @@ fn execute(ui: &Arc<Ui>, line: &Line) -> u8 {
 }
 
 /// Runs a command. At Ctrl-C it is asked to end, and waited for: an engine may be at work for it. None after a second Ctrl-C.
-async fn attend(ui: &Ui, context: &mut Context, invocation: &Invocation) -> Option<Result<u8>> {
+async fn attend(ui: &Ui, context: &mut Context, invocation: Invocation) -> Option<Result<u8>> {
     let cancel = context.cancellation();
-    let command = invocation.command;
+    let Invocation { name, command } = invocation;
+    let (is_session, only_looks, aftermath) = (command.is_session(), command.only_looks(), command.aftermath(&name));
     let ended = {
-        let running = commands::run(context, invocation);
+        let running = commands::run(context, command);
         tokio::pin!(running);
+        // A session passes its signals on instead.
         tokio::select! {
             outcome = &mut running => return Some(outcome),
-            () = interrupted(command) => {}
+            () = interrupted(), if !is_session => {}
         }
         ui.progress_end();
-        // What only looks has nothing to end.
-        if matches!(command, "logs" | "status") {
+        if only_looks {
             return None;
         }
-        ui.talk(&format!("\nInterrupted: {}", aftermath(command)));
+        ui.talk(&format!("\nInterrupted: {aftermath}"));
         cancel.cancel();
         tokio::select! {
             outcome = &mut running => Some(outcome),
-            () = interrupted("undo") => None,
+            () = interrupted() => None,
         }
     };
     match &ended {
@@ -189,21 +191,9 @@ async fn attend(ui: &Ui, context: &mut Context, invocation: &Invocation) -> Opti
     ended
 }
 
-/// What becomes of an interrupted command.
-fn aftermath(command: &str) -> String {
-    match command {
-        "build" | "install" | "start" => format!("{command} is undone"),
-        "reset" => "some hosts may be down, `oardocker status` tells".into(),
-        _ => format!("{command} may be half done, and can be run again"),
-    }
-}
-
-/// Ends at Ctrl-C or SIGTERM; a session passes its signals on instead.
-async fn interrupted(command: &str) {
+/// Ends at Ctrl-C or SIGTERM.
+async fn interrupted() {
     use tokio::signal::unix::{SignalKind, signal};
-    if matches!(command, "exec" | "connect") {
-        return std::future::pending().await;
-    }
     let (Ok(mut int), Ok(mut term)) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate())) else {
         return std::future::pending().await;
     };

@@ -3,6 +3,8 @@
 mod completion;
 
 use crate::support::{BINARY, fixture, texts};
+use clap::{Arg, ArgAction};
+use oardocker::cli::parse::{self, Env, Line, Parsed, Parser};
 use serde_json::{Value, json};
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -258,50 +260,37 @@ const WORDS: [&str; 50] = [
 ];
 
 /// A chain as a command line again, options spelled out.
-fn render(line: &oardocker::cli::parse::Line) -> Vec<String> {
-    use oardocker::cli::grammar::{Args, Kind, command};
+fn render(line: &Line, program: &clap::Command) -> Vec<String> {
+    let json = line.to_json();
     let mut words = Vec::new();
-    for invocation in &line.chain {
-        let command = command(invocation.command).unwrap();
-        words.push(command.name.to_owned());
-        for option in command.options {
-            let long = option.long[0];
-            match (invocation.params.get(option.param), option.kind) {
-                (None | Some(Value::Null), _) => {}
-                (Some(Value::Bool(on)), Kind::Pair(negative)) => {
-                    words.push(format!("--{}", if *on { long } else { negative }));
-                }
-                (Some(Value::Bool(on)), _) => words.extend(on.then(|| format!("--{long}"))),
-                (Some(Value::Array(items)), _) => {
+    for invocation in json["chain"].as_array().unwrap() {
+        let name = invocation["command"].as_str().unwrap();
+        words.push(name.to_owned());
+        let command = program.find_subcommand(name).unwrap();
+        let (arguments, options): (Vec<&Arg>, Vec<&Arg>) = command.get_arguments().partition(|arg| arg.is_positional());
+        for option in options {
+            let long = option.get_long().unwrap();
+            match (&invocation["params"][option.get_id().as_str()], option.get_action()) {
+                (Value::Null, _) => {}
+                (Value::Bool(on), ArgAction::SetTrue) => words.extend(on.then(|| format!("--{long}"))),
+                (Value::Bool(on), _) => words.extend((!on).then(|| format!("--{long}"))),
+                (Value::Array(items), _) => {
                     words.extend(items.iter().map(|i| format!("--{long}={}", i.as_str().unwrap())));
                 }
-                (Some(Value::String(text)), _) => words.push(format!("--{long}={text}")),
-                (Some(other), _) => words.push(format!("--{long}={other}")),
+                (Value::String(text), _) => words.push(format!("--{long}={text}")),
+                (other, _) => words.push(format!("--{long}={other}")),
             }
         }
-        let text = |name: &str| invocation.params[name].as_str().unwrap().to_owned();
-        let list = |name: &str| -> Vec<String> {
-            invocation
-                .params
-                .get(name)
-                .and_then(Value::as_array)
-                .into_iter()
-                .flatten()
-                .map(|v| v.as_str().unwrap().to_owned())
-                .collect()
-        };
-        match command.args {
-            Args::None => {}
-            Args::One(name, _) => words.extend(["--".into(), text(name)]),
-            Args::HostAndRest => {
-                words.extend(["--".into(), text("hostname"), "--".into()]);
-                words.extend(list("cmd"));
+        words.extend(arguments.first().map(|_| "--".to_owned()));
+        for argument in arguments {
+            match &invocation["params"][argument.get_id().as_str()] {
+                Value::String(text) => words.push(text.clone()),
+                Value::Array(items) => {
+                    words.extend((name == "exec").then(|| "--".to_owned()));
+                    words.extend(items.iter().map(|item| item.as_str().unwrap().to_owned()));
+                }
+                _ => {}
             }
-            Args::Rest(name) => {
-                words.push("--".into());
-                words.extend(list(name));
-            }
-            Args::Hosts(name) => words.extend(list(name)),
         }
     }
     words
@@ -309,21 +298,21 @@ fn render(line: &oardocker::cli::parse::Line) -> Vec<String> {
 
 #[test]
 fn random_lines_never_panic_and_survive_being_written_again() {
-    use oardocker::cli::parse::{Env, Parsed, parse};
     let (mut random, mut ran, env) = (Random(20_261_124), 0, Env::new());
-    for _ in 0..200_000 {
+    let (mut parser, program) = (Parser::default(), parse::program());
+    for _ in 0..100_000 {
         let length = 1 + random.below(8);
         let words: Vec<String> = (0..length).map(|_| random.pick(&WORDS).to_owned()).collect();
-        if let Ok(Parsed::Run(line)) = parse(&words, &env) {
+        if let Ok(Parsed::Run(line)) = parser.parse(&words, &env) {
             ran += 1;
-            let again = render(&line);
-            let Ok(Parsed::Run(second)) = parse(&again, &env) else {
+            let again = render(&line, &program);
+            let Ok(Parsed::Run(second)) = parser.parse(&again, &env) else {
                 panic!("{words:?} became {again:?}, which is refused")
             };
-            assert_eq!(line.chain, second.chain, "{words:?} became {again:?}");
+            assert_eq!(line.to_json()["chain"], second.to_json()["chain"], "{words:?} became {again:?}");
         }
     }
-    assert!(ran > 5_000, "only {ran} of the lines were accepted");
+    assert!(ran > 2_500, "only {ran} of the lines were accepted");
 }
 
 #[track_caller]

@@ -6,15 +6,46 @@ use crate::cluster::{elsewhere, images, preflight};
 use crate::error::Result;
 use crate::image::build::Options;
 use crate::image::report::short;
-use serde::Deserialize;
+use clap::ArgAction::SetFalse;
+use serde::Serialize;
 use std::collections::BTreeMap;
 
-/// Parameters. `rm` and `force_rm` are for old scripts: containers of steps never stay.
-#[derive(Debug, Deserialize)]
-pub(super) struct Params {
+/// Build base images
+///
+/// Builds one image per folder of .oardocker/images. Steps whose inputs did not change are taken from the cache; images that do
+/// not depend on each other are built at the same time. A running cluster is stopped first.
+#[derive(Debug, Clone, PartialEq, clap::Args, Serialize)]
+#[command(after_help = "Examples:
+  oardocker build
+      build all images
+  oardocker build --no-cache
+      from scratch")]
+pub struct Params {
+    /// Remove the containers of failed steps too; always done.
+    #[arg(long)]
+    force_rm: bool,
+    /// Run every step again.
+    #[arg(long)]
     no_cache: bool,
+    /// Look for newer base images.
+    #[arg(long)]
     pull: bool,
+    /// Show the images only, not the output of the steps.
+    #[arg(short, long)]
     quiet: bool,
+    /// Remove the containers of steps; always done.
+    #[arg(id = "rm-on", long = "rm", overrides_with = "rm")]
+    #[serde(skip)]
+    _rm_on: bool,
+    /// Accepted for old scripts.
+    #[arg(long = "no-rm", action = SetFalse, overrides_with = "rm-on")]
+    rm: bool,
+    /// Build images that are already there; done without it too.
+    #[arg(id = "rebuild-on", long = "rebuild", overrides_with = "rebuild")]
+    #[serde(skip)]
+    _rebuild_on: bool,
+    /// Leave images as they are that are already there.
+    #[arg(long = "no-rebuild", action = SetFalse, overrides_with = "rebuild-on")]
     rebuild: bool,
 }
 

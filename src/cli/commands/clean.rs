@@ -6,7 +6,17 @@ use crate::engine::State;
 use crate::engine::select::Backend;
 use crate::error::Result;
 use crate::image::cache::CACHE;
+use serde::Serialize;
 use std::collections::BTreeSet;
+
+/// Remove stopped containers and images that nothing needs
+///
+/// Removes this environment's containers that do not run, and cached build steps that none of the images uses.
+#[derive(Debug, Clone, PartialEq, clap::Args, Serialize)]
+#[command(after_help = "Examples:
+  oardocker clean
+      free disk space")]
+pub struct Params {}
 
 pub(super) async fn run(context: &mut Context) -> Result<()> {
     let workdir = context.locked_workdir().await?;

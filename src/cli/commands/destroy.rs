@@ -8,7 +8,22 @@ use crate::error::{Error, Result};
 use crate::image::cache::CACHE;
 use crate::image::report::short;
 use crate::workdir::owned;
+use serde::Serialize;
 use std::io::BufRead as _;
+
+/// Stop containers and remove all images
+///
+/// Stops the cluster and removes this environment's images. Asks first.
+#[derive(Debug, Clone, PartialEq, clap::Args, Serialize)]
+#[command(after_help = "Examples:
+  oardocker destroy -f
+      without a question")]
+pub struct Params {
+    /// Do not ask.
+    #[arg(short, long)]
+    #[serde(skip)]
+    pub(super) force: bool,
+}
 
 /// Asks; an answer that is no, or none at all, aborts.
 pub(super) fn confirm(ui: &Ui) -> Result<()> {

@@ -1,15 +1,17 @@
 //! `oardocker exec`, and the terminal side of sessions.
 
 use super::Context;
-use crate::cli::ui;
+use crate::cli::{ui, values};
 use crate::cluster;
 use crate::cluster::files::Files;
 use crate::cluster::session::{self, Wish};
 use crate::engine::io::{Chunk, Session, Stdin};
 use crate::error::{Context as _, Error, Result};
+use clap::ArgAction::SetFalse;
+use clap::ValueHint;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::termios::{SetArg, Termios, cfmakeraw, tcgetattr, tcsetattr};
-use serde::Deserialize;
+use serde::Serialize;
 use std::io::{ErrorKind, IsTerminal as _, Read as _};
 use std::os::fd::AsFd as _;
 use std::sync::Arc;
@@ -24,15 +26,44 @@ const LAST_WORDS: [(i32, Duration); 3] = [
     (nix::libc::SIGKILL, Duration::from_secs(10)),
 ];
 
-/// Parameters.
-#[derive(Debug, Deserialize)]
-pub(super) struct Params {
+/// Run a command in an existing node
+///
+/// One word is a line for the shell; several words are run exactly as given. Ends with the command's exit code. Of standard input
+/// no more is taken than the command takes; signals go to all its processes, and when it ends, those that it left behind are hung
+/// up. Nothing can be chained after exec.
+#[derive(Debug, Clone, PartialEq, clap::Args, Serialize)]
+#[command(after_help = "Examples:
+  oardocker exec frontend oarnodes -s
+      the state of the nodes
+  oardocker exec node1 'cat /proc/self/cgroup | sort'
+      a line for the shell
+  while read h; do oardocker exec -n $h uptime; done < hosts
+      one host after the other
+  oardocker exec -l root --no-tty server cat /var/log/oar.log > oar.log
+      a file, byte by byte")]
+pub struct Params {
+    /// Run as this user.
+    #[arg(short = 'l', long, value_name = "TEXT", default_value = "docker", value_hint = ValueHint::Username)]
     user: String,
+    /// Run in this directory.
+    #[arg(short, long, value_name = "TEXT", default_value = "~")]
     workdir: String,
+    /// Allocate a pseudo-TTY; done without it too.
+    #[arg(id = "tty-on", short = 't', long = "tty", overrides_with = "tty")]
+    #[serde(skip)]
+    _tty_on: bool,
+    /// Allocate no pseudo-TTY.
+    #[arg(long = "no-tty", action = SetFalse, overrides_with = "tty-on")]
     tty: bool,
-    #[serde(default)]
+    /// Read nothing, as ssh -n; no pseudo-TTY then.
+    #[arg(short = 'n', long)]
+    #[serde(skip_serializing_if = "values::off")]
     no_stdin: bool,
+    /// Where.
+    #[arg(value_hint = ValueHint::Hostname, value_parser = values::host)]
     hostname: String,
+    /// What.
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_hint = ValueHint::AnyPath)]
     cmd: Vec<String>,
 }
 

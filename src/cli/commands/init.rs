@@ -5,17 +5,30 @@ use crate::cli::ui;
 use crate::error::{Context as _, Error, Result};
 use crate::rooted::Root;
 use crate::workdir::{self, templates};
-use serde::Deserialize;
+use clap::builder::PossibleValuesParser;
+use serde::Serialize;
 use std::fs;
 use std::io::ErrorKind;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::Path;
 use templates::Outcome;
 
-/// Parameters.
-#[derive(Debug, Deserialize)]
-pub(super) struct Params {
+/// Initialize a new environment
+///
+/// Copies an environment's definition to .oardocker. Files that you changed are overwritten with -f only, custom_setup.sh never.
+#[derive(Debug, Clone, PartialEq, clap::Args, Serialize)]
+#[command(after_help = "Examples:
+  oardocker init
+      the default environment
+  oardocker init -f -e bookworm build
+      another one, and build it")]
+pub struct Params {
+    /// Overwrite an existing environment.
+    #[arg(short, long)]
     force: bool,
+    /// The environment.
+    #[arg(short, long, value_name = "NAME", default_value = "trixie",
+          value_parser = PossibleValuesParser::new(templates::environments()))]
     env: String,
 }
 

@@ -8,13 +8,29 @@ use crate::error::{Context as _, Result};
 use crate::image::build::Options;
 use crate::image::report::short;
 use crate::source;
-use serde::Deserialize;
+use clap::ValueHint;
+use serde::Serialize;
 use std::path::Path;
 use tokio::runtime::Handle;
 
-/// Parameters.
-#[derive(Debug, Deserialize)]
-pub(super) struct Params {
+/// Install and configure OAR from src
+///
+/// SRC is a tarball, a directory, a git working tree, the URL of a tarball, or git+URL of a repository with @ and a branch or tag
+/// if need be. It is never written to. The word deb stands for the Debian packages of the environment's own suite. A running
+/// cluster is stopped first.
+#[derive(Debug, Clone, PartialEq, clap::Args, Serialize)]
+#[command(after_help = "Examples:
+  oardocker install oar-2.6.1.tar.gz
+      from a tarball
+  oardocker install . start
+      from the working tree, then start
+  oardocker install deb
+      from Debian's packages
+  oardocker install git+https://github.com/oar-team/oar.git@2.5
+      a branch of a repository")]
+pub struct Params {
+    /// Where OAR comes from.
+    #[arg(value_hint = ValueHint::AnyPath)]
     src: String,
 }
 

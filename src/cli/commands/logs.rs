@@ -1,11 +1,13 @@
 //! `oardocker logs`: what the log host collected.
 
 use super::Context;
+use crate::cli::values::{self, Given, Lines};
 use crate::cluster;
 use crate::error::{Context as _, Error, Result};
 use crate::rooted::own_path;
+use clap::ValueHint;
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
-use serde::Deserialize;
+use serde::Serialize;
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{BufRead as _, BufReader, Read as _};
@@ -19,13 +21,28 @@ const TAIL: usize = 10;
 /// A line that is longer, in bytes, is shown in pieces.
 const LONGEST: usize = 1 << 20;
 
-/// Parameters.
-#[derive(Debug, Deserialize)]
-pub(super) struct Params {
-    lines: Option<String>,
+/// Fetch the logs of all nodes or only some
+///
+/// Shows what the log host collected. Host names may follow.
+#[derive(Debug, Clone, PartialEq, clap::Args, Serialize)]
+#[command(after_help = "Examples:
+  oardocker logs -n 20 server
+      the last lines of the server
+  oardocker logs -f
+      follow all")]
+pub struct Params {
+    /// Number of journal entries to show.
+    #[arg(short = 'n', long, value_name = "TEXT", value_parser = values::lines)]
+    lines: Option<Given<Lines>>,
+    /// Show all lines, even in follow mode.
+    #[arg(long)]
     no_tail: bool,
+    /// Follow log output.
+    #[arg(short, long)]
     follow: bool,
-    #[serde(default)]
+    /// Of these only.
+    #[arg(value_hint = ValueHint::Hostname)]
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     hostnames: Vec<String>,
 }
 
@@ -43,10 +60,10 @@ pub(super) async fn run(context: &mut Context, params: Params) -> Result<()> {
             Error::new(format!("there is no host {name} in this cluster")).hint(format!("hosts: {}", known.join(", ")))
         );
     }
-    let count = match params.lines.as_deref() {
+    let count = match params.lines.map(|lines| lines.value) {
         _ if params.no_tail => None,
-        Some("all") => None,
-        Some(n) => Some(n.parse::<usize>().doing(|| format!("bad number of lines {n:?}"))?),
+        Some(Lines::All) => None,
+        Some(Lines::Last(n)) => Some(n),
         None => params.follow.then_some(TAIL),
     };
     let files = context.files(&workdir);

@@ -16,6 +16,7 @@ mod stop;
 
 use super::parse::Invocation;
 use super::ui::{self, Ui};
+use super::values;
 use crate::cgroup::Cgroups;
 use crate::cluster::files::Files;
 use crate::cluster::images::{StepNetwork, remove_steps, steps_id};
@@ -27,21 +28,99 @@ use crate::host::{self, Machine};
 use crate::image::build::{Builder, Options};
 use crate::net;
 use crate::workdir::{self, Lock, Workdir};
-use serde::Deserialize;
-use serde_json::{Map, Value};
+use clap::ValueHint;
+use clap_complete::{ArgValueCandidates, CompletionCandidate};
+use serde::Serialize;
 use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
 use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 
-#[derive(Debug, Deserialize)]
-struct Global {
+/// Options that stand before the first command.
+#[derive(Debug, Clone, PartialEq, clap::Args, Serialize)]
+pub struct Global {
+    /// Changes the folder to operate on.
+    #[arg(long, value_name = "DIRECTORY", value_hint = ValueHint::DirPath, value_parser = values::directory)]
     workdir: Option<PathBuf>,
-    docker_host: String,
+    /// The engine: auto, managed, containerd://PATH or unix://PATH.
+    #[arg(long, value_name = "TEXT", default_value = "auto", add = ArgValueCandidates::new(engines))]
+    pub(super) docker_host: String,
+    /// The cgroup file system path.
+    #[arg(long, value_name = "TEXT", default_value = "/sys/fs/cgroup", value_hint = ValueHint::AnyPath,
+          value_parser = values::path)]
     cgroup_path: PathBuf,
-    #[serde(default)]
+    /// The range of addresses that networks are cut from, such as 172.30.0.0/16; 10.158.0.0/15 without it.
+    #[arg(long = "network", value_name = "TEXT")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     networks: Option<String>,
-    verbose: bool,
+    /// Accepted for old scripts; no docker client is used.
+    #[arg(long, value_name = "TEXT", default_value = "docker")]
+    docker_binary: String,
+    /// Tell the engine and how long each command took.
+    #[arg(long)]
+    pub(super) verbose: bool,
+    /// Accepted for old scripts; errors always show their causes.
+    #[arg(long)]
+    debug: bool,
+    /// Parse the line, print it as JSON and do nothing.
+    #[arg(long)]
+    #[serde(skip)]
+    pub(super) dry_run: bool,
+}
+
+fn engines() -> Vec<CompletionCandidate> {
+    ["auto", "managed", "containerd:///run/containerd/containerd.sock"].map(Into::into).into()
+}
+
+/// A command with its parameters.
+#[derive(Debug, Clone, PartialEq, clap::Subcommand, Serialize)]
+#[serde(rename_all = "lowercase", tag = "command", content = "params")]
+#[allow(missing_docs, reason = "each file says what its command does")]
+pub enum Command {
+    Build(build::Params),
+    Clean(clean::Params),
+    Completion(completion::Params),
+    Connect(connect::Params),
+    Destroy(destroy::Params),
+    Exec(exec::Params),
+    Init(init::Params),
+    Install(install::Params),
+    Logs(logs::Params),
+    Reset(reset::Params),
+    Start(start::Params),
+    Status(status::Params),
+    Stop(stop::Params),
+}
+
+impl Command {
+    /// Whether it needs a container engine.
+    pub(super) fn needs_engine(&self) -> bool {
+        !matches!(self, Self::Init(_) | Self::Completion(_))
+    }
+
+    /// Whether it may stay open for hours, with nothing half done: the cluster must be manageable from another terminal then.
+    fn stays(&self) -> bool {
+        self.is_session() || matches!(self, Self::Logs(_))
+    }
+
+    /// Whether it passes its signals on to what it runs.
+    pub(super) fn is_session(&self) -> bool {
+        matches!(self, Self::Exec(_) | Self::Connect(_))
+    }
+
+    /// Whether it only looks: then it can end at once.
+    pub(super) fn only_looks(&self) -> bool {
+        matches!(self, Self::Logs(_) | Self::Status(_))
+    }
+
+    /// What becomes of it when it is interrupted.
+    pub(super) fn aftermath(&self, name: &str) -> String {
+        match self {
+            Self::Build(_) | Self::Install(_) | Self::Start(_) => format!("{name} is undone"),
+            Self::Reset(_) => "some hosts may be down, `oardocker status` tells".into(),
+            _ => format!("{name} may be half done, and can be run again"),
+        }
+    }
 }
 
 /// What the commands of one line share.
@@ -63,8 +142,7 @@ impl std::fmt::Debug for Context {
 
 impl Context {
     /// From the global options.
-    pub fn new(ui: Arc<Ui>, machine: Machine, global: &Map<String, Value>) -> Self {
-        let global = serde_json::from_value(Value::Object(global.clone())).expect("the grammar gives all options");
+    pub fn new(ui: Arc<Ui>, machine: Machine, global: Global) -> Self {
         let cancel = CancellationToken::new();
         Self { ui, global, machine, backend: None, locks: Vec::new(), in_session: false, cancel }
     }
@@ -280,57 +358,43 @@ fn tell(ui: &Ui, event: &Event) {
     }
 }
 
-fn params<T: for<'de> Deserialize<'de>>(invocation: &Invocation) -> T {
-    serde_json::from_value(Value::Object(invocation.params.clone())).expect("the grammar gives all parameters")
-}
-
 /// What is refused or asked before anything runs.
 pub fn before(context: &Context, chain: &[Invocation]) -> Result<()> {
     if let Some(pools) = &context.global.networks {
         net::use_pools(pools)?;
     }
     for invocation in chain {
-        match invocation.command {
-            "start" => start::check(&params(invocation))?,
-            "exec" => exec::check(&params(invocation))?,
+        match &invocation.command {
+            Command::Start(params) => start::check(params)?,
+            Command::Exec(params) => exec::check(params)?,
             _ => {}
         }
     }
-    let unforced = |i: &Invocation| i.command == "destroy" && i.params.get("force") != Some(&Value::Bool(true));
-    for _ in chain.iter().filter(|i| unforced(i)) {
-        destroy::confirm(&context.ui)?;
-    }
-    Ok(())
-}
-
-/// Whether a command needs a container engine.
-pub fn needs_engine(command: &str) -> bool {
-    !matches!(command, "init" | "completion")
+    let unforced = |i: &&Invocation| matches!(&i.command, Command::Destroy(params) if !params.force);
+    chain.iter().filter(unforced).try_for_each(|_| destroy::confirm(&context.ui))
 }
 
 /// Runs one command. The code is 0 but for `exec` and `connect`.
-pub async fn run(context: &mut Context, invocation: &Invocation) -> Result<u8> {
-    context.in_session = matches!(invocation.command, "exec" | "connect" | "logs");
+pub async fn run(context: &mut Context, command: Command) -> Result<u8> {
+    context.in_session = command.stays();
     if context.in_session {
-        // A shell may stay open for hours, and has nothing half done; the cluster must be manageable from another terminal.
         context.locks.clear();
         context.release().await;
     }
-    match invocation.command {
-        "build" => build::run(context, params(invocation)).await?,
-        "clean" => clean::run(context).await?,
-        "completion" => completion::run(context, &params(invocation)),
-        "connect" => return connect::run(context, params(invocation)).await,
-        "destroy" => destroy::run(context).await?,
-        "exec" => return exec::run(context, params(invocation)).await,
-        "init" => init::run(context, &params(invocation)).await?,
-        "install" => install::run(context, params(invocation)).await?,
-        "logs" => logs::run(context, params(invocation)).await?,
-        "reset" => reset::run(context, params(invocation)).await?,
-        "start" => start::run(context, params(invocation)).await?,
-        "status" => status::run(context).await?,
-        "stop" => stop::run(context).await?,
-        other => return Err(Error::new(format!("{other} is in the grammar but not implemented"))),
+    match command {
+        Command::Build(params) => build::run(context, params).await?,
+        Command::Clean(_) => clean::run(context).await?,
+        Command::Completion(params) => completion::run(context, &params),
+        Command::Connect(params) => return connect::run(context, params).await,
+        Command::Destroy(_) => destroy::run(context).await?,
+        Command::Exec(params) => return exec::run(context, params).await,
+        Command::Init(params) => init::run(context, &params).await?,
+        Command::Install(params) => install::run(context, params).await?,
+        Command::Logs(params) => logs::run(context, params).await?,
+        Command::Reset(params) => reset::run(context, params).await?,
+        Command::Start(params) => start::run(context, params).await?,
+        Command::Status(_) => status::run(context).await?,
+        Command::Stop(_) => stop::run(context).await?,
     }
     Ok(0)
 }

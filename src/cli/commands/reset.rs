@@ -1,19 +1,36 @@
 //! `oardocker reset`: restarts hosts of the cluster.
 
 use super::Context;
+use crate::cli::values;
 use crate::cluster;
 use crate::engine::State;
 use crate::error::{Error, Result};
-use serde::Deserialize;
+use clap::ValueHint;
+use serde::Serialize;
 use std::time::Duration;
 
-/// Parameters.
-#[derive(Debug, Deserialize)]
-pub(super) struct Params {
-    hostnames: Vec<String>,
+/// Restart the containers
+///
+/// Restarts the named nodes, or all of them. Nothing can be chained after reset.
+#[derive(Debug, Clone, PartialEq, clap::Args, Serialize)]
+#[command(after_help = "Examples:
+  oardocker reset
+      all nodes
+  oardocker reset -t 0 node1 node2
+      two of them, at once
+  oardocker reset --stopped
+      those that were shut down")]
+pub struct Params {
+    /// Number of seconds to wait for a node to shut down before it is killed.
+    #[arg(short, long, value_name = "INTEGER", default_value = "10", value_parser = values::within::<u64>(0, 86_400))]
     time: u64,
-    #[serde(default)]
+    /// Only those that do not run.
+    #[arg(long)]
+    #[serde(skip_serializing_if = "values::off")]
     stopped: bool,
+    /// Which.
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_hint = ValueHint::Hostname)]
+    hostnames: Vec<String>,
 }
 
 pub(super) async fn run(context: &mut Context, params: Params) -> Result<()> {

@@ -2,9 +2,10 @@
 
 use super::{Context, stop};
 use crate::cli::plan as shown;
+use crate::cli::values::{self, Given, Variable};
 use crate::cluster::facts::{self, Facts};
 use crate::cluster::request::Request;
-use crate::cluster::volume::{self, Mode, Volume};
+use crate::cluster::volume::{Mode, Volume};
 use crate::cluster::{ROLES, plan, preflight};
 use crate::engine::select::Backend;
 use crate::error::{Error, Result};
@@ -12,31 +13,61 @@ use crate::host;
 use crate::net;
 use crate::workdir::Workdir;
 use crate::workdir::manifest::Service;
-use serde::Deserialize;
+use clap_complete::ArgValueCompleter;
+use serde::Serialize;
 use std::path::Path;
 use std::sync::Arc;
 
-/// Parameters.
-#[derive(Debug, Deserialize)]
-pub(super) struct Params {
+/// Create and start the nodes
+///
+/// Starts the cluster and returns when OAR accepts jobs. A running cluster is stopped first.
+#[derive(Debug, Clone, PartialEq, clap::Args, Serialize)]
+#[command(after_help = "Examples:
+  oardocker start -n 5
+      a cluster of five nodes
+  oardocker start -v $PWD:/data:cow connect
+      with this folder, writes go to a copy
+  oardocker start -n 5 --plan
+      what that would make")]
+pub struct Params {
+    /// The cluster size.
+    #[arg(short, long, value_name = "INTEGER", default_value = "3", value_parser = values::within::<u32>(0, 1000))]
     nodes: u32,
-    volumes: Vec<String>,
-    envs: Vec<String>,
+    /// Share a folder of the host with all nodes: HOST:CONTAINER[:ro|rw|cow]; several times.
+    #[arg(short = 'v', long = "volume", value_name = "TEXT", value_parser = values::volume,
+          add = ArgValueCompleter::new(values::volume_modes))]
+    volumes: Vec<Given<Volume>>,
+    /// Set an environment variable: KEY=VALUE; several times.
+    #[arg(short, long = "env", value_name = "TEXT", value_parser = values::variable)]
+    envs: Vec<Given<Variable>>,
+    /// Allow the nodes to display X11 applications.
+    #[arg(short = 'X', long)]
     enable_x11: bool,
+    /// Added to the ports of the frontend that are published.
+    // Port 80 is always published, and no port is larger than 65535.
+    #[arg(long, value_name = "INTEGER", default_value = "40000", value_parser = values::within::<u16>(0, 65_535 - 80))]
     port_bindings_offset: u16,
+    /// Publish ports on all addresses, not only 127.0.0.1.
+    #[arg(short = 'g', long, alias = "port_bindings-to-any")]
     port_bindings_to_any: bool,
-    #[serde(default)]
+    /// Return as soon as the nodes boot.
+    #[arg(long)]
+    #[serde(skip_serializing_if = "values::off")]
     no_wait: bool,
-    #[serde(default)]
+    /// Show what would be made, and make nothing.
+    #[arg(long)]
+    #[serde(skip_serializing_if = "values::off")]
     plan: bool,
-    #[serde(default)]
+    /// With --plan: everything, as JSON.
+    #[arg(long)]
+    #[serde(skip_serializing_if = "values::off")]
     json: bool,
 }
 
 /// Names and values.
 type Variables = Vec<(String, String)>;
 
-/// What the grammar lets pass for the sake of old lines, and what cannot work.
+/// What the parser lets pass for the sake of old lines, and what cannot work.
 pub(super) fn check(params: &Params) -> Result<()> {
     if params.nodes == 0 {
         return Err(Error::usage("a cluster needs one node at least").hint("oardocker start -n 1"));
@@ -44,9 +75,10 @@ pub(super) fn check(params: &Params) -> Result<()> {
     if params.json && !params.plan {
         return Err(Error::usage("--json is how --plan shows a plan").hint("oardocker start --plan --json"));
     }
-    match params.envs.iter().find(|e| e.trim().starts_with('=')) {
+    match params.envs.iter().find(|e| e.value.name.is_empty()) {
         Some(bad) => {
-            Err(Error::usage(format!("-e {bad:?} has no name before the equals sign")).hint("write -e KEY=VALUE"))
+            Err(Error::usage(format!("-e {:?} has no name before the equals sign", bad.text))
+                .hint("write -e KEY=VALUE"))
         }
         None => Ok(()),
     }
@@ -131,12 +163,12 @@ async fn request(context: &mut Context, workdir: &Workdir, params: &Params) -> R
 
 /// Shared folders and variables, with what X11 needs of both.
 fn wishes(params: &Params) -> Result<(Vec<Volume>, Variables)> {
-    let mut volumes = params.volumes.iter().map(|v| volume::parse(v)?.resolve()).collect::<Result<Vec<Volume>>>()?;
+    let mut volumes = params.volumes.iter().map(|v| v.value.resolve()).collect::<Result<Vec<Volume>>>()?;
     let mut envs = Variables::new();
     for item in &params.envs {
-        let (key, value) = item.trim().split_once('=').expect("the grammar checked it");
-        envs.retain(|(k, _)| k != key);
-        envs.push((key.to_owned(), value.to_owned()));
+        let Variable { name, value } = &item.value;
+        envs.retain(|(k, _)| k != name);
+        envs.push((name.clone(), value.clone()));
     }
     if params.enable_x11 {
         let display = std::env::var("DISPLAY").ok().filter(|d| !d.is_empty());

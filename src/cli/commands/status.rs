@@ -9,7 +9,17 @@ use crate::engine::select::Backend;
 use crate::error::Result;
 use crate::image::report::short;
 use crate::workdir::owned;
+use serde::Serialize;
 use std::time::SystemTime;
+
+/// Output status of the cluster
+///
+/// Lists this environment's images and containers.
+#[derive(Debug, Clone, PartialEq, clap::Args, Serialize)]
+#[command(after_help = "Examples:
+  oardocker status
+      what is there")]
+pub struct Params {}
 
 pub(super) async fn run(context: &mut Context) -> Result<()> {
     let workdir = context.workdir()?;

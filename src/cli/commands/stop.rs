@@ -3,6 +3,16 @@
 use super::Context;
 use crate::error::Result;
 use crate::workdir::Workdir;
+use serde::Serialize;
+
+/// Stop and remove all nodes
+///
+/// Removes the cluster: containers, network, mounts and cgroups. Images stay.
+#[derive(Debug, Clone, PartialEq, clap::Args, Serialize)]
+#[command(after_help = "Examples:
+  oardocker stop
+      back to where you were before start")]
+pub struct Params {}
 
 pub(super) async fn run(context: &mut Context) -> Result<()> {
     let workdir = context.locked_workdir().await?;
