@@ -188,6 +188,7 @@ foreign!(
     std::num::ParseIntError,
     std::string::FromUtf8Error,
     reqwest::Error,
+    cgroups_rs::fs::error::Error,
 );
 
 impl From<String> for Cause {

@@ -6,11 +6,14 @@
 //! ```
 //! The root is a parameter, so that everything here can be tested on plain directories.
 
+mod group;
+
 use crate::error::{Context as _, Error, Result};
+use cgroups_rs::fs::devices::{DevicePermissions, DeviceType};
+use group::{Device, Mounted};
+pub use group::{Group, Limits, Usage};
 use serde::Serialize;
-use std::fs;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
 
 /// How the host mounts its cgroups.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,26 +32,28 @@ const OURS: &str = "oardocker";
 /// The controllers that OAR's v1 job manager uses; a host may lack some.
 const FOR_JOBS: [&str; 7] = ["cpuset", "cpu", "cpuacct", "memory", "devices", "freezer", "blkio"];
 
-/// The controllers of v2 that a node can hand on to its jobs.
-const HANDED_DOWN: [&str; 5] = ["cpuset", "cpu", "io", "memory", "pids"];
-
 /// What of the host's devices a cluster has at most, as v1 writes it: what OCI runtimes and engines give every container, and tun
 /// and fuse. A container's root may rewrite its own list, but not to more than this.
-const DEVICES: [&str; 13] = [
-    "c *:* m",
-    "b *:* m",
-    "c 1:3 rwm",
-    "c 1:5 rwm",
-    "c 1:7 rwm",
-    "c 1:8 rwm",
-    "c 1:9 rwm",
-    "c 5:0 rwm",
-    "c 5:1 rwm",
-    "c 5:2 rwm",
-    "c 136:* rwm",
-    "c 10:200 rwm",
-    "c 10:229 rwm",
-];
+const DEVICES: [Device; 13] = {
+    use DevicePermissions::{MkNod, Read, Write};
+    use DeviceType::{Block, Char};
+    const FULLY: &[DevicePermissions] = &[Read, Write, MkNod];
+    [
+        (Char, -1, -1, &[MkNod]),
+        (Block, -1, -1, &[MkNod]),
+        (Char, 1, 3, FULLY),
+        (Char, 1, 5, FULLY),
+        (Char, 1, 7, FULLY),
+        (Char, 1, 8, FULLY),
+        (Char, 1, 9, FULLY),
+        (Char, 5, 0, FULLY),
+        (Char, 5, 1, FULLY),
+        (Char, 5, 2, FULLY),
+        (Char, 136, -1, FULLY),
+        (Char, 10, 200, FULLY),
+        (Char, 10, 229, FULLY),
+    ]
+};
 
 /// What a container sees of the cgroups: its own part, as if that were the whole.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -118,24 +123,13 @@ impl Cgroups {
             .hint("boot the host with systemd.unified_cgroup_hierarchy=1 on the kernel's command line, or run oardocker as root"))
     }
 
-    /// Directories of ours that hold a hierarchy each; symbolic links are second names for the same.
-    fn hierarchies(&self) -> Vec<PathBuf> {
-        if self.foreign {
-            return Vec::new();
-        }
-        if self.layout == Layout::Unified {
-            return vec![self.root.clone()];
-        }
-        let mut found: Vec<PathBuf> = fs::read_dir(&self.root)
-            .into_iter()
-            .flatten()
-            .flatten()
-            .filter(|e| e.file_type().is_ok_and(|t| t.is_dir()))
-            .map(|e| e.path())
-            .filter(|p| p.join("cgroup.procs").exists() || p.join("tasks").exists())
-            .collect();
-        found.sort();
-        found
+    fn mounted(&self) -> Mounted {
+        Mounted { root: self.root.clone(), layout: self.layout }
+    }
+
+    /// A cgroup of a cluster; none where the engine makes them.
+    pub fn group(&self, env_id: &str, node: &str) -> Option<Group> {
+        (!self.foreign).then(|| Group::at(&self.mounted(), &node_path(env_id, node)[1..]))
     }
 
     /// The v1 controllers that a node's jobs are confined with: name, and the node's own directory on the host.
@@ -168,27 +162,18 @@ impl Cgroups {
     }
 
     fn create_path(&self, path: &str) -> Result<()> {
-        for hierarchy in self.hierarchies() {
-            let mut dir = hierarchy.clone();
-            for (depth, part) in path[1..].split('/').enumerate() {
-                let parent = dir.clone();
-                dir.push(part);
-                let new = match fs::create_dir(&dir) {
-                    Err(e) if e.kind() != std::io::ErrorKind::AlreadyExists => {
-                        return Err(e).doing(|| format!("cannot create cgroup {}", dir.display()));
-                    }
-                    outcome => outcome.is_ok(),
-                };
-                if self.layout == Layout::Unified {
-                    hand_down(&parent);
-                }
-                for file in ["cpuset.cpus", "cpuset.mems"] {
-                    inherit(&parent.join(file), &dir.join(file), self.layout, depth < 2)?;
-                }
-                // Of an environment as a whole, and while nothing is below it: the kernel wants it so.
-                if new && depth == 1 {
-                    restrict_devices(&dir)?;
-                }
+        if self.foreign {
+            return Ok(());
+        }
+        let mounted = self.mounted();
+        let ends = path.match_indices('/').map(|(at, _)| at).skip(1).chain([path.len()]);
+        for (depth, end) in ends.enumerate() {
+            let group = Group::at(&mounted, &path[1..end]);
+            // What has cgroups of nodes below it gets all that there is each time, and an environment as a whole its devices.
+            match depth {
+                0 => group.create(true)?,
+                1 => group.create_with_devices(true, &DEVICES)?,
+                _ => group.create(false)?,
             }
         }
         Ok(())
@@ -196,14 +181,14 @@ impl Cgroups {
 
     /// Removes the directories of a whole environment, from the inside out.
     pub fn remove(&self, env_id: &str) -> Result<()> {
-        let mut errors = Vec::new();
-        for hierarchy in self.hierarchies() {
-            let ours = hierarchy.join(OURS);
-            errors.extend(remove_tree(&ours.join(env_id)).err());
-            // The last cluster takes the common parent along; others keep it busy.
-            let _ = fs::remove_dir(&ours);
+        if self.foreign {
+            return Ok(());
         }
-        Error::all(errors)
+        let mounted = self.mounted();
+        let removed = Group::at(&mounted, &format!("{OURS}/{env_id}")).delete();
+        // The last cluster takes the common parent along; others keep it busy.
+        Group::at(&mounted, OURS).remove_if_empty();
+        removed
     }
 
     /// The same. It is patient with dying processes, so not on the thread that hears Ctrl-C.
@@ -214,106 +199,14 @@ impl Cgroups {
 
     /// Cgroups of an environment that exist.
     pub fn exists(&self, env_id: &str) -> bool {
-        self.hierarchies().iter().any(|h| h.join(OURS).join(env_id).exists())
+        !self.foreign && Group::at(&self.mounted(), &format!("{OURS}/{env_id}")).exists()
     }
-}
-
-/// Lets the children of a v2 cgroup use its controllers. What the host does not give, the nodes do not have, and `start` says
-/// then that jobs are not confined.
-fn hand_down(dir: &Path) {
-    let read = |name: &str| fs::read_to_string(dir.join(name)).unwrap_or_default();
-    let (available, given) = (read("cgroup.controllers"), read("cgroup.subtree_control"));
-    let has = |list: &str, name: &str| list.split_whitespace().any(|c| c == name);
-    for controller in HANDED_DOWN.iter().filter(|c| has(&available, c) && !has(&given, c)) {
-        let _ = fs::write(dir.join("cgroup.subtree_control"), format!("+{controller}"));
-    }
-}
-
-/// Takes from a cgroup of v1's controller of devices what no container may have.
-fn restrict_devices(dir: &Path) -> Result<()> {
-    let (deny, allow) = (dir.join("devices.deny"), dir.join("devices.allow"));
-    if !deny.exists() {
-        return Ok(());
-    }
-    let write = |path: &Path, text: &str| {
-        fs::write(path, text).doing(|| format!("cannot write {text:?} to {}", path.display()))
-    };
-    write(&deny, "a")?;
-    DEVICES.iter().try_for_each(|device| write(&allow, device))
-}
-
-/// Gives a v1 cpuset what its parent has: where others are below it, again each time, since v1 takes a CPU that goes off out of all
-/// cpusets and gives it back to none.
-fn inherit(from: &Path, to: &Path, layout: Layout, again: bool) -> Result<()> {
-    if layout == Layout::Unified || !to.exists() {
-        return Ok(());
-    }
-    let has = fs::read_to_string(to).unwrap_or_default();
-    if !again && !has.trim().is_empty() {
-        return Ok(());
-    }
-    let value = fs::read_to_string(from).doing(|| format!("cannot read {}", from.display()))?;
-    if value.trim() == has.trim() {
-        return Ok(());
-    }
-    fs::write(to, value.trim()).doing(|| format!("cannot write {}", to.display()))
-}
-
-/// A killed process stays in its cgroup until the kernel is done with it, and v1 has no event that tells when.
-const DYING: Duration = Duration::from_secs(10);
-
-fn remove_tree(dir: &Path) -> Result<()> {
-    let deadline = Instant::now() + DYING;
-    loop {
-        match try_remove(dir) {
-            Ok(()) => return Ok(()),
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
-            Err(e) if e.raw_os_error() == Some(nix::libc::EBUSY) && Instant::now() < deadline => {
-                // The containers are gone; what an engine that died has forgotten in our cgroups goes now.
-                kill_all(dir);
-                std::thread::sleep(Duration::from_millis(10));
-            }
-            Err(e) => {
-                return Err(e)
-                    .doing(|| format!("cannot remove cgroup {}", dir.display()))
-                    .map_err(|e| e.detail(processes(dir)));
-            }
-        }
-    }
-}
-
-fn try_remove(dir: &Path) -> std::io::Result<()> {
-    for entry in fs::read_dir(dir)?.flatten().filter(|e| e.file_type().is_ok_and(|t| t.is_dir())) {
-        try_remove(&entry.path())?;
-    }
-    fs::remove_dir(dir)
-}
-
-fn kill_all(dir: &Path) {
-    for child in fs::read_dir(dir).into_iter().flatten().flatten().filter(|e| e.path().is_dir()) {
-        kill_all(&child.path());
-    }
-    let pids = fs::read_to_string(dir.join("cgroup.procs")).unwrap_or_default();
-    for pid in pids.lines().filter_map(|p| p.parse().ok()).filter(|p| *p > 0) {
-        let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL);
-    }
-}
-
-/// Who is still in there, for the error.
-fn processes(dir: &Path) -> Vec<String> {
-    let children = fs::read_dir(dir).into_iter().flatten().flatten().filter(|e| e.path().is_dir());
-    let below = children.flat_map(|e| processes(&e.path()));
-    let pids = fs::read_to_string(dir.join("cgroup.procs")).unwrap_or_default();
-    let line = |pid: &str| {
-        let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
-        format!("{}: process {pid} {}", dir.display(), name.trim())
-    };
-    pids.lines().map(line).chain(below).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs;
 
     fn tree(files: &[&str]) -> tempfile::TempDir {
         let dir = tempfile::tempdir().unwrap();

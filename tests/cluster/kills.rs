@@ -55,7 +55,7 @@ fn kill_at_random(engine: Engine) {
     let before = state_on(engine);
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
     let seed = number("OARDOCKER_TEST_SEED").unwrap_or(now.as_nanos() as u64 | 1);
-    let points = number("OARDOCKER_TEST_KILLS").unwrap_or(30);
+    let points = number("OARDOCKER_TEST_KILLS").unwrap_or(CASES.len() as u64);
     println!("{points} kills on {}, OARDOCKER_TEST_SEED={seed}", engine.name());
     let mut random = Random(seed);
     let mut faults = Vec::new();

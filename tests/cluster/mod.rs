@@ -31,9 +31,10 @@ pub fn ready_on(engine: Engine, env: &str) -> Workdir {
     workdir.ok(&["init", "-f", "-e", env]);
     let listed = workdir.ok(&["build", "-q", "status"]);
     assert!(listed.contains(&format!("oardocker/{env}-node:base")), "{listed}");
-    let text = workdir.ok(&["install", oar_tarball().to_str().unwrap()]);
-    for role in ["node", "frontend", "server"] {
-        assert!(text.contains(&format!("{role} | OAR 2.6.1 (tarball)")), "prefixed output of {role}: {text}");
+    if let Some(text) = workdir.install_once() {
+        for role in ["node", "frontend", "server"] {
+            assert!(text.contains(&format!("{role} | OAR 2.6.1 (tarball)")), "prefixed output of {role}: {text}");
+        }
     }
     workdir
 }

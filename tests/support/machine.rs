@@ -94,7 +94,7 @@ impl Machine {
         let setup = workdir.root.join(".oardocker/images/node/custom_setup.sh");
         fs::write(&setup, SETUP).unwrap();
         workdir.ok(&["build", "-q"]);
-        workdir.ok(&["install", super::oar_tarball().to_str().unwrap()]);
+        workdir.install_once();
         let home = home();
         fs::create_dir_all(home.join("workdirs")).unwrap();
         let write = |name: &str, text: &str| {

@@ -5,7 +5,7 @@ mod daemon;
 pub mod machine;
 
 pub use daemon::{Daemon, get};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::{Read as _, Write as _};
 use std::os::fd::{AsRawFd as _, OwnedFd};
@@ -270,6 +270,25 @@ impl Workdir {
     #[track_caller]
     pub fn root_sh(&self, host: &str, line: &str) -> String {
         self.ok(&["exec", "-l", "root", "--no-tty", host, line])
+    }
+
+    /// Installs OAR's tarball, unless this run has and the images are still those; what that said. A running cluster has to be
+    /// stopped before.
+    #[track_caller]
+    pub fn install_once(&self) -> Option<String> {
+        static INSTALLED: Mutex<BTreeMap<PathBuf, String>> = Mutex::new(BTreeMap::new());
+        let images = || -> String {
+            let listed = self.ok(&["status"]);
+            let of_image = |line: &str| line.split_whitespace().take(2).collect::<Vec<_>>().join(" ") + "\n";
+            listed.lines().filter(|line| line.starts_with("oardocker/")).map(of_image).collect()
+        };
+        let mut installed = INSTALLED.lock().unwrap_or_else(PoisonError::into_inner);
+        if installed.get(&self.root).is_some_and(|before| *before == images()) {
+            return None;
+        }
+        let text = self.ok(&["install", oar_tarball().to_str().unwrap()]);
+        installed.insert(self.root.clone(), images());
+        Some(text)
     }
 
     pub fn env_id(&self) -> String {

@@ -1,0 +1,441 @@
+//! One cgroup, as one thing in however many hierarchies hold it: cgroups-rs does the work, in hierarchies below a root that is given.
+//!
+//! What that crate lacks is here: it takes /sys/fs/cgroup for granted where v2 controllers are handed down, knows no cgroups
+//! below one, ends the processes of v2 only, and tells nobody when a cpuset stays empty.
+
+use super::Layout;
+use crate::error::{Context as _, Error, Result};
+use cgroups_rs::CgroupPid;
+use cgroups_rs::fs::blkio::BlkIoController;
+use cgroups_rs::fs::cgroup::Cgroup;
+use cgroups_rs::fs::cpu::CpuController;
+use cgroups_rs::fs::cpuacct::CpuAcctController;
+use cgroups_rs::fs::cpuset::CpuSetController;
+use cgroups_rs::fs::devices::{DevicePermissions, DeviceType, DevicesController};
+use cgroups_rs::fs::freezer::FreezerController;
+use cgroups_rs::fs::memory::MemController;
+use cgroups_rs::fs::pid::PidController;
+use cgroups_rs::fs::systemd::SystemdController;
+use cgroups_rs::fs::{Controller as _, Hierarchy, MaxValue, Subsystem};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+/// A device or many, as v1 lists them: kind, major and minor number (-1 is any), what may be done.
+pub(super) type Device = (DeviceType, i64, i64, &'static [DevicePermissions]);
+
+/// The controllers of v2 that a node can hand on to its jobs.
+const HANDED_DOWN: [&str; 5] = ["cpuset", "cpu", "io", "memory", "pids"];
+
+/// A killed process stays in its cgroup until the kernel is done with it, and v1 has no event that tells when.
+const DYING: Duration = Duration::from_secs(10);
+
+/// The mounted hierarchies.
+#[derive(Debug, Clone)]
+pub(super) struct Mounted {
+    pub(super) root: PathBuf,
+    pub(super) layout: Layout,
+}
+
+impl Mounted {
+    /// The directories that a hierarchy each is mounted at, with its name; symbolic links are second names for the same.
+    fn dirs(&self) -> Vec<(String, PathBuf)> {
+        if self.layout == Layout::Unified {
+            return vec![("unified".into(), self.root.clone())];
+        }
+        let entries = fs::read_dir(&self.root).into_iter().flatten().flatten();
+        let mut found: Vec<(String, PathBuf)> = entries
+            .filter(|e| e.file_type().is_ok_and(|t| t.is_dir()))
+            .map(|e| (e.file_name().to_string_lossy().into_owned(), e.path()))
+            .filter(|(_, p)| p.join("cgroup.procs").exists() || p.join("tasks").exists())
+            .collect();
+        found.sort();
+        found
+    }
+
+    /// The controllers of v2 that the host has.
+    fn controllers(&self) -> Vec<String> {
+        words(&self.root.join("cgroup.controllers")).into_iter().chain(["freezer".into()]).collect()
+    }
+}
+
+impl Hierarchy for Mounted {
+    fn subsystems(&self) -> Vec<Subsystem> {
+        let v2 = self.layout == Layout::Unified;
+        // Each directory as such comes first: it is there whatever controllers there are.
+        let plain = |(_, dir): &(String, PathBuf)| generic(dir, v2);
+        let dirs = self.dirs();
+        let known = dirs.iter().flat_map(|(name, dir)| {
+            let names = if v2 { self.controllers() } else { name.split(',').map(ToOwned::to_owned).collect() };
+            names.into_iter().filter_map(|name| subsystem(&name, dir, v2)).collect::<Vec<_>>()
+        });
+        dirs.iter().map(plain).chain(known).collect()
+    }
+
+    fn root(&self) -> PathBuf {
+        self.root.clone()
+    }
+
+    fn root_control_group(&self) -> Cgroup {
+        Cgroup::load(Box::new(self.clone()), "")
+    }
+
+    fn parent_control_group(&self, path: &str) -> Cgroup {
+        Cgroup::load(Box::new(self.clone()), Path::new(path).parent().unwrap_or(Path::new("")))
+    }
+
+    fn v2(&self) -> bool {
+        self.layout == Layout::Unified
+    }
+}
+
+fn generic(dir: &Path, v2: bool) -> Subsystem {
+    Subsystem::Systemd(SystemdController::new(dir.to_owned(), dir.to_owned(), v2))
+}
+
+fn subsystem(name: &str, dir: &Path, v2: bool) -> Option<Subsystem> {
+    let (at, base) = (dir.to_owned(), dir.to_owned());
+    Some(match name {
+        "cpuset" => Subsystem::CpuSet(CpuSetController::new(at, base, v2)),
+        "cpu" => Subsystem::Cpu(CpuController::new(at, base, v2)),
+        "cpuacct" => Subsystem::CpuAcct(CpuAcctController::new(at, base)),
+        "memory" => Subsystem::Mem(MemController::new(at, base, v2)),
+        "pids" => Subsystem::Pid(PidController::new(at, base, v2)),
+        "blkio" | "io" => Subsystem::BlkIo(BlkIoController::new(at, base, v2)),
+        "devices" => Subsystem::Devices(DevicesController::new(at, base)),
+        "freezer" => Subsystem::Freezer(FreezerController::new(at, base, v2)),
+        _ => return None,
+    })
+}
+
+/// What a cgroup may use at most; none is no limit.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Limits {
+    /// Bytes.
+    pub memory: Option<u64>,
+    /// Processors, as in 1.5.
+    pub cpus: Option<f64>,
+    /// Processes and threads.
+    pub pids: Option<u32>,
+}
+
+/// What a cgroup uses now; none where no controller counts it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Usage {
+    /// Bytes.
+    pub memory: Option<u64>,
+    /// Time of processors.
+    pub cpu: Option<Duration>,
+    /// Processes and threads.
+    pub pids: Option<u64>,
+}
+
+/// One cgroup.
+#[derive(Debug)]
+pub struct Group {
+    mounted: Mounted,
+    path: String,
+    inner: Cgroup,
+}
+
+impl Group {
+    /// The cgroup at a path below the root of each hierarchy, as in `oardocker/ab/node1`; it need not exist.
+    pub(super) fn at(mounted: &Mounted, path: &str) -> Self {
+        Self { mounted: mounted.clone(), path: path.to_owned(), inner: Cgroup::load(Box::new(mounted.clone()), path) }
+    }
+
+    /// Whether any hierarchy has it.
+    pub fn exists(&self) -> bool {
+        self.inner.exists()
+    }
+
+    /// Makes it wherever it is missing, in a parent that exists. A v1 cpuset gets what its parent has; where others will be below
+    /// it (`shared`), again each time, since v1 takes a CPU that goes off out of all cpusets and gives it back to none.
+    pub(super) fn create(&self, shared: bool) -> Result<()> {
+        if self.mounted.layout == Layout::Unified {
+            let parent = Path::new(&self.path).parent().unwrap_or(Path::new(""));
+            hand_down(&self.mounted.root.join(parent));
+        }
+        for subsystem in self.inner.subsystems() {
+            let controller = subsystem.to_controller();
+            controller.create().doing(|| format!("cannot create cgroup {}", controller.path().display()))?;
+        }
+        match self.inner.controller_of::<CpuSetController>() {
+            Some(cpuset) if self.mounted.layout != Layout::Unified => inherit(cpuset, shared),
+            _ => Ok(()),
+        }
+    }
+
+    /// Its list of devices, if a controller of v1 that has it not yet is there: empty it, then allow these. The kernel wants that
+    /// done while nothing is below it.
+    pub(super) fn create_with_devices(&self, shared: bool, devices: &[Device]) -> Result<()> {
+        let controller = self.inner.controller_of::<DevicesController>().filter(|c| !c.exists());
+        self.create(shared)?;
+        let Some(controller) = controller.filter(|c| c.path().join("devices.deny").exists()) else { return Ok(()) };
+        let (all, any) = (DeviceType::All, DevicePermissions::all());
+        let restricted = controller.deny_device(all, -1, -1, &any).and_then(|()| {
+            devices
+                .iter()
+                .try_for_each(|(kind, major, minor, what)| controller.allow_device(*kind, *major, *minor, what))
+        });
+        restricted.doing(|| format!("cannot restrict the devices of cgroup {}", controller.path().display()))
+    }
+
+    /// Moves a process here.
+    pub fn add(&self, pid: u32) -> Result<()> {
+        let moved = self.inner.add_task_by_tgid(CgroupPid::from(u64::from(pid)));
+        moved.doing(|| format!("cannot move process {pid} to cgroup {}", self.path))
+    }
+
+    /// Stops all processes here and below, until [`Group::thaw`].
+    pub fn freeze(&self) -> Result<()> {
+        self.freezer()?.freeze().doing(|| format!("cannot freeze cgroup {}", self.path))
+    }
+
+    /// Lets them go on.
+    pub fn thaw(&self) -> Result<()> {
+        self.freezer()?.thaw().doing(|| format!("cannot thaw cgroup {}", self.path))
+    }
+
+    fn freezer(&self) -> Result<&FreezerController> {
+        let none = || Error::new(format!("this host has no freezer for cgroup {}", self.path));
+        self.inner.controller_of::<FreezerController>().ok_or_else(none)
+    }
+
+    /// Sets limits; one that is none is taken away. Fails where no controller can hold one that is wanted.
+    pub fn limit(&self, limits: &Limits) -> Result<()> {
+        const PERIOD: u64 = 100_000;
+        let lacks = |what: &str| Error::new(format!("this host cannot limit the {what} of cgroup {}", self.path));
+        let doing = |what: &str| format!("cannot limit the {what} of cgroup {}", self.path);
+        match (self.inner.controller_of::<MemController>(), limits.memory) {
+            (Some(memory), limit) => {
+                let limit = limit.map_or(-1, |bytes| i64::try_from(bytes).unwrap_or(i64::MAX));
+                memory.set_limit(limit).doing(|| doing("memory"))?;
+            }
+            (None, Some(_)) => return Err(lacks("memory")),
+            (None, None) => {}
+        }
+        match (self.inner.controller_of::<CpuController>(), limits.cpus) {
+            (Some(cpu), limit) => {
+                let quota = limit.map_or(-1, |cpus| (cpus * PERIOD as f64).round() as i64);
+                cpu.set_cfs_quota_and_period(Some(quota), Some(PERIOD)).doing(|| doing("processors"))?;
+            }
+            (None, Some(_)) => return Err(lacks("processors")),
+            (None, None) => {}
+        }
+        match (self.inner.controller_of::<PidController>(), limits.pids) {
+            (Some(pids), limit) => {
+                let limit = limit.map_or(MaxValue::Max, |pids| MaxValue::Value(pids.into()));
+                pids.set_pid_max(limit).doing(|| doing("processes"))
+            }
+            (None, Some(_)) => Err(lacks("processes")),
+            (None, None) => Ok(()),
+        }
+    }
+
+    /// What it uses.
+    pub fn usage(&self) -> Usage {
+        let v1_time =
+            || self.inner.controller_of::<CpuAcctController>().map(|c| Duration::from_nanos(c.cpuacct().usage));
+        let v2_time = || {
+            let stat = self.inner.controller_of::<CpuController>()?.cpu().stat;
+            let micros = stat.lines().find_map(|line| line.strip_prefix("usage_usec ")?.trim().parse().ok());
+            micros.map(Duration::from_micros)
+        };
+        Usage {
+            memory: self.inner.controller_of::<MemController>().map(|c| c.memory_stat().usage_in_bytes),
+            cpu: v1_time().or_else(v2_time),
+            pids: self.inner.controller_of::<PidController>().and_then(|c| c.get_pid_current().ok()),
+        }
+    }
+
+    /// The cgroups right below it.
+    fn below(&self) -> Vec<Self> {
+        let paths = self.inner.subsystems().iter().map(|subsystem| subsystem.to_controller().path().to_owned());
+        let entries = paths.flat_map(|path| fs::read_dir(path).into_iter().flatten().flatten());
+        let dirs = entries.filter(|e| e.file_type().is_ok_and(|t| t.is_dir()));
+        let mut names: Vec<String> = dirs.filter_map(|e| e.file_name().into_string().ok()).collect();
+        names.sort();
+        names.dedup();
+        names.iter().map(|name| Self::at(&self.mounted, &format!("{}/{name}", self.path))).collect()
+    }
+
+    /// Kills all processes here and below.
+    pub fn kill(&self) {
+        if self.inner.kill().is_ok() {
+            return;
+        }
+        self.below().iter().for_each(Self::kill);
+        for pid in self.inner.procs().iter().filter_map(|p| i32::try_from(p.pid).ok()).filter(|pid| *pid > 0) {
+            let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+        }
+    }
+
+    /// Removes it with all below it. The containers are gone then: what an engine that died has forgotten in there is killed.
+    pub(super) fn delete(&self) -> Result<()> {
+        let deadline = Instant::now() + DYING;
+        for subsystem in self.inner.subsystems() {
+            let controller = subsystem.to_controller();
+            while let Err(e) = controller.delete() {
+                if Instant::now() > deadline {
+                    let outcome: Result<()> =
+                        Err(e).doing(|| format!("cannot remove cgroup {}", controller.path().display()));
+                    return outcome.map_err(|e| e.detail(self.processes()));
+                }
+                self.kill();
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes it unless something is in it or below it.
+    pub(super) fn remove_if_empty(&self) {
+        for subsystem in self.inner.subsystems() {
+            let _ = fs::remove_dir(subsystem.to_controller().path());
+        }
+    }
+
+    /// Who is still in there, for the error.
+    fn processes(&self) -> Vec<String> {
+        let line = |pid: CgroupPid| {
+            let name = fs::read_to_string(format!("/proc/{}/comm", pid.pid)).unwrap_or_default();
+            format!("{}: process {} {}", self.path, pid.pid, name.trim())
+        };
+        self.inner.procs().into_iter().map(line).chain(self.below().iter().flat_map(Self::processes)).collect()
+    }
+}
+
+fn words(file: &Path) -> Vec<String> {
+    fs::read_to_string(file).unwrap_or_default().split_whitespace().map(ToOwned::to_owned).collect()
+}
+
+/// Lets the children of a v2 cgroup use its controllers. What the host does not give, the nodes do not have, and `start` says
+/// then that jobs are not confined.
+fn hand_down(dir: &Path) {
+    let (available, given) = (words(&dir.join("cgroup.controllers")), words(&dir.join("cgroup.subtree_control")));
+    let has = |list: &[String], name: &str| list.iter().any(|word| word == name);
+    for controller in HANDED_DOWN.iter().filter(|c| has(&available, c) && !has(&given, c)) {
+        let _ = fs::write(dir.join("cgroup.subtree_control"), format!("+{controller}"));
+    }
+}
+
+fn inherit(cpuset: &CpuSetController, again: bool) -> Result<()> {
+    let parent = cpuset.path().parent().unwrap_or(cpuset.base());
+    let set = |file: &str, set: &dyn Fn(&str) -> cgroups_rs::fs::error::Result<()>| {
+        let path = cpuset.path().join(file);
+        if !path.exists() {
+            return Ok(());
+        }
+        let has = fs::read_to_string(&path).unwrap_or_default();
+        if !again && !has.trim().is_empty() {
+            return Ok(());
+        }
+        let value =
+            fs::read_to_string(parent.join(file)).doing(|| format!("cannot read {}", parent.join(file).display()))?;
+        if value.trim() == has.trim() {
+            return Ok(());
+        }
+        set(value.trim()).doing(|| format!("cannot write {}", path.display()))
+    };
+    set("cpuset.cpus", &|value| cpuset.set_cpus(value))?;
+    set("cpuset.mems", &|value| cpuset.set_mems(value))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::process::{Child, Command};
+
+    /// Of the host, as it is.
+    fn host() -> Mounted {
+        let root = PathBuf::from("/sys/fs/cgroup");
+        let layout = super::super::Cgroups::detect(&root).unwrap().layout;
+        Mounted { root, layout }
+    }
+
+    /// A cgroup of this test's own, with a process in it; both go with it.
+    struct Busy(Group, Child);
+
+    impl Busy {
+        fn new(name: &str, program: &[&str]) -> Self {
+            let mounted = host();
+            let path = format!("oardocker-unit/{name}-{}", std::process::id());
+            Group::at(&mounted, "oardocker-unit").create(true).unwrap();
+            let group = Group::at(&mounted, &path);
+            group.create(false).unwrap();
+            let child = Command::new(program[0]).args(&program[1..]).spawn().unwrap();
+            group.add(child.id()).unwrap();
+            Self(group, child)
+        }
+    }
+
+    impl Drop for Busy {
+        fn drop(&mut self) {
+            let _ = self.0.thaw();
+            let _ = self.1.kill();
+            let _ = self.1.wait();
+            self.0.delete().unwrap();
+            for (_, dir) in host().dirs() {
+                let _ = fs::remove_dir(dir.join("oardocker-unit"));
+            }
+        }
+    }
+
+    fn state(child: &Child) -> char {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", child.id())).unwrap();
+        stat.rsplit(')').next().unwrap().trim().chars().next().unwrap()
+    }
+
+    #[test]
+    #[ignore = "needs root"]
+    fn a_process_is_moved_counted_frozen_and_killed_on_this_host() {
+        let mut busy = Busy::new("life", &["sh", "-c", "while :; do :; done"]);
+        let used = || busy.0.usage().cpu.unwrap();
+        std::thread::sleep(Duration::from_millis(300));
+        assert!(used() > Duration::from_millis(50), "{:?}", used());
+        assert!(busy.0.usage().memory.is_some_and(|bytes| bytes < 1 << 30), "{:?}", busy.0.usage());
+        busy.0.freeze().unwrap();
+        std::thread::sleep(Duration::from_millis(50));
+        let before = used();
+        std::thread::sleep(Duration::from_millis(300));
+        assert!(used() < before + Duration::from_millis(20), "it still runs: {:?} {:?}", used(), before);
+        busy.0.thaw().unwrap();
+        std::thread::sleep(Duration::from_millis(300));
+        assert!(used() > before + Duration::from_millis(50), "it does not go on");
+        assert_eq!(state(&busy.1), 'R');
+        busy.0.kill();
+        assert!(!busy.1.wait().unwrap().success());
+    }
+
+    #[test]
+    #[ignore = "needs root"]
+    fn limits_hold_on_this_host() {
+        let mut busy =
+            Busy::new("limits", &["sh", "-c", "sleep 0.5; sleep 0.1 & sleep 0.1 & sleep 0.1 & wait || exit 3"]);
+        busy.0.limit(&Limits { memory: Some(1 << 26), cpus: Some(0.5), pids: Some(2) }).unwrap();
+        assert_eq!(busy.1.wait().unwrap().code(), Some(2), "a shell that cannot fork ends with 2");
+        busy.0.limit(&Limits::default()).unwrap();
+    }
+
+    #[test]
+    #[ignore = "needs root"]
+    fn what_is_below_goes_with_it() {
+        let busy = Busy::new("below", &["sleep", "100"]);
+        let below = Group::at(&busy.0.mounted, &format!("{}/job", busy.0.path));
+        below.create(false).unwrap();
+        let mut child = Command::new("sleep").arg("100").spawn().unwrap();
+        below.add(child.id()).unwrap();
+        assert!(
+            busy.0
+                .processes()
+                .iter()
+                .any(|line| line.ends_with("/job: process ".to_owned().as_str()) || line.contains("sleep"))
+        );
+        let waiter = std::thread::spawn(move || child.wait().unwrap());
+        below.delete().unwrap();
+        assert!(!below.exists());
+        assert!(!waiter.join().unwrap().success(), "it was killed");
+    }
+}
