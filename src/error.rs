@@ -1,6 +1,6 @@
 //! The one error type of the crate: what was being done, to what, why it failed, and what to do instead.
 //!
-//! A room adds its own sentence with [`Context::doing`]; only `cli` prints. The kind decides the exit code.
+//! A room adds its own sentence with [`Doing::doing`]; only `cli` prints. The kind decides the exit code.
 
 use std::sync::Arc;
 use std::{fmt, io};
@@ -146,18 +146,18 @@ impl std::error::Error for Error {
 }
 
 /// Turns any error into ours, with a sentence in front.
-pub trait Context<T> {
+pub trait Doing<T> {
     /// Says what was being done, in the words "cannot ...".
     fn doing(self, what: impl FnOnce() -> String) -> Result<T>;
 }
 
-impl<T, E: Into<Cause>> Context<T> for Result<T, E> {
+impl<T, E: Into<Cause>> Doing<T> for Result<T, E> {
     fn doing(self, what: impl FnOnce() -> String) -> Result<T> {
         self.map_err(|e| e.into().0.within(what()))
     }
 }
 
-/// What [`Context::doing`] accepts: our own error, or one of the libraries we call.
+/// What [`Doing::doing`] accepts: our own error, or one of the libraries we call.
 #[derive(Debug)]
 pub struct Cause(Error);
 

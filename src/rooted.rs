@@ -1,7 +1,7 @@
 //! Paths inside a tree that is not ours: an image's, a node's, a user's folder. The kernel resolves them below one descriptor, so
 //! that no link leads out, whoever changes the tree meanwhile; what is read is a plain file of bounded size.
 
-use crate::error::{Context as _, Error, Result};
+use crate::error::{Doing as _, Error, Result};
 use nix::mount::{MsFlags, mount};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, Stat, mkdirat, openat, openat2, statat, unlinkat};
 use std::ffi::{OsStr, OsString};

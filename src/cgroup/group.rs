@@ -4,7 +4,7 @@
 //! below one, ends the processes of v2 only, and tells nobody when a cpuset stays empty.
 
 use super::Layout;
-use crate::error::{Context as _, Error, Result};
+use crate::error::{Doing as _, Error, Result};
 use cgroups_rs::CgroupPid;
 use cgroups_rs::fs::blkio::BlkIoController;
 use cgroups_rs::fs::cgroup::Cgroup;

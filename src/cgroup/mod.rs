@@ -8,7 +8,7 @@
 
 mod group;
 
-use crate::error::{Context as _, Error, Result};
+use crate::error::{Doing as _, Error, Result};
 use cgroups_rs::fs::devices::{DevicePermissions, DeviceType};
 use group::{Device, Mounted};
 pub use group::{Group, Limits, Usage};

@@ -3,7 +3,7 @@
 use super::table;
 use crate::cluster::contents::Source;
 use crate::cluster::plan::{Host, Plan};
-use crate::error::{Context as _, Result};
+use crate::error::{Doing as _, Result};
 use crate::net::Access;
 use crate::workdir;
 

@@ -2,7 +2,7 @@
 
 use super::files::Files;
 use super::volume::{Mode, Volume};
-use crate::error::{Context as _, Result};
+use crate::error::{Doing as _, Result};
 use crate::host::{Powers, overlay_features};
 use serde::Serialize;
 use std::fs;

@@ -18,7 +18,7 @@
 //!                             /cow/<host>/<n>  overlay mounts of `-v ...:cow`
 //! ```
 
-use crate::error::{Context as _, Result};
+use crate::error::{Doing as _, Result};
 use crate::host::{Machine, own_data_dir, write_file};
 use crate::rooted::Root;
 use std::collections::BTreeMap;

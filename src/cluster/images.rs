@@ -3,13 +3,13 @@
 use super::{COMMENT_LABEL, ENV_LABEL};
 use crate::cgroup::Cgroups;
 use crate::engine::{Engine, Image, ImageRecord, Images, Mount, ProcessSpec};
-use crate::error::{Context as _, Error, Result};
+use crate::error::{Doing as _, Error, Result};
 use crate::host::{Machine, write_file};
 use crate::image::build::Builder;
 use crate::image::name::Name;
-use crate::image::network::Network as BuildNetwork;
 use crate::image::order::{self, Definition};
 use crate::image::run::Sandbox;
+use crate::image::uplink::Uplink;
 use crate::net::{self, Access, Network, Outlet, ProxyRelay};
 use crate::rooted::Root;
 use crate::source::{Form, PACKAGES, Prepared};
@@ -281,7 +281,7 @@ fn why(tail: &[String]) -> Option<(&str, Vec<String>)> {
 
 /// The network of build steps.
 #[derive(Debug)]
-pub struct StepNetwork {
+pub struct StepUplink {
     machine: Machine,
     id: String,
     files: Vec<(PathBuf, String)>,
@@ -299,7 +299,7 @@ enum Way {
     Outlet(Outlet),
 }
 
-impl StepNetwork {
+impl StepUplink {
     /// For the builds of one environment.
     pub fn new(machine: &Machine, env_id: &str, scratch: &Path) -> Result<Self> {
         let mut files = Vec::new();
@@ -342,7 +342,7 @@ pub async fn remove_steps(store: &dyn Images, machine: &Machine, cgroups: &Cgrou
 }
 
 #[async_trait]
-impl BuildNetwork for StepNetwork {
+impl Uplink for StepUplink {
     async fn attach(&self, name: &str) -> Result<PathBuf> {
         let netns = self.plug(name).await?;
         if let Some(relay) = net::relay_proxies(&netns, &self.proxies).await? {
@@ -365,7 +365,7 @@ impl BuildNetwork for StepNetwork {
     }
 }
 
-impl StepNetwork {
+impl StepUplink {
     async fn plug(&self, name: &str) -> Result<PathBuf> {
         let (network, next, indices) = match &self.way {
             Way::Outlet(outlet) => return outlet.attach(name).await,

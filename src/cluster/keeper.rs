@@ -3,7 +3,7 @@
 //! `oardocker reset --stopped NODE`: all the rest is that command's. It ends when `stop` hangs up on it, or when its directory goes.
 
 use super::files::Files;
-use crate::error::{Context as _, Error, Result};
+use crate::error::{Doing as _, Error, Result};
 use crate::host::{self, Machine};
 use crate::rooted::{Root, own_path};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};

@@ -1,6 +1,6 @@
 //! How a host's systemd tells that it has booted: a datagram on a socket that is mounted into the container.
 
-use crate::error::{Context as _, Error, Result};
+use crate::error::{Doing as _, Error, Result};
 use crate::rooted::{own_path, remove_tree};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, bind, socket};
 use rustix::fs::{Mode, OFlags};

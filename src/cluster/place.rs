@@ -3,7 +3,7 @@
 use super::contents::{Contents, Shared, Source};
 use super::cow;
 use super::files::Files;
-use crate::error::{Context as _, Result};
+use crate::error::{Doing as _, Result};
 use crate::host::{self, Powers, make_dir, private_dir, write_file};
 use crate::rooted::{Root, own_path};
 use rustix::fs::{Mode, OFlags};

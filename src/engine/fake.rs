@@ -9,7 +9,7 @@ use super::{
     ContainerInfo, Engine, EngineInfo, Image, ImageRecord, Images, Layer, Mount, NodeSpec, ProcessSpec, State,
     StepRoot, StepSpec, chain_id, sha256,
 };
-use crate::error::{Context as _, Error, Result};
+use crate::error::{Doing as _, Error, Result};
 use crate::net::{Access, Subnet};
 use async_trait::async_trait;
 use std::collections::{BTreeMap, BTreeSet};

@@ -3,7 +3,7 @@
 //!
 //! Knows numbers of processes; knows neither engines nor what runs.
 
-use crate::error::{Context as _, Result};
+use crate::error::{Doing as _, Result};
 use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::Pid;
 use std::collections::HashSet;

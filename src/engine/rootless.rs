@@ -7,7 +7,7 @@
 
 use super::address::{Address, parse};
 use super::docker::ping::{Pong, ping_alone};
-use crate::error::{Context as _, Error, Result};
+use crate::error::{Doing as _, Error, Result};
 use crate::host::{Machine, podman_socket, session_dir, starts_inside};
 use nix::sched::{CloneFlags, setns};
 use std::fs::{self, File};

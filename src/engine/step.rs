@@ -5,7 +5,7 @@
 //!                          /root    the mounted tree
 //! ```
 
-use crate::error::{Context as _, Result};
+use crate::error::{Doing as _, Result};
 use crate::host::{self, Machine};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use std::fs::{self, File};

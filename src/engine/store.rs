@@ -13,7 +13,7 @@
 
 use super::step::{Maker, Steps};
 use super::{Image, ImageRecord, Images, Layer, StepRoot, StepSpec, oci, sha256};
-use crate::error::{Context as _, Error, Result};
+use crate::error::{Doing as _, Error, Result};
 use crate::host::{self, Machine, private_dir};
 use async_trait::async_trait;
 use oci_spec::image::ImageConfiguration;

@@ -1,6 +1,6 @@
 //! Files and directories of ours: their modes are said, and what is removed is not followed.
 
-use crate::error::{Context as _, Result};
+use crate::error::{Doing as _, Result};
 use crate::rooted;
 use std::ffi::OsStr;
 use std::io::Write as _;

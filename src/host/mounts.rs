@@ -1,6 +1,6 @@
 //! Mounts that oardocker makes, restricts and takes away.
 
-use crate::error::{Context as _, Error, Result};
+use crate::error::{Doing as _, Error, Result};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::statvfs::{FsFlags, statvfs};
 use std::ffi::OsString;

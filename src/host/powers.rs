@@ -1,7 +1,7 @@
 //! What only root may do on this machine, for what is made of a cluster: a trait, so that all the rest can be tried without root.
 
 use super::mounts;
-use crate::error::{Context as _, Result};
+use crate::error::{Doing as _, Result};
 use crate::rooted;
 use nix::mount::{MsFlags, mount};
 use std::fs::File;

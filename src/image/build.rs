@@ -6,11 +6,11 @@
 use super::cache::{self, Cache};
 use super::dockerfile::Dockerfile;
 use super::evaluate::Evaluation;
-use super::network::Network;
 use super::order::{Base, Definition, bases, order, parse};
 use super::report::short;
+use super::uplink::Uplink;
 use crate::engine::{Image, Images, space};
-use crate::error::{Context as _, Error, Result};
+use crate::error::{Doing as _, Error, Result};
 use futures::FutureExt as _;
 use futures::future::{BoxFuture, Shared};
 use std::collections::{BTreeMap, HashMap};
@@ -42,7 +42,7 @@ pub struct Builder {
     /// Where images live.
     pub images: Arc<dyn Images>,
     /// For RUN.
-    pub network: Arc<dyn Network>,
+    pub uplink: Arc<dyn Uplink>,
     /// For layer files on their way.
     pub scratch: PathBuf,
     /// Path of the steps' cgroups below every controller; none where none can be made.

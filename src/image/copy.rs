@@ -4,7 +4,7 @@
 
 use super::EPOCH;
 use super::extract::{Extractor, Kind, Limited};
-use crate::error::{Context as _, Error, Result};
+use crate::error::{Doing as _, Error, Result};
 use crate::rooted::{Root, clear, link_target, open_plain};
 use rustix::fs::{
     AtFlags, FileType, Mode, OFlags, Stat, Timespec, Timestamps, chownat, mkdirat, openat, symlinkat, utimensat,

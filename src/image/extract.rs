@@ -4,7 +4,7 @@
 //! there under a name gives way, but for a directory that both have; what ADD brings replaces no directory by something else, and
 //! follows links to directories.
 
-use crate::error::{Context as _, Error, Result};
+use crate::error::{Doing as _, Error, Result};
 use crate::rooted::{Root, children, clear, remove_tree};
 use rustix::fs::{
     AtFlags, FileType, Mode, OFlags, Timespec, Timestamps, chownat, mkdirat, openat, symlinkat, utimensat,

@@ -4,7 +4,7 @@
 //! `.wh.NAME` and `.wh..wh..opq`. Entries are sorted; times are whole seconds; sparse files are written out.
 
 use crate::engine::Layer;
-use crate::error::{Context as _, Error, Result};
+use crate::error::{Doing as _, Error, Result};
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use sha2::{Digest as _, Sha256};

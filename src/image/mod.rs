@@ -13,12 +13,12 @@ pub mod expand;
 mod extract;
 pub mod layer;
 pub mod name;
-pub mod network;
 pub mod order;
 pub mod registry;
 pub mod report;
 pub mod run;
 pub mod unpack;
+pub mod uplink;
 
 /// The time of everything that `COPY` and `ADD` create, so that the same input makes the same layer:
 /// 2020-01-01T00:00:00Z, in seconds since 1970.

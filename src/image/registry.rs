@@ -2,7 +2,7 @@
 
 use super::unpack::unpack;
 use crate::engine::{Image, Images, Layer};
-use crate::error::{Context as _, Error, Result, root_cause};
+use crate::error::{Doing as _, Error, Result, root_cause};
 use oci_client::client::{ClientConfig, ClientProtocol};
 use oci_client::manifest::{IMAGE_DOCKER_LAYER_GZIP_MEDIA_TYPE, IMAGE_LAYER_GZIP_MEDIA_TYPE};
 use oci_client::secrets::RegistryAuth;

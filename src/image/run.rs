@@ -6,7 +6,7 @@ use super::order::Definition;
 use super::report::Lines;
 use super::{copy, layer};
 use crate::engine::{Images, Layer, Mount, ProcessSpec, StepRoot, StepSpec, space};
-use crate::error::{Context as _, Error, Result};
+use crate::error::{Doing as _, Error, Result};
 use crate::host::Accounts;
 use crate::rooted::Root;
 use std::path::Path;
@@ -65,14 +65,14 @@ impl Builder {
         sandbox: Sandbox,
         title: &str,
     ) -> Result<(u32, Vec<String>)> {
-        for (name, value) in self.network.variables() {
+        for (name, value) in self.uplink.variables() {
             if !process.env.iter().any(|e| e.split_once('=').is_some_and(|(k, _)| k == name)) {
                 process.env.push(format!("{name}={value}"));
             }
         }
-        let netns = self.network.attach(&step.key).await?;
+        let netns = self.uplink.attach(&step.key).await?;
         let mut mounts: Vec<Mount> = self
-            .network
+            .uplink
             .files()
             .into_iter()
             .map(|(host, inside)| Mount::bind(host.to_string_lossy(), inside, true))
@@ -106,7 +106,7 @@ impl Builder {
         // Whoever has the step throws it away, with what runs in it.
         let ended = self.cancel.run_until_cancelled(work).await;
         let (outcome, tail) = ended.unwrap_or_else(|| (Err(Error::interrupted()), Vec::new()));
-        let detached = self.network.detach(&step.key).await;
+        let detached = self.uplink.detach(&step.key).await;
         let code = outcome?;
         detached?;
         Ok((code, tail))

@@ -6,7 +6,7 @@
 use super::extract::{Extractor, Kind, Limited};
 use super::run::finish;
 use crate::engine::{Images, Layer, chain_id};
-use crate::error::{Context as _, Error, Result};
+use crate::error::{Doing as _, Error, Result};
 use crate::rooted::Root;
 use flate2::read::MultiGzDecoder;
 use sha2::{Digest as _, Sha256};

@@ -2,7 +2,7 @@
 //! may reach the network, on every engine.
 
 use super::Subnet;
-use crate::error::{Context as _, Error, Result};
+use crate::error::{Doing as _, Error, Result};
 use serde::Serialize;
 use serde_json::Value;
 use std::collections::HashMap;

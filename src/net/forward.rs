@@ -1,7 +1,7 @@
 //! Getting along with Docker: where it runs, the host's iptables drop what they forward for other bridges, also between two
 //! ports of one bridge. Two rules per network let ours through; what may come in is still up to our own nft table.
 
-use crate::error::{Context as _, Error, Result};
+use crate::error::{Doing as _, Error, Result};
 use std::process::Command;
 
 /// Chains that can hold our rules, best first: Docker promises not to touch the first one.

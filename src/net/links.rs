@@ -1,6 +1,6 @@
 //! Interfaces and namespaces over netlink.
 
-use crate::error::{Context as _, Error, Result};
+use crate::error::{Doing as _, Error, Result};
 use futures::TryStreamExt as _;
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
@@ -13,7 +13,7 @@ use std::path::Path;
 
 /// One container's interface.
 #[derive(Debug)]
-pub(super) struct Plug {
+pub(super) struct Veth {
     pub(super) bridge: String,
     pub(super) host_end: String,
     pub(super) group: u32,
@@ -71,13 +71,13 @@ pub fn mtu() -> u32 {
 }
 
 /// Makes a namespace with one interface.
-pub(super) async fn attach(path: &Path, plug: Plug) -> Result<()> {
+pub(super) async fn attach(path: &Path, veth: Veth) -> Result<()> {
     let host = handle()?;
     let bridge =
-        index(&host, &plug.bridge).await?.ok_or_else(|| Error::new(format!("bridge {} is gone", plug.bridge)))?;
-    let (path, name) = (path.to_owned(), plug.host_end.clone());
-    let group = plug.group;
-    on_a_thread(move || make_namespace(&path, &plug)).await?;
+        index(&host, &veth.bridge).await?.ok_or_else(|| Error::new(format!("bridge {} is gone", veth.bridge)))?;
+    let (path, name) = (path.to_owned(), veth.host_end.clone());
+    let group = veth.group;
+    on_a_thread(move || make_namespace(&path, &veth)).await?;
     let index = index(&host, &name).await?.ok_or_else(|| Error::new(format!("interface {name} vanished")))?;
     let mut link: LinkMessage = LinkUnspec::new_with_index(index).controller(bridge).up().build();
     link.attributes.push(LinkAttribute::Group(group));
@@ -107,7 +107,7 @@ async fn on_a_thread(work: impl FnOnce() -> Result<()> + Send + 'static) -> Resu
     made.await.map_err(|_| Error::new("the thread that makes a network namespace ended early"))?
 }
 
-fn make_namespace(path: &Path, plug: &Plug) -> Result<()> {
+fn make_namespace(path: &Path, veth: &Veth) -> Result<()> {
     let host = File::open("/proc/thread-self/ns/net").doing(|| "cannot open the host's network namespace".into())?;
     enter_new(path)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -118,13 +118,13 @@ fn make_namespace(path: &Path, plug: &Plug) -> Result<()> {
         let handle = handle()?;
         let doing = || "cannot set up the interface of a container".to_owned();
         handle.link().set(LinkUnspec::new_with_name("lo").up().build()).execute().await.doing(doing)?;
-        let veth = LinkVeth::new("eth0", &plug.host_end).mtu(mtu_of(&plug.bridge)).up().build();
-        handle.link().add(veth).execute().await.doing(doing)?;
-        let out = LinkUnspec::new_with_name(&plug.host_end).setns_by_fd(host.as_raw_fd()).build();
+        let pair = LinkVeth::new("eth0", &veth.host_end).mtu(mtu_of(&veth.bridge)).up().build();
+        handle.link().add(pair).execute().await.doing(doing)?;
+        let out = LinkUnspec::new_with_name(&veth.host_end).setns_by_fd(host.as_raw_fd()).build();
         handle.link().set(out).execute().await.doing(doing)?;
         let index = index(&handle, "eth0").await?.ok_or_else(|| Error::new("eth0 vanished"))?;
-        handle.address().add(index, IpAddr::V4(plug.address), plug.prefix).execute().await.doing(doing)?;
-        let route = RouteMessageBuilder::<Ipv4Addr>::new().gateway(plug.gateway).build();
+        handle.address().add(index, IpAddr::V4(veth.address), veth.prefix).execute().await.doing(doing)?;
+        let route = RouteMessageBuilder::<Ipv4Addr>::new().gateway(veth.gateway).build();
         handle.route().add(route).execute().await.doing(doing)
     })
 }

@@ -24,7 +24,7 @@ pub use names::{Resolv, hosts, resolv_conf};
 pub use proxy::proxies;
 pub use subnet::{Subnet, require_room, use_pools};
 
-use crate::error::{Context as _, Error, Result};
+use crate::error::{Doing as _, Error, Result};
 use crate::host::{self, Machine, private_dir};
 use nix::mount::{MntFlags, umount2};
 use std::collections::HashMap;
@@ -86,7 +86,7 @@ impl Network {
     pub async fn attach(&self, name: &str, index: u32) -> Result<PathBuf> {
         let address = self.subnet.host(index)?;
         let path = netns_dir(&self.machine, &self.id).join(name);
-        let plug = links::Plug {
+        let veth = links::Veth {
             bridge: bridge(&self.id),
             // Unique on the host: the bridge's id and the container's number.
             host_end: format!("v{}.{index}", self.id),
@@ -95,7 +95,7 @@ impl Network {
             prefix: self.subnet.prefix(),
             gateway: self.subnet.gateway(),
         };
-        links::attach(&path, plug).await.doing(|| format!("cannot connect {name} to the network"))?;
+        links::attach(&path, veth).await.doing(|| format!("cannot connect {name} to the network"))?;
         Ok(path)
     }
 

@@ -1,6 +1,6 @@
 //! Name resolution inside: the text of /etc/hosts and /etc/resolv.conf. Pure, but for reading the host's files.
 
-use crate::error::{Context as _, Result};
+use crate::error::{Doing as _, Result};
 use std::net::{IpAddr, Ipv4Addr};
 
 /// The hosts file of a cluster.

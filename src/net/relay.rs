@@ -1,7 +1,7 @@
 //! Ports of the host's loopback that build steps need: the caller's proxies. In the step's namespace something of ours listens at the
 //! same address, so that what the variables say is true there as well.
 
-use crate::error::{Context as _, Result};
+use crate::error::{Doing as _, Result};
 use nix::sched::{CloneFlags, setns};
 use std::fs::File;
 use std::io;

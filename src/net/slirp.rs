@@ -1,6 +1,6 @@
 //! A network namespace that reaches out through slirp4netns, where nobody may make a bridge: without root.
 
-use crate::error::{Context as _, Error, Result};
+use crate::error::{Doing as _, Error, Result};
 use std::io::{Read as _, Seek as _};
 use std::path::Path;
 use std::process::Stdio;

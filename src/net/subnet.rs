@@ -1,6 +1,6 @@
 //! Which addresses a network gets: a piece of a pool that nothing on this host has a route of its own for.
 
-use crate::error::{Context as _, Error, Result};
+use crate::error::{Doing as _, Error, Result};
 use std::fmt;
 use std::net::Ipv4Addr;
 use std::str::FromStr;

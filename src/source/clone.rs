@@ -2,7 +2,7 @@
 
 use super::git::{Git, Owner};
 use super::history;
-use crate::error::{Context as _, Error, Result};
+use crate::error::{Doing as _, Error, Result};
 use crate::rooted::{Root, link_target, open_plain, own_path};
 use rustix::fs::{FileType, Mode, OFlags, openat, symlinkat};
 use std::ffi::OsStr;

@@ -1,6 +1,6 @@
 //! git as a program: run as the owner of a tree, with nothing of the tree's configuration that would be run.
 
-use crate::error::{Context as _, Error, Result};
+use crate::error::{Doing as _, Error, Result};
 use rustix::fs::{AtFlags, Gid, Uid};
 use std::io::Write as _;
 use std::os::fd::AsFd;

@@ -1,7 +1,7 @@
 //! Downloading a tarball.
 
 use super::tarball::{self, Tarball};
-use crate::error::{Context as _, Error, Result, root_cause};
+use crate::error::{Doing as _, Error, Result, root_cause};
 use crate::host::make_dir;
 use futures::StreamExt as _;
 use std::path::Path;

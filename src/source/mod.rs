@@ -8,7 +8,7 @@ mod history;
 mod http;
 mod tarball;
 
-use crate::error::{Context as _, Error, Result};
+use crate::error::{Doing as _, Error, Result};
 use crate::host;
 use crate::rooted::{Root, pin};
 use std::path::{Path, PathBuf};

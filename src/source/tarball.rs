@@ -1,7 +1,7 @@
 //! Whether a file is a whole tarball with OAR in it. One that is compressed with xz is unpacked to a plain one, as not every image can.
 
 use super::{MARKS, not_oar};
-use crate::error::{Context as _, Error, Result};
+use crate::error::{Doing as _, Error, Result};
 use flate2::read::MultiGzDecoder;
 use std::fs::File;
 use std::io::{BufReader, Read, Seek as _};

@@ -1,6 +1,6 @@
 //! `manifest.json`, in all forms that oar-docker ever wrote.
 
-use crate::error::{Context as _, Error, Result};
+use crate::error::{Doing as _, Error, Result};
 use serde::Deserialize;
 use serde_json::Value;
 use std::collections::BTreeMap;

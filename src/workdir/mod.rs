@@ -11,7 +11,7 @@
 pub mod manifest;
 pub mod templates;
 
-use crate::error::{Context as _, Error, Result};
+use crate::error::{Doing as _, Error, Result};
 use crate::host::{self, Machine, make_dir, private_dir};
 use crate::rooted::Root;
 use manifest::Manifest;

@@ -1,7 +1,7 @@
 //! The environment definitions inside the binary, and copying one to an env dir.
 
 use super::manifest::Manifest;
-use crate::error::{Context as _, Error, Result};
+use crate::error::{Doing as _, Error, Result};
 use crate::rooted::Root;
 use rust_embed::RustEmbed;
 use std::collections::BTreeMap;

@@ -15,8 +15,8 @@ use oardocker::host::Machine;
 use oardocker::image::build::{Builder, Options};
 use oardocker::image::layer;
 use oardocker::image::name::Name;
-use oardocker::image::network::Network;
 use oardocker::image::order::Definition;
+use oardocker::image::uplink::Uplink;
 use oardocker::net::{Access, Subnet};
 use oardocker::rooted::Root;
 use std::collections::BTreeMap;
@@ -117,10 +117,10 @@ async fn clear(subject: &Subject) {
 
 /// No step of this contract reaches anything.
 #[derive(Debug)]
-struct NoNetwork;
+struct NoUplink;
 
 #[async_trait]
-impl Network for NoNetwork {
+impl Uplink for NoUplink {
     async fn attach(&self, _: &str) -> Result<PathBuf> {
         Ok("/proc/self/ns/net".into())
     }
@@ -143,7 +143,7 @@ async fn base(subject: &Subject) -> Image {
     fs::write(context.join("Dockerfile"), format!("FROM {from}\nWORKDIR /contract\n")).unwrap();
     let builder = Builder {
         images: subject.backend.images.clone(),
-        network: Arc::new(NoNetwork),
+        uplink: Arc::new(NoUplink),
         scratch: subject.dir.path().join("scratch"),
         cgroup: None,
         listener: Arc::new(|title, line| println!("{title} | {line}")),

@@ -6,7 +6,7 @@ use crate::cluster;
 use crate::cluster::files::Files;
 use crate::cluster::session::{self, Wish};
 use crate::engine::io::{Chunk, Session, Stdin};
-use crate::error::{Context as _, Error, Result};
+use crate::error::{Doing as _, Error, Result};
 use clap::ArgAction::SetFalse;
 use clap::ValueHint;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};

@@ -2,7 +2,7 @@
 
 use super::Context;
 use crate::cli::ui;
-use crate::error::{Context as _, Error, Result};
+use crate::error::{Doing as _, Error, Result};
 use crate::rooted::Root;
 use crate::workdir::{self, templates};
 use clap::builder::PossibleValuesParser;

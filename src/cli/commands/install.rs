@@ -4,7 +4,7 @@ use super::{Context, stop};
 use crate::cli::ui;
 use crate::cluster::{images, preflight};
 use crate::engine::select::Backend;
-use crate::error::{Context as _, Result};
+use crate::error::{Doing as _, Result};
 use crate::image::build::Options;
 use crate::image::report::short;
 use crate::source;

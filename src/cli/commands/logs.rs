@@ -3,7 +3,7 @@
 use super::Context;
 use crate::cli::values::{self, Given, Lines};
 use crate::cluster;
-use crate::error::{Context as _, Error, Result};
+use crate::error::{Doing as _, Error, Result};
 use crate::rooted::own_path;
 use clap::ValueHint;
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};

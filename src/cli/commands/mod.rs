@@ -19,11 +19,11 @@ use super::ui::{self, Ui};
 use super::values;
 use crate::cgroup::Cgroups;
 use crate::cluster::files::Files;
-use crate::cluster::images::{StepNetwork, remove_steps, steps_id};
+use crate::cluster::images::{StepUplink, remove_steps, steps_id};
 use crate::cluster::run::{Event, Runner};
 use crate::engine::select::{self, Backend};
 use crate::engine::{Engine, address};
-use crate::error::{Context as _, Error, Result};
+use crate::error::{Doing as _, Error, Result};
 use crate::host::{self, Machine};
 use crate::image::build::{Builder, Options};
 use crate::net;
@@ -276,12 +276,12 @@ impl Context {
         // What images hold is for root alone.
         let scratch = scratch.join("build");
         host::private_dir(&scratch)?;
-        let network = Arc::new(StepNetwork::new(&self.machine, &workdir.env_id, &scratch)?);
+        let uplink = Arc::new(StepUplink::new(&self.machine, &workdir.env_id, &scratch)?);
         let width = workdir.roles()?.iter().map(String::len).max().unwrap_or(0).max("debian13".len());
         let ui = self.ui.clone();
         Ok(Builder {
             images,
-            network,
+            uplink,
             scratch,
             cgroup: cgroups.parent(&steps),
             listener: Arc::new(move |title, line| {

@@ -1,7 +1,7 @@
 //! The gRPC connection: namespace and lease on every request, version check, errors in the user's words.
 
 use super::NAMESPACE;
-use crate::error::{Context as _, Error, Result};
+use crate::error::{Doing as _, Error, Result};
 use containerd_client::services::v1::containers_client::ContainersClient;
 use containerd_client::services::v1::content_client::ContentClient;
 use containerd_client::services::v1::images_client::ImagesClient;

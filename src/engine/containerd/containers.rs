@@ -5,7 +5,7 @@ use super::streams::Fifos;
 use super::{Containerd, SNAPSHOTTER, managed, snapshots};
 use crate::engine::io::Session;
 use crate::engine::{ContainerInfo, Content, Engine, EngineInfo, Image, NodeSpec, ProcessSpec, State, oci};
-use crate::error::{Context as _, Result};
+use crate::error::{Doing as _, Result};
 use crate::net::{Access, Subnet};
 use crate::rooted::Root;
 use async_trait::async_trait;

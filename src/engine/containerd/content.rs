@@ -2,7 +2,7 @@
 
 use super::client::{Client, in_time};
 use crate::engine::Layer;
-use crate::error::{Context as _, Error, Result};
+use crate::error::{Doing as _, Error, Result};
 use containerd_client::services::v1::{
     Info, ReadContentRequest, UpdateRequest, WriteAction, WriteContentRequest, WriteContentResponse,
 };

@@ -7,7 +7,7 @@ use crate::engine::family::{Family, Heard};
 use crate::engine::feed::{End, Feed};
 use crate::engine::io::{Session, Stdin};
 use crate::engine::{Engine as _, ProcessSpec, oci};
-use crate::error::{Context as _, Error, Result};
+use crate::error::{Doing as _, Error, Result};
 use containerd_client::services::v1::{
     CloseIoRequest, DeleteProcessRequest, ExecProcessRequest, ResizePtyRequest, StartRequest, WaitRequest,
 };

@@ -4,7 +4,7 @@ use super::streams::Fifos;
 use super::{Containerd, SNAPSHOTTER, content, snapshots};
 use crate::engine::oci::MANIFEST;
 use crate::engine::{Image, ImageRecord, Images, Layer, StepRoot, StepSpec};
-use crate::error::{Context as _, Error, Result};
+use crate::error::{Doing as _, Error, Result};
 use async_trait::async_trait;
 use containerd_client::services::v1::{
     CreateImageRequest, DeleteImageRequest, GetImageRequest, Image as Record, ListImagesRequest, UpdateImageRequest,

@@ -2,7 +2,7 @@
 
 use super::SNAPSHOTTER;
 use super::client::Client;
-use crate::error::{Context as _, Result};
+use crate::error::{Doing as _, Result};
 use containerd_client::services::v1::snapshots::{
     CommitSnapshotRequest, PrepareSnapshotRequest, RemoveSnapshotRequest, StatSnapshotRequest,
 };

@@ -5,7 +5,7 @@ use super::snapshots::{self, commit, prepare};
 use super::{Containerd, SNAPSHOTTER};
 use crate::engine::step::Maker;
 use crate::engine::{Engine as _, Layer, StepRoot, StepSpec, oci};
-use crate::error::{Context as _, Error, Result};
+use crate::error::{Doing as _, Error, Result};
 use containerd_client::services::v1::CreateContainerRequest;
 use containerd_client::types::Mount;
 use std::collections::HashMap;

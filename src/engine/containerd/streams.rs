@@ -2,7 +2,7 @@
 
 use crate::engine::family::Heard;
 use crate::engine::io::Chunk;
-use crate::error::{Context as _, Result};
+use crate::error::{Doing as _, Result};
 use crate::host::Machine;
 use nix::sys::stat::Mode;
 use std::fs::{File, OpenOptions};

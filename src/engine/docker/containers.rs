@@ -8,7 +8,7 @@ use crate::engine::io::Session;
 use crate::engine::{
     ContainerInfo, Content, Engine, EngineInfo, Image, Mount, NodeSpec, ProcessSpec, Seed, State, family, oci, seccomp,
 };
-use crate::error::{Context as _, Error, Result};
+use crate::error::{Doing as _, Error, Result};
 use crate::net::{Access, Subnet};
 use async_trait::async_trait;
 use bollard::errors::Error as ApiError;

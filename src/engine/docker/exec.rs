@@ -6,7 +6,7 @@ use crate::engine::ProcessSpec;
 use crate::engine::family::{self, Family, Heard};
 use crate::engine::feed::{End, Feed};
 use crate::engine::io::{Chunk, Session, Stdin};
-use crate::error::{Context as _, Error, Result};
+use crate::error::{Doing as _, Error, Result};
 use bollard::container::LogOutput;
 use bollard::exec::{ResizeExecOptions, StartExecOptions, StartExecResults};
 use bollard::models::{ExecConfig, ExecInspectResponse};

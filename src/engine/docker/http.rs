@@ -1,6 +1,6 @@
 //! Requests on connections of their own, beside those that bollard keeps: hyper speaks, one request at a time.
 
-use crate::error::{Context as _, Error, Result};
+use crate::error::{Doing as _, Error, Result};
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::body::{Bytes, Incoming};
 use hyper::client::conn::http1;

@@ -5,7 +5,7 @@ use super::Docker;
 use super::api::is;
 use crate::engine::oci::MANIFEST;
 use crate::engine::{Image, chain_id, sha256};
-use crate::error::{Context as _, Result};
+use crate::error::{Doing as _, Result};
 use bollard::body_try_stream;
 use bollard::query_parameters::{
     ImportImageOptions, ListImagesOptionsBuilder, RemoveImageOptions, RemoveImageOptionsBuilder,

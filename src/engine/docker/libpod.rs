@@ -4,7 +4,7 @@
 use super::api::{CONSOLE, MARK, capabilities, host_ip, is_read_only};
 use super::networks;
 use crate::engine::{NodeSpec, oci, seccomp};
-use crate::error::{Context as _, Result};
+use crate::error::{Doing as _, Result};
 use crate::host::Machine;
 use serde_json::{Value, json};
 use std::io::Write as _;

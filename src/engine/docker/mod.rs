@@ -16,7 +16,7 @@ mod settle;
 
 use super::EngineInfo;
 use super::store::Store;
-use crate::error::{Context as _, Error, Result};
+use crate::error::{Doing as _, Error, Result};
 use crate::host::Machine;
 use bollard::{API_DEFAULT_VERSION, Docker as Api};
 use ping::{Pong, SILENCE, ping, silent};

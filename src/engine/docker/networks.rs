@@ -2,7 +2,7 @@
 
 use super::Docker;
 use super::api::{MARK, is};
-use crate::error::{Context as _, Result};
+use crate::error::{Doing as _, Result};
 use crate::net::{self, Access, Subnet};
 use bollard::models::{Ipam, IpamConfig, NetworkCreateRequest};
 use bollard::query_parameters::ListNetworksOptions;

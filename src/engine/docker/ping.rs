@@ -1,7 +1,7 @@
 //! The first question to a socket: whether an engine is there, and which.
 
 use super::http;
-use crate::error::{Context as _, Error, Result};
+use crate::error::{Doing as _, Error, Result};
 use hyper::header::HeaderMap;
 use hyper::{Method, StatusCode};
 use std::path::Path;

@@ -3,7 +3,7 @@
 
 use super::http::{self, Answer};
 use super::{Docker, LIMIT, OLDEST_API, OLDEST_PODMAN};
-use crate::error::{Context as _, Error, Result};
+use crate::error::{Doing as _, Error, Result};
 use hyper::upgrade::Upgraded;
 use hyper::{Method, StatusCode};
 use hyper_util::rt::TokioIo;

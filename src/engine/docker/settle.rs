@@ -4,7 +4,7 @@
 //! kernel knows of such requests: the engine keeps its end of the connection for as long as it is at work on it.
 
 use super::Docker;
-use crate::error::{Context as _, Result};
+use crate::error::{Doing as _, Result};
 use netlink_packet_core::{NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload, Nla as _};
 use netlink_packet_sock_diag::SockDiagMessage;
 use netlink_packet_sock_diag::unix::nlas::Nla;

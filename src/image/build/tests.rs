@@ -4,17 +4,17 @@ use super::*;
 use crate::engine::ProcessSpec;
 use crate::engine::fake::{Answer, Fake, Trouble};
 use crate::image::name::Name;
-use crate::image::network::Network;
+use crate::image::uplink::Uplink;
 use crate::rooted::Root;
 use std::fs;
 use std::sync::Mutex;
 
 /// Steps reach nothing.
 #[derive(Debug)]
-struct NoNetwork;
+struct NoUplink;
 
 #[async_trait::async_trait]
-impl Network for NoNetwork {
+impl Uplink for NoUplink {
     async fn attach(&self, _: &str) -> Result<PathBuf> {
         Ok("/none".into())
     }
@@ -85,7 +85,7 @@ impl World {
         let lines = self.lines.clone();
         Builder {
             images: self.fake.clone(),
-            network: Arc::new(NoNetwork),
+            uplink: Arc::new(NoUplink),
             scratch: self.dir.path().join("scratch"),
             cgroup: None,
             listener: Arc::new(move |title, line| lines.lock().unwrap().push(format!("{title} | {line}"))),

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 /// Gives build steps a network of their own: what they listen on must not meet the host or another build.
 #[async_trait]
-pub trait Network: Send + Sync {
+pub trait Uplink: Send + Sync {
     /// A network namespace for this step.
     async fn attach(&self, name: &str) -> Result<PathBuf>;
     /// Gives it back.
