@@ -188,7 +188,6 @@ foreign!(
     std::num::ParseIntError,
     std::string::FromUtf8Error,
     reqwest::Error,
-    cgroups_rs::fs::error::Error,
 );
 
 impl From<String> for Cause {
@@ -217,6 +216,13 @@ impl From<tonic::transport::Error> for Cause {
 
 impl From<hyper::Error> for Cause {
     fn from(error: hyper::Error) -> Self {
+        let text = root_cause(&error);
+        Self(Error { source: Some(Arc::new(error)), ..Error::new(text) })
+    }
+}
+
+impl From<cgroups_rs::fs::error::Error> for Cause {
+    fn from(error: cgroups_rs::fs::error::Error) -> Self {
         let text = root_cause(&error);
         Self(Error { source: Some(Arc::new(error)), ..Error::new(text) })
     }

@@ -1,7 +1,6 @@
 //! One cgroup, as one thing in however many hierarchies hold it: cgroups-rs does the work, in hierarchies below a root that is given.
 //!
-//! What that crate lacks is here: it takes /sys/fs/cgroup for granted where v2 controllers are handed down, knows no cgroups
-//! below one, ends the processes of v2 only, and tells nobody when a cpuset stays empty.
+//! Directories are made and removed here, and so is what that crate lacks: decision 13 has the cases.
 
 use super::Layout;
 use crate::error::{Doing as _, Error, Result};
@@ -16,10 +15,11 @@ use cgroups_rs::fs::freezer::FreezerController;
 use cgroups_rs::fs::memory::MemController;
 use cgroups_rs::fs::pid::PidController;
 use cgroups_rs::fs::systemd::SystemdController;
-use cgroups_rs::fs::{Controller as _, Hierarchy, MaxValue, Subsystem};
+use cgroups_rs::fs::{ControllIdentifier, Controller, Hierarchy, MaxValue, Subsystem};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::fs;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -146,6 +146,11 @@ impl Group {
         Self { mounted: mounted.clone(), path: path.to_owned(), inner: Cgroup::load(Box::new(mounted.clone()), path) }
     }
 
+    /// Its directories.
+    fn dirs(&self) -> Vec<PathBuf> {
+        self.mounted.dirs().into_iter().map(|(_, dir)| dir.join(&self.path)).collect()
+    }
+
     /// Whether any hierarchy has it.
     pub fn exists(&self) -> bool {
         self.inner.exists()
@@ -158,9 +163,13 @@ impl Group {
             let parent = Path::new(&self.path).parent().unwrap_or(Path::new(""));
             hand_down(&self.mounted.root.join(parent));
         }
-        for subsystem in self.inner.subsystems() {
-            let controller = subsystem.to_controller();
-            controller.create().doing(|| format!("cannot create cgroup {}", controller.path().display()))?;
+        for dir in self.dirs() {
+            match fs::create_dir(&dir) {
+                Err(e) if e.kind() != ErrorKind::AlreadyExists => {
+                    return Err(e).doing(|| format!("cannot create cgroup {}", dir.display()));
+                }
+                _ => {}
+            }
         }
         match self.inner.controller_of::<CpuSetController>() {
             Some(cpuset) if self.mounted.layout != Layout::Unified => inherit(cpuset, shared),
@@ -207,32 +216,41 @@ impl Group {
     /// Sets limits; one that is none is taken away. Fails where no controller can hold one that is wanted.
     pub fn limit(&self, limits: &Limits) -> Result<()> {
         const PERIOD: u64 = 100_000;
-        let lacks = |what: &str| Error::new(format!("this host cannot limit the {what} of cgroup {}", self.path));
         let doing = |what: &str| format!("cannot limit the {what} of cgroup {}", self.path);
-        match (self.inner.controller_of::<MemController>(), limits.memory) {
-            (Some(memory), limit) => {
-                let limit = limit.map_or(-1, |bytes| i64::try_from(bytes).unwrap_or(i64::MAX));
-                memory.set_limit(limit).doing(|| doing("memory"))?;
-            }
-            (None, Some(_)) => return Err(lacks("memory")),
-            (None, None) => {}
+        if let Some(memory) = self.limiter::<MemController>("memory", limits.memory.is_some())? {
+            let limit = limits.memory.map_or(-1, |bytes| i64::try_from(bytes).unwrap_or(i64::MAX));
+            memory.set_limit(limit).doing(|| doing("memory"))?;
         }
-        match (self.inner.controller_of::<CpuController>(), limits.cpus) {
-            (Some(cpu), limit) => {
-                let quota = limit.map_or(-1, |cpus| (cpus * PERIOD as f64).round() as i64);
-                cpu.set_cfs_quota_and_period(Some(quota), Some(PERIOD)).doing(|| doing("processors"))?;
-            }
-            (None, Some(_)) => return Err(lacks("processors")),
-            (None, None) => {}
+        if let Some(cpu) = self.limiter::<CpuController>("processors", limits.cpus.is_some())? {
+            let quota = limits.cpus.map_or(-1, |cpus| (cpus * PERIOD as f64).round() as i64);
+            cpu.set_cfs_quota_and_period(Some(quota), Some(PERIOD)).doing(|| doing("processors"))?;
         }
-        match (self.inner.controller_of::<PidController>(), limits.pids) {
-            (Some(pids), limit) => {
-                let limit = limit.map_or(MaxValue::Max, |pids| MaxValue::Value(pids.into()));
-                pids.set_pid_max(limit).doing(|| doing("processes"))
-            }
-            (None, Some(_)) => Err(lacks("processes")),
-            (None, None) => Ok(()),
+        if let Some(pids) = self.limiter::<PidController>("processes", limits.pids.is_some())? {
+            let limit = limits.pids.map_or(MaxValue::Max, |pids| MaxValue::Value(pids.into()));
+            pids.set_pid_max(limit).doing(|| doing("processes"))?;
         }
+        Ok(())
+    }
+
+    fn limiter<'a, T>(&'a self, what: &str, wanted: bool) -> Result<Option<&'a T>>
+    where
+        &'a T: From<&'a Subsystem>,
+        T: Controller + ControllIdentifier,
+    {
+        match self.controller::<T>() {
+            None if wanted => Err(Error::new(format!("this host cannot limit the {what} of cgroup {}", self.path))),
+            found => Ok(found),
+        }
+    }
+
+    /// A controller that has this cgroup: on v2 its parent may not have handed it down, and its files are missing then.
+    fn controller<'a, T>(&'a self) -> Option<&'a T>
+    where
+        &'a T: From<&'a Subsystem>,
+        T: Controller + ControllIdentifier,
+    {
+        let file = format!("{}.max", T::controller_type());
+        self.inner.controller_of::<T>().filter(|c| !self.inner.v2() || c.path().join(file).exists())
     }
 
     /// What it uses.
@@ -245,66 +263,79 @@ impl Group {
             micros.map(Duration::from_micros)
         };
         Usage {
-            memory: self.inner.controller_of::<MemController>().map(|c| c.memory_stat().usage_in_bytes),
+            memory: self.controller::<MemController>().map(|c| c.memory_stat().usage_in_bytes),
             cpu: v1_time().or_else(v2_time),
-            pids: self.inner.controller_of::<PidController>().and_then(|c| c.get_pid_current().ok()),
+            pids: self.controller::<PidController>().and_then(|c| c.get_pid_current().ok()),
         }
-    }
-
-    /// The cgroups right below it.
-    fn below(&self) -> Vec<Self> {
-        let paths = self.inner.subsystems().iter().map(|subsystem| subsystem.to_controller().path().to_owned());
-        let entries = paths.flat_map(|path| fs::read_dir(path).into_iter().flatten().flatten());
-        let dirs = entries.filter(|e| e.file_type().is_ok_and(|t| t.is_dir()));
-        let mut names: Vec<String> = dirs.filter_map(|e| e.file_name().into_string().ok()).collect();
-        names.sort();
-        names.dedup();
-        names.iter().map(|name| Self::at(&self.mounted, &format!("{}/{name}", self.path))).collect()
     }
 
     /// Kills all processes here and below.
     pub fn kill(&self) {
-        if self.inner.kill().is_ok() {
-            return;
-        }
-        self.below().iter().for_each(Self::kill);
-        for pid in self.inner.procs().iter().filter_map(|p| i32::try_from(p.pid).ok()).filter(|pid| *pid > 0) {
-            let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+        if self.inner.kill().is_err() {
+            self.dirs().iter().for_each(|dir| kill_all(dir));
         }
     }
 
-    /// Removes it with all below it. The containers are gone then: what an engine that died has forgotten in there is killed.
+    /// Removes it with all below it, wherever it can be.
     pub(super) fn delete(&self) -> Result<()> {
+        Error::all(self.dirs().iter().filter_map(|dir| self.delete_dir(dir).err()).collect())
+    }
+
+    fn delete_dir(&self, dir: &Path) -> Result<()> {
         let deadline = Instant::now() + DYING;
-        for subsystem in self.inner.subsystems() {
-            let controller = subsystem.to_controller();
-            while let Err(e) = controller.delete() {
-                if Instant::now() > deadline {
-                    let outcome: Result<()> =
-                        Err(e).doing(|| format!("cannot remove cgroup {}", controller.path().display()));
-                    return outcome.map_err(|e| e.detail(self.processes()));
+        loop {
+            match remove_tree(dir) {
+                Ok(()) => return Ok(()),
+                Err(e) if e.kind() == ErrorKind::NotFound => return Ok(()),
+                Err(e) if e.raw_os_error() == Some(nix::libc::EBUSY) && Instant::now() < deadline => {
+                    // The containers are gone; what an engine that died has forgotten in our cgroups goes now.
+                    self.kill();
+                    std::thread::sleep(Duration::from_millis(10));
                 }
-                self.kill();
+                Err(e) => {
+                    return Err(e)
+                        .doing(|| format!("cannot remove cgroup {}", dir.display()))
+                        .map_err(|e| e.detail(processes(dir)));
+                }
             }
         }
-        Ok(())
     }
 
     /// Removes it unless something is in it or below it.
     pub(super) fn remove_if_empty(&self) {
-        for subsystem in self.inner.subsystems() {
-            let _ = fs::remove_dir(subsystem.to_controller().path());
+        for dir in self.dirs() {
+            let _ = fs::remove_dir(dir);
         }
     }
+}
 
-    /// Who is still in there, for the error.
-    fn processes(&self) -> Vec<String> {
-        let line = |pid: CgroupPid| {
-            let name = fs::read_to_string(format!("/proc/{}/comm", pid.pid)).unwrap_or_default();
-            format!("{}: process {} {}", self.path, pid.pid, name.trim())
-        };
-        self.inner.procs().into_iter().map(line).chain(self.below().iter().flat_map(Self::processes)).collect()
+/// The cgroups right below one. Their names are a container's root's: any bytes.
+fn below(dir: &Path) -> impl Iterator<Item = PathBuf> {
+    let entries = fs::read_dir(dir).into_iter().flatten().flatten();
+    entries.filter(|e| e.file_type().is_ok_and(|t| t.is_dir())).map(|e| e.path())
+}
+
+fn remove_tree(dir: &Path) -> std::io::Result<()> {
+    fs::read_dir(dir)?;
+    below(dir).try_for_each(|child| remove_tree(&child))?;
+    fs::remove_dir(dir)
+}
+
+fn kill_all(dir: &Path) {
+    below(dir).for_each(|child| kill_all(&child));
+    for pid in words(&dir.join("cgroup.procs")).iter().filter_map(|pid| pid.parse().ok()).filter(|pid| *pid > 0) {
+        let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
     }
+}
+
+/// Who is still in there, for the error.
+fn processes(dir: &Path) -> Vec<String> {
+    let line = |pid: String| {
+        let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+        format!("{}: process {pid} {}", dir.display(), name.trim())
+    };
+    let here = words(&dir.join("cgroup.procs")).into_iter().map(line);
+    here.chain(below(dir).flat_map(|child| processes(&child))).collect()
 }
 
 fn words(file: &Path) -> Vec<String> {
@@ -361,9 +392,9 @@ mod tests {
     impl Busy {
         fn new(name: &str, program: &[&str]) -> Self {
             let mounted = host();
-            let path = format!("oardocker-unit/{name}-{}", std::process::id());
-            Group::at(&mounted, "oardocker-unit").create(true).unwrap();
-            let group = Group::at(&mounted, &path);
+            let parent = format!("oardocker-unit-{name}-{}", std::process::id());
+            Group::at(&mounted, &parent).create(true).unwrap();
+            let group = Group::at(&mounted, &format!("{parent}/node1"));
             group.create(false).unwrap();
             let child = Command::new(program[0]).args(&program[1..]).spawn().unwrap();
             group.add(child.id()).unwrap();
@@ -376,10 +407,7 @@ mod tests {
             let _ = self.0.thaw();
             let _ = self.1.kill();
             let _ = self.1.wait();
-            self.0.delete().unwrap();
-            for (_, dir) in host().dirs() {
-                let _ = fs::remove_dir(dir.join("oardocker-unit"));
-            }
+            Group::at(&self.0.mounted, self.0.path.trim_end_matches("/node1")).delete().unwrap();
         }
     }
 
@@ -427,15 +455,12 @@ mod tests {
         below.create(false).unwrap();
         let mut child = Command::new("sleep").arg("100").spawn().unwrap();
         below.add(child.id()).unwrap();
-        assert!(
-            busy.0
-                .processes()
-                .iter()
-                .any(|line| line.ends_with("/job: process ".to_owned().as_str()) || line.contains("sleep"))
-        );
+        let dir = below.dirs().remove(0);
+        let told = processes(dir.parent().unwrap());
+        assert!(told.contains(&format!("{}: process {} sleep", dir.display(), child.id())), "{told:?}");
         let waiter = std::thread::spawn(move || child.wait().unwrap());
-        below.delete().unwrap();
-        assert!(!below.exists());
+        busy.0.delete().unwrap();
+        assert!(!below.exists() && !busy.0.exists());
         assert!(!waiter.join().unwrap().success(), "it was killed");
     }
 }

@@ -37,8 +37,8 @@ pub(super) enum Wrong<'a> {
     TakesNoValue(String),
 }
 
-/// The parameter that an option sets. Where one option says yes and one says no, the second has the name and the first the name
-/// with `-on`, which no variable of the environment can have.
+/// The parameter that an option sets. Where one option says yes and one says no, the id of the second is the parameter, and that of
+/// the first has `-on` behind it.
 pub(super) fn param(arg: &Arg) -> &str {
     arg.get_id().as_str().trim_end_matches("-on")
 }

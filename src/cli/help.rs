@@ -2,6 +2,7 @@
 
 use super::parse;
 use clap::Command;
+use clap::builder::Styles;
 
 /// How a page is shown.
 #[derive(Debug, Clone, Copy)]
@@ -19,7 +20,7 @@ pub fn usage(command: Option<&str>) -> String {
 
 /// The page of a command, or of the program.
 pub fn page(command: Option<&str>, style: Style) -> String {
-    let mut level = level(command);
+    let level = level(command);
     let heading = |text: &str| if style.color { format!("\x1b[1m{text}\x1b[0m") } else { text.to_owned() };
     let commands =
         if level.has_subcommands() { format!("\n\n{}\n{{subcommands}}", heading("Commands:")) } else { String::new() };
@@ -30,8 +31,9 @@ pub fn page(command: Option<&str>, style: Style) -> String {
     // Lines of an example stay whole, however narrow the page.
     let examples = level.get_after_help().map(ToString::to_string).unwrap_or_default();
     let examples = examples.replacen("Examples:", &heading("Examples:"), 1);
-    level = level.help_template(template).term_width(style.width);
-    format!("{}\n{examples}\n", level.render_help())
+    let page = level.styles(Styles::plain()).help_template(template).term_width(style.width).render_help();
+    let page = if style.color { page.ansi().to_string() } else { page.to_string() };
+    format!("{page}\n{examples}\n")
 }
 
 /// The definition of a command with the whole text about it, as its page has it.

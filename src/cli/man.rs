@@ -1,6 +1,6 @@
 //! The man page: clap_mangen renders the pieces, and this puts them on one page, each command a section. Pure.
 
-use super::parse;
+use super::{help, parse};
 use clap::Command;
 use clap_mangen::Man;
 use std::io;
@@ -17,7 +17,8 @@ pub fn page() -> io::Result<String> {
     out.push_str(".SH COMMANDS\n");
     for command in program.get_subcommands() {
         let man = Man::new(command.clone());
-        out.push_str(&piece(|out| man.render_synopsis_section(out))?.replacen(".SH SYNOPSIS", ".SS", 1));
+        let usage = help::usage(Some(command.get_name()));
+        out.push_str(&format!(".SS {}\n", usage.trim_start_matches("Usage: ").replace('-', "\\-")));
         out.push_str(&piece(|out| man.render_description_section(out))?.replacen(".SH DESCRIPTION\n", "", 1));
         out.push_str(&piece(|out| man.render_options_section(out))?.replacen(".SH OPTIONS\n", "", 1));
         out.push_str(&examples(command));

@@ -160,7 +160,7 @@ impl Parser {
             Some(_) => chain::arguments(&self.program, level, rest),
             None => (Vec::new(), rest),
         };
-        let words: Vec<String> = options
+        let mut words: Vec<String> = options
             .words
             .iter()
             .cloned()
@@ -169,33 +169,56 @@ impl Parser {
             .collect();
         let more = of_environment(level, name, &options, env);
         // What is wrong on the line is told before what is wrong in the environment.
-        let mut read = self.clap(name, words.clone())?;
+        let mut late = Vec::new();
+        let mut read = self.clap(name, &mut words, &mut late)?;
         let more = more?;
-        if !more.is_empty() && !matches!(read, Link::Late(_)) {
-            read = self.clap(name, more.into_iter().chain(words).collect())?;
+        if !more.is_empty() {
+            words.splice(0..0, more);
+            read = self.clap(name, &mut words, &mut late)?;
         }
-        Ok((read, rest))
+        late.sort_by_key(|(place, _)| *place);
+        let link = match (late.into_iter().next(), read) {
+            (None, Some(program)) => Link::Read(Box::new(program)),
+            (late, _) => Link::Late(late.map(|(_, refusal)| refusal).expect("what is not read is wrong")),
+        };
+        Ok((link, rest))
     }
 
-    fn clap(&mut self, name: Option<&str>, words: Vec<String>) -> Result<Link, Refusal> {
-        let line = ["oardocker".to_owned()].into_iter().chain(name.map(ToOwned::to_owned)).chain(words);
-        let read = self.program.try_get_matches_from_mut(line).and_then(|matches| Program::from_arg_matches(&matches));
-        match read {
-            Ok(program) => Ok(Link::Read(Box::new(program))),
-            Err(e) => {
-                let refusal = self.refusal(name, &e);
-                if matches!(wrong(&e), Some(Wrong::Late(_))) { Ok(Link::Late(refusal)) } else { Err(refusal) }
+    /// Has clap read a link. What is wrong there, but not to be told at once, goes to `late`, with its option's place among all, and
+    /// is taken out of the link, so that the rest is read too; none where nothing is left to read.
+    fn clap(
+        &mut self,
+        name: Option<&str>,
+        words: &mut Vec<String>,
+        late: &mut Vec<(usize, Refusal)>,
+    ) -> Result<Option<Program>, Refusal> {
+        loop {
+            let line = ["oardocker"].into_iter().chain(name).chain(words.iter().map(String::as_str));
+            let read =
+                self.program.try_get_matches_from_mut(line).and_then(|matches| Program::from_arg_matches(&matches));
+            let e = match read {
+                Ok(program) => return Ok(Some(program)),
+                Err(e) => e,
+            };
+            let refusal = self.refusal(name, &e);
+            let arg = told(&e, ContextKind::InvalidArg);
+            let arg = self.level(name).get_arguments().enumerate().find(|(_, known)| known.to_string() == arg);
+            let Some((place, arg)) = arg.filter(|_| matches!(wrong(&e), Some(Wrong::Late(_)))) else {
+                return Err(refusal);
+            };
+            late.push((place, refusal.clone()));
+            let word = format!("{}={}", chain::long(arg), told(&e, ContextKind::InvalidValue));
+            // An argument is read after all options.
+            if arg.is_positional() || !words.contains(&word) {
+                return Ok(None);
             }
+            words.retain(|given| *given != word);
         }
     }
 
     /// What clap says, in oar-docker's words.
     fn refusal(&self, name: Option<&str>, e: &clap::Error) -> Refusal {
-        let told = |kind| match e.get(kind) {
-            Some(ContextValue::String(text)) => text.clone(),
-            Some(ContextValue::Strings(texts)) => texts.first().cloned().unwrap_or_default(),
-            _ => String::new(),
-        };
+        let told = |kind| told(e, kind);
         let arg = self.level(name).get_arguments().find(|arg| arg.to_string() == told(ContextKind::InvalidArg));
         let (kind, message) = match (e.kind(), arg) {
             (ErrorKind::MissingRequiredArgument, Some(arg)) => {
@@ -264,6 +287,15 @@ enum Link {
     Late(Refusal),
 }
 
+/// What clap says about an error.
+fn told(e: &clap::Error, kind: ContextKind) -> String {
+    match e.get(kind) {
+        Some(ContextValue::String(text)) => text.clone(),
+        Some(ContextValue::Strings(texts)) => texts.first().cloned().unwrap_or_default(),
+        _ => String::new(),
+    }
+}
+
 /// What one of our value parsers had to say.
 fn wrong(e: &clap::Error) -> Option<&Wrong> {
     e.source().and_then(|source| source.downcast_ref())
@@ -310,7 +342,8 @@ fn of_environment(
 ) -> Result<Vec<String>, Refusal> {
     let mut words = Vec::new();
     let command = name.map(|name| format!("{name}_")).unwrap_or_default();
-    for arg in level.get_arguments().filter(|arg| !arg.is_positional() && !options.given.contains(chain::param(arg))) {
+    let has_variable = |arg: &&clap::Arg| !arg.is_positional() && chain::param(arg) == arg.get_id().as_str();
+    for arg in level.get_arguments().filter(has_variable).filter(|arg| !options.given.contains(chain::param(arg))) {
         let variable = format!("oardocker_{command}{}", arg.get_id()).to_uppercase();
         let Some(text) = env.get(&variable).filter(|text| !text.is_empty()) else { continue };
         let long = chain::long(arg);
@@ -318,7 +351,7 @@ fn of_environment(
             values::boolean(text).map_err(|what| Refusal {
                 kind: "bad_value",
                 command: name.map(ToOwned::to_owned),
-                message: format!("Invalid value for {}: {what}", shown(arg)),
+                message: format!("Invalid value for {}: {what}", shown(twin(level, arg))),
             })
         };
         match arg.get_action() {
@@ -332,10 +365,64 @@ fn of_environment(
     Ok(words)
 }
 
+/// Of the two options that set a parameter the one that says yes, by which it is called.
+fn twin<'a>(level: &'a clap::Command, arg: &'a clap::Arg) -> &'a clap::Arg {
+    level.get_arguments().find(|other| chain::param(other) == arg.get_id().as_str()).unwrap_or(arg)
+}
+
 impl Line {
     /// For `--dry-run`.
     pub fn to_json(&self) -> Value {
         let chain: Vec<&Command> = self.chain.iter().map(|invocation| &invocation.command).collect();
         json!({"global": self.global, "chain": chain})
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refusal(line: &str, env: &[(&str, &str)]) -> Refusal {
+        let words: Vec<String> = line.split(' ').map(Into::into).collect();
+        let env = env.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+        match Parser::default().parse(&words, &env) {
+            Err(refusal) => refusal,
+            Ok(parsed) => panic!("{line} is not refused: {parsed:?}"),
+        }
+    }
+
+    #[test]
+    fn what_is_told_late_hides_nothing_that_is_told_at_once() {
+        let told = |line: &str, env: &[(&str, &str)]| {
+            let Refusal { kind, command, message } = refusal(line, env);
+            format!("{kind} {} {message}", command.unwrap_or_default())
+        };
+        for line in [
+            "start -n 5000 --port-bindings-offset abc stop --help",
+            "start -n 5000 --port-bindings-offset abc bogus",
+            "start -v /a:/b:zz -e A -n 5000 --port-bindings-offset abc init -e nope",
+        ] {
+            let text = told(line, &[]);
+            assert!(
+                text.starts_with("bad_value start") && text.contains("'abc' is not a valid integer"),
+                "{line}: {text}"
+            );
+        }
+        let variables = [("OARDOCKER_START_NODES", "5000"), ("OARDOCKER_START_PORT_BINDINGS_OFFSET", "abc")];
+        assert!(told("start bogus", &variables).contains("'abc' is not a valid integer"));
+        let variable = [("OARDOCKER_CONNECT_USER", "x"), ("OARDOCKER_EXEC_TTY", "maybe")];
+        assert!(told("exec nowhere ls", &variable).contains("Invalid value for '-t' / '--tty': 'maybe'"));
+        assert!(told("connect nowhere bogus", &variable).starts_with("no_such_command"));
+        // Of several the first of the help page.
+        assert!(told("start --port-bindings-offset 99999999 -n 5000", &[]).contains("'--nodes'"));
+        assert!(told("start -v /a:/b:zz -v /a:/b:zz stop", &[]).contains("it is ro, rw or cow"));
+        assert!(told("connect -l root nowhere", &[]).contains("'nowhere' is not a host"));
+    }
+
+    #[test]
+    fn only_parameters_have_variables() {
+        let words = ["--dry-run".to_owned(), "build".to_owned()];
+        let env = Env::from([("OARDOCKER_BUILD_RM-ON".to_owned(), "maybe".to_owned())]);
+        assert!(Parser::default().parse(&words, &env).is_ok());
     }
 }

@@ -87,7 +87,7 @@ fn fish_completes() {
 }
 
 #[test]
-fn the_man_page_in_docs_is_that_of_the_table() {
+fn the_man_page_in_docs_is_that_of_the_definitions() {
     let page = oardocker::cli::man::page().unwrap();
     let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/oardocker.1");
     if std::env::var_os("UPDATE").is_some() {

@@ -82,7 +82,7 @@ fn a_containerd_that_says_nothing_is_not_waited_for() {
     let text = texts(&out).1;
     assert_eq!(out.status.code(), Some(1), "{text}");
     assert!(text.contains("containerd does not answer within 30 s"), "{text}");
-    assert!(begun.elapsed() < std::time::Duration::from_secs(40), "{:?}", begun.elapsed());
+    assert!(begun.elapsed() < std::time::Duration::from_secs(60), "{:?}", begun.elapsed());
 }
 
 #[test]

@@ -234,7 +234,10 @@ async fn whatever_the_host_refuses_nothing_stays() {
     let cgroup = world.dir.path().join("cgroup/cpuset/oardocker");
     fs::write(&cgroup, "").unwrap();
     assert!(world.start().await.unwrap_err().to_string().contains("cannot create cgroup"));
+    // What is in the way cannot be taken away either, so the files stay, to tell the next one.
+    assert!(Files::new(&world.machine, "ab12").engine().unwrap().is_some());
     fs::remove_file(&cgroup).unwrap();
+    world.runner().stop(None).await.unwrap();
     world.assert_clean("no cgroups");
     let runner = Runner { machine: world.machine.clone().with_program("/nonexistent"), ..world.runner() };
     let error = runner.start(&world.request(), true).await.unwrap_err();
