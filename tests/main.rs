@@ -4,6 +4,7 @@
 mod cli;
 mod cluster;
 mod engine;
+mod rootless;
 mod safety;
 mod session;
 mod support;

@@ -1,7 +1,7 @@
 //! Every command killed at random instants, on each engine: the next `stop` succeeds, and then nothing is left.
 
 use super::ready_on;
-use crate::support::{Engine, Workdir, alone, assert_same_state, machine, oar_tarball, require_root, state_on, texts};
+use crate::support::{Engine, Workdir, assert_same_state, machine, oar_tarball, require_root, state_on, texts};
 use std::collections::BTreeSet;
 use std::process::Stdio;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -46,10 +46,9 @@ fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok().and_then(|text| text.parse().ok())
 }
 
-fn kill_at_random(engine: Engine) {
+pub fn kill_at_random(engine: Engine) {
     require_root();
-    let _alone = alone();
-    let _daemon = engine.daemon();
+    let _alone = engine.alone();
     let workdir = ready_on(engine, "trixie");
     workdir.ok(&["stop"]);
     let before = state_on(engine);
@@ -130,9 +129,4 @@ fn killed_at_random_on_docker() {
 #[test]
 fn killed_at_random_on_podman() {
     kill_at_random(Engine::Podman);
-}
-
-#[test]
-fn killed_at_random_without_root() {
-    kill_at_random(Engine::Rootless);
 }

@@ -5,7 +5,7 @@ mod broken;
 mod browser;
 mod coexist;
 mod jobs;
-mod kills;
+pub mod kills;
 mod living;
 mod oar3;
 mod old_folders;
@@ -91,10 +91,9 @@ fn get_there(workdir: &Workdir, port: u16, path: &str, headers: &str) -> (String
     (head.lines().next().unwrap_or_default().to_owned(), body.to_owned())
 }
 
-fn journey(engine: Engine, env: &str) {
+pub fn journey(engine: Engine, env: &str) {
     require_root();
-    let _alone = alone();
-    let _daemon = engine.daemon();
+    let _alone = engine.alone();
     let workdir = ready_on(engine, env);
     workdir.ok(&["stop"]);
     let before = state_on(engine);
@@ -343,11 +342,6 @@ fn trixie_on_docker() {
 #[test]
 fn trixie_on_podman() {
     journey(Engine::Podman, "trixie");
-}
-
-#[test]
-fn trixie_without_root() {
-    journey(Engine::Rootless, "trixie");
 }
 
 #[test]
@@ -681,15 +675,9 @@ fn volumes_ro_rw_cow_on_podman() {
     volumes(Engine::Podman);
 }
 
-#[test]
-fn volumes_ro_rw_cow_without_root() {
-    volumes(Engine::Rootless);
-}
-
-fn volumes(engine: Engine) {
+pub fn volumes(engine: Engine) {
     require_root();
-    let _alone = alone();
-    let _daemon = engine.daemon();
+    let _alone = engine.alone();
     let workdir = ready_on(engine, "trixie");
     workdir.ok(&["stop"]);
     let before = state_on(engine);

@@ -1,7 +1,7 @@
 //! What every image store and every engine promises, asked of the fake, of containerd, of Docker and of Podman in the same words: so
 //! that what a unit test sees on the fake is what a user sees.
 
-use crate::support::{Engine, alone, require_root};
+use crate::support::{Engine, require_root};
 use async_trait::async_trait;
 use oardocker::cgroup::{Cgroups, View};
 use oardocker::engine::fake::{Answer, Fake};
@@ -78,8 +78,7 @@ async fn contract_of_podman() {
 #[allow(clippy::await_holding_lock, reason = "one test at a time is what it is for")]
 async fn real(engine: Engine) {
     require_root();
-    let _alone = alone();
-    let _daemon = engine.daemon();
+    let _alone = engine.alone();
     fs::create_dir_all(engine.data_dir()).unwrap();
     let machine = Machine::at(engine.data_dir(), engine.runtime_dir());
     let (backend, _) = select::connect(&machine, &address::parse(&engine.host()).unwrap()).await.unwrap();

@@ -3,7 +3,6 @@
 mod compat;
 mod contract;
 mod readme;
-mod rootless;
 mod surroundings;
 
 use crate::support::{

@@ -112,12 +112,11 @@ fn answer(line: &str, body: &[u8], world: &Mutex<World>) -> (&'static str, Strin
 #[test]
 fn what_an_engine_makes_late_is_waited_for() {
     require_root();
-    let _alone = alone();
     // Images come from the real one's store.
-    {
-        let _docker = Engine::Docker.daemon();
-        crate::cluster::ready_on(Engine::Docker, "trixie").ok(&["stop"]);
-    }
+    let real = Engine::Docker.alone();
+    crate::cluster::ready_on(Engine::Docker, "trixie").ok(&["stop"]);
+    drop(real);
+    let _alone = alone();
     let workdir = Workdir::on(Engine::Docker, "trixie");
     let path = Engine::Docker.data_dir().join("late.sock");
     let world = engine(&path);

@@ -40,8 +40,7 @@ fn reaches(uid: u32, address: &str, port: u16) -> bool {
 
 fn other_accounts(engine: Engine) {
     require_root();
-    let _alone = alone();
-    let _daemon = engine.daemon();
+    let _alone = engine.alone();
     let workdir = ready_on(engine, "trixie");
     workdir.ok(&["stop"]);
     let before = state_on(engine);
@@ -108,8 +107,7 @@ fn other_accounts_stay_out_on_podman() {
 
 fn hostile_root(engine: Engine) {
     require_root();
-    let _alone = alone();
-    let _daemon = engine.daemon();
+    let _alone = engine.alone();
     let workdir = ready_on(engine, "trixie");
     workdir.ok(&["stop"]);
     let before = state_on(engine);

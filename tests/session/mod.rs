@@ -3,36 +3,30 @@
 mod processes;
 
 use crate::cluster::ready_on;
-use crate::support::{Engine, Pty, alone, require_root, texts};
+use crate::support::{Engine, Pty, require_root, texts};
 use std::io::Write as _;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 #[test]
 fn sessions() {
-    on(Engine::Containerd);
+    sessions_on(Engine::Containerd);
 }
 
 #[test]
 fn sessions_on_docker() {
-    on(Engine::Docker);
+    sessions_on(Engine::Docker);
 }
 
 #[test]
 fn sessions_on_podman() {
-    on(Engine::Podman);
-}
-
-#[test]
-fn sessions_without_root() {
-    on(Engine::Rootless);
+    sessions_on(Engine::Podman);
 }
 
 #[allow(clippy::too_many_lines, reason = "one cluster, and all that a session is on it")]
-fn on(engine: Engine) {
+pub fn sessions_on(engine: Engine) {
     require_root();
-    let _alone = alone();
-    let _daemon = engine.daemon();
+    let _alone = engine.alone();
     let workdir = ready_on(engine, "trixie");
     workdir.ok(&["start", "-n", "1"]);
 

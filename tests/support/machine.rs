@@ -5,6 +5,7 @@ use super::{BINARY, Engine, Workdir};
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
+use std::sync::{Mutex, PoisonError};
 
 /// The user's id.
 pub const ALICE: u32 = 1500;
@@ -55,9 +56,8 @@ cd HOME/.local/share/oardocker 2>/dev/null && find clusters scratch store/steps 
 true
 ";
 
-/// The running machine; it ends with the value.
-#[derive(Debug)]
-pub struct Machine(());
+/// Whether it runs.
+static UP: Mutex<bool> = Mutex::new(false);
 
 fn workdir() -> Workdir {
     Workdir::named("machine")
@@ -87,52 +87,65 @@ pub fn state() -> String {
     sh(&script(STATE))
 }
 
-impl Machine {
-    pub fn start() -> Self {
-        let workdir = workdir();
-        workdir.ok(&["init", "-f", "-e", "bookworm"]);
-        let setup = workdir.root.join(".oardocker/images/node/custom_setup.sh");
-        fs::write(&setup, SETUP).unwrap();
-        workdir.ok(&["build", "-q"]);
-        workdir.install_once();
-        let home = home();
-        fs::create_dir_all(home.join("workdirs")).unwrap();
-        let write = |name: &str, text: &str| {
-            let path = home.join(name);
-            fs::write(&path, text).unwrap();
-            fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
-        };
-        write("as-alice", AS_ALICE);
-        let env: String = workdir
-            .command(&[])
-            .get_envs()
-            .filter_map(|(key, value)| Some(format!("{}='{}' ", key.to_str()?, value?.to_str()?)))
-            .collect();
-        write(
-            "oardocker",
-            &format!(
-                "#!/bin/sh\nhere=$PWD\nexec env -C '{}' {env} '{BINARY}' exec -l root -w \"$here\" node1 -- '{}' '{BINARY}' \"$@\"\n",
-                workdir.root.display(),
-                home.join("as-alice").display()
-            ),
-        );
-        let checkout = env!("CARGO_MANIFEST_DIR");
-        let (all, own) = (format!("{checkout}:{checkout}:ro"), format!("{0}:{0}:rw", home.display()));
-        // A node makes no devices.
-        let tun = super::data_root().join("tun");
-        let _ = fs::remove_file(&tun);
-        let made = std::process::Command::new("mknod").args(["-m", "666"]).arg(&tun).args(["c", "10", "200"]).status();
-        assert!(made.unwrap().success());
-        let tun = format!("{}:/dev/net/tun", tun.display());
-        workdir.ok(&["start", "-n", "1", "-v", &all, "-v", &own, "-v", &tun]);
-        let machine = Self(());
-        sh(&script(BOOT));
-        machine
+/// Boots it, unless it runs. It ends with [`end`], or with the process.
+pub fn keep() {
+    extern "C" fn at_exit() {
+        end();
+    }
+    let mut up = UP.lock().unwrap_or_else(PoisonError::into_inner);
+    if !*up {
+        // SAFETY: the handler touches nothing that ends before it, and never unwinds.
+        let registered = unsafe { nix::libc::atexit(at_exit) };
+        assert_eq!(registered, 0);
+        *up = true;
+        boot();
     }
 }
 
-impl Drop for Machine {
-    fn drop(&mut self) {
-        let _ = workdir().run(&["stop"]);
+/// Ends it, if it runs.
+pub fn end() {
+    let mut up = UP.lock().unwrap_or_else(PoisonError::into_inner);
+    if std::mem::take(&mut *up) {
+        let _ = std::panic::catch_unwind(|| workdir().run(&["stop"]));
     }
+}
+
+fn boot() {
+    let workdir = workdir();
+    workdir.ok(&["init", "-f", "-e", "bookworm"]);
+    let setup = workdir.root.join(".oardocker/images/node/custom_setup.sh");
+    fs::write(&setup, SETUP).unwrap();
+    workdir.ok(&["build", "-q"]);
+    workdir.install_once();
+    let home = home();
+    fs::create_dir_all(home.join("workdirs")).unwrap();
+    let write = |name: &str, text: &str| {
+        let path = home.join(name);
+        fs::write(&path, text).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+    };
+    write("as-alice", AS_ALICE);
+    let env: String = workdir
+        .command(&[])
+        .get_envs()
+        .filter_map(|(key, value)| Some(format!("{}='{}' ", key.to_str()?, value?.to_str()?)))
+        .collect();
+    write(
+        "oardocker",
+        &format!(
+            "#!/bin/sh\nhere=$PWD\nexec env -C '{}' {env} '{BINARY}' exec -l root -w \"$here\" node1 -- '{}' '{BINARY}' \"$@\"\n",
+            workdir.root.display(),
+            home.join("as-alice").display()
+        ),
+    );
+    let checkout = env!("CARGO_MANIFEST_DIR");
+    let (all, own) = (format!("{checkout}:{checkout}:ro"), format!("{0}:{0}:rw", home.display()));
+    // A node makes no devices.
+    let tun = super::data_root().join("tun");
+    let _ = fs::remove_file(&tun);
+    let made = std::process::Command::new("mknod").args(["-m", "666"]).arg(&tun).args(["c", "10", "200"]).status();
+    assert!(made.unwrap().success());
+    let tun = format!("{}:/dev/net/tun", tun.display());
+    workdir.ok(&["start", "-n", "1", "-v", &all, "-v", &own, "-v", &tun]);
+    sh(&script(BOOT));
 }

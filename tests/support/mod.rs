@@ -18,16 +18,19 @@ use std::time::{Duration, Instant};
 /// The program under test.
 pub const BINARY: &str = env!("CARGO_BIN_EXE_oardocker");
 
-/// One test at a time; one that fails leaves no cluster that the next falls over.
+/// One test at a time, with its engine; one that fails leaves no cluster that the next falls over.
 pub struct Alone {
     begun: Instant,
+    _daemon: Option<Daemon>,
     _one: MutexGuard<'static, ()>,
 }
 
 impl Drop for Alone {
     fn drop(&mut self) {
         if std::thread::panicking() {
+            machine::end();
             Engine::Containerd.sweep();
+            println!("{}", free_space());
         }
         // Also of those that pass, whose output is not shown.
         let thread = std::thread::current();
@@ -38,9 +41,13 @@ impl Drop for Alone {
 
 /// Clusters are looked at as a whole, host included: one at a time.
 pub fn alone() -> Alone {
-    static ONE: Mutex<()> = Mutex::new(());
-    let one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
-    Alone { begun: Instant::now(), _one: one }
+    Engine::Containerd.alone()
+}
+
+/// A full disk makes any test fail, and not always with its name.
+fn free_space() -> String {
+    let out = Command::new("df").arg("-h").arg(data_root()).output().unwrap();
+    texts(&out).0
 }
 
 /// Fails where the tests of this tier cannot run, and says what is missing.
@@ -61,13 +68,6 @@ pub enum Engine {
     Podman,
     /// The Podman of a user who is not root, on a machine of its own.
     Rootless,
-}
-
-/// What runs as long as a test needs it.
-pub enum Running {
-    Nothing,
-    Daemon(#[allow(dead_code, reason = "held, not used")] Box<Daemon>),
-    Machine(#[allow(dead_code, reason = "held, not used")] machine::Machine),
 }
 
 impl Engine {
@@ -121,13 +121,21 @@ impl Engine {
         }
     }
 
-    /// The engine for one test: containerd needs none.
-    pub fn daemon(self) -> Running {
+    /// The engine for one test, which has it and the host to itself. Only the machine of the user without root is kept, for as
+    /// long as tests want it one after the other: it takes half a minute to boot.
+    pub fn alone(self) -> Alone {
+        static ONE: Mutex<()> = Mutex::new(());
+        let one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
+        let begun = Instant::now();
+        let mut daemon = None;
         match self {
-            Self::Containerd => Running::Nothing,
-            Self::Docker | Self::Podman => Running::Daemon(Box::new(Daemon::start(self))),
-            Self::Rootless => Running::Machine(machine::Machine::start()),
+            Self::Rootless => machine::keep(),
+            _ => machine::end(),
         }
+        if matches!(self, Self::Docker | Self::Podman) {
+            daemon = Some(Daemon::start(self));
+        }
+        Alone { begun, _daemon: daemon, _one: one }
     }
 }
 

@@ -1,19 +1,45 @@
-//! Without root, on a machine where a user has a Podman: what happens after a kill, and what errors say. The journeys are elsewhere.
+//! Without root, on a machine where a user has a Podman: the journeys of the other engines, and what only such a user meets. They
+//! are in one place because they follow each other on one machine.
 
-use crate::support::{BINARY, Engine, Workdir, alone, eventually, require_root, state_on};
+use crate::cluster::{journey, kills::kill_at_random, volumes};
+use crate::session::sessions_on;
+use crate::support::{BINARY, Engine, Workdir, eventually, require_root, state_on};
+use std::fs;
 use std::process::Stdio;
 
 #[test]
-fn without_root_errors_teach_and_a_killed_build_leaves_nothing() {
+fn killed_at_random() {
+    kill_at_random(Engine::Rootless);
+}
+
+#[test]
+fn sessions() {
+    sessions_on(Engine::Rootless);
+}
+
+#[test]
+fn trixie() {
+    journey(Engine::Rootless, "trixie");
+}
+
+#[test]
+fn volumes_ro_rw_cow() {
+    volumes(Engine::Rootless);
+}
+
+#[test]
+fn errors_teach_and_a_killed_build_leaves_nothing() {
     require_root();
-    let _alone = alone();
-    let _machine = Engine::Rootless.daemon();
+    let _alone = Engine::Rootless.alone();
     let workdir = Workdir::on(Engine::Rootless, "trixie");
     workdir.ok(&["init", "-f"]);
     workdir.ok(&["build", "-q"]);
     let before = state_on(Engine::Rootless);
 
-    let mut build = workdir.command(&["build", "--no-cache", "-q"]);
+    let setup = workdir.root.join(".oardocker/images/node/custom_setup.sh");
+    let plain = fs::read(&setup).unwrap();
+    fs::write(&setup, "sleep 1000\n").unwrap();
+    let mut build = workdir.command(&["build", "-q"]);
     let mut build = build.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
     eventually("a step runs", 60, || {
         state_on(Engine::Rootless).iter().any(|l| l.starts_with("process: slirp4netns")).then_some(())
@@ -24,6 +50,7 @@ fn without_root_errors_teach_and_a_killed_build_leaves_nothing() {
         state_on(Engine::Rootless),
         "the killed build must have left something for this test to mean anything"
     );
+    fs::write(&setup, plain).unwrap();
     workdir.ok(&["build", "-q"]);
     assert_eq!(before, state_on(Engine::Rootless));
 
@@ -39,4 +66,5 @@ fn without_root_errors_teach_and_a_killed_build_leaves_nothing() {
     workdir.host_sh("systemctl --machine=alice@.host --user stop podman.socket podman.service");
     let text = workdir.fails(1, &["status"]);
     assert!(text.contains("need root") && text.contains("systemctl --user start podman.socket"), "{text}");
+    workdir.host_sh("systemctl --machine=alice@.host --user start podman.socket");
 }
