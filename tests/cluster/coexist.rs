@@ -76,6 +76,13 @@ impl Drop for Host {
     }
 }
 
+/// Whether the neighbour gets an answer at this port of the host.
+fn reached_from_the_world(port: u16) -> bool {
+    let mut curl = Command::new("ip");
+    curl.args(["netns", "exec", WORLD, "curl", "-s", "--max-time", "3", "-o", "/dev/null"]);
+    curl.arg(format!("http://192.0.2.1:{port}/")).status().unwrap().success()
+}
+
 #[test]
 fn beside_docker() {
     require_root();
@@ -104,6 +111,12 @@ fn beside_docker() {
         let page = host.ok("curl", &["-s", "--max-time", "20", "http://127.0.0.1:46668/oarapi/resources.json"]);
         assert!(page.contains("node2"), "{page}");
         assert_ne!(host.rules(), rules, "without rules of ours this could not have worked");
+
+        // Ports are the host's own, unless -g opens them to the world.
+        assert!(!reached_from_the_world(46668), "a port that was not opened");
+        host.oardocker(&workdir, &["start", "-n", "1", "-g"]);
+        assert!(reached_from_the_world(46668), "-g opens the REST API");
+        assert!(reached_from_the_world(40080), "-g opens the web server");
 
         host.oardocker(&workdir, &["stop"]);
         let after = host.rules();

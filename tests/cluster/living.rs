@@ -2,7 +2,11 @@
 
 use super::{job_field, ready, submit, wait_state};
 use crate::support::{Workdir, alone, eventually, require_root, texts};
-use std::process::Command;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use std::io::{BufRead as _, BufReader};
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 #[test]
@@ -23,6 +27,8 @@ fn a_cluster_to_live_in() {
     tools(&workdir);
     configuration(&workdir);
     stopped_server(&workdir);
+    all_at_once(&workdir);
+    logs(&workdir);
     energy_saving(&workdir);
     workdir.ok(&["stop"]);
 }
@@ -129,8 +135,50 @@ fn stopped_server(workdir: &Workdir) {
     assert!(!stderr.contains("Error:"), "{stderr}");
     assert_ne!(boot(), before);
     workdir.root_sh("server", "systemctl start oar-server");
-    // Of all hosts, the server among them, it is one.
-    workdir.ok(&["reset"]);
+}
+
+/// All hosts, the server among them; -t is how long one may take to shut down, the others do not wait for it.
+fn all_at_once(workdir: &Workdir) {
+    let hosts = ["frontend", "node1", "node2", "rsyslog", "server"];
+    let boots = || hosts.map(|host| workdir.root_sh(host, "stat -c %Y.%Z /proc/1"));
+    let unit = "[Service]\nExecStart=/bin/sleep 1000\nExecStop=/bin/sleep 1000\nTimeoutStopSec=90\n";
+    let before = boots();
+    workdir.root_sh(
+        "node1",
+        &format!("printf '{unit}' > /run/systemd/system/slow.service; systemctl daemon-reload; systemctl start slow"),
+    );
+    let begun = Instant::now();
+    let text = workdir.ok(&["reset", "-t", "2"]);
+    let took = begun.elapsed();
+    for host in hosts {
+        assert!(text.contains(&format!("{host} --> Restarted")), "{text}");
+    }
+    assert!(before.iter().zip(&boots()).all(|(before, after)| before != after), "all have booted again");
+    assert!((2..30).contains(&took.as_secs()), "node1 is killed after two seconds, not after 90: {took:?}");
+    let id = submit(workdir, "oarsub -l nodes=2,walltime=0:5 'sort -u $OAR_NODEFILE'");
+    wait_state(workdir, &id, "Terminated");
+}
+
+/// What hosts say comes as they say it, until Ctrl-C.
+fn logs(workdir: &Workdir) {
+    let mut follow = workdir.command(&["logs", "-f", "-n", "0", "node1"]).stdout(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(follow.stdout.take().unwrap()).lines();
+    // Nothing says when it has begun to follow.
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !done.load(Ordering::Relaxed) {
+                workdir.root_sh("node2", "logger -t test of the other");
+                workdir.root_sh("node1", "logger -t test heard");
+            }
+        });
+        let mut lines = lines.by_ref().map(Result::unwrap).take(200);
+        let heard = lines.find(|line| line.contains("of the other") || line.contains("test: heard"));
+        done.store(true, Ordering::Relaxed);
+        assert!(heard.clone().is_some_and(|line| line.starts_with("node1 | ")), "{heard:?}");
+    });
+    kill(Pid::from_raw(follow.id().cast_signed()), Signal::SIGINT).unwrap();
+    assert_eq!(follow.wait().unwrap().code(), Some(130));
 }
 
 /// OAR wakes a node that was shut down, and shuts it down itself when it is idle.

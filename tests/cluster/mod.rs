@@ -9,6 +9,7 @@ pub mod kills;
 mod living;
 mod oar3;
 mod old_folders;
+mod together;
 
 use crate::support::{
     Engine, Pty, Workdir, alone, assert_same_state, assert_soon_same_state, data_dir, eventually, host_state,

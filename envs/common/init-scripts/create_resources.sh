@@ -1,7 +1,8 @@
 #!/bin/bash
 # Creates one resource per core of every node that is online and that this cluster may use, in one transaction: oarnodesetting would start Perl for each.
 # Jobs of every kind may have them, those of type deploy too.
-# They begin as Absent and become Alive when their node has booted (nodes_alive.sh).
+# They begin as Absent and become Alive when their node has booted (nodes_alive.sh). So do those that a server had before it booted
+# again: OAR would ask nodes that boot beside it, and suspect them for minutes.
 export PGHOST=localhost PGUSER=oar PGPASSWORD=oar PGDATABASE=oar
 # The kernel's lists are such as 0-3,8. This is on the way to the first job, so no programs are started.
 read -r online < /sys/devices/system/cpu/online
@@ -17,6 +18,9 @@ for range in ${allowed//,/ }; do
     for ((id = ${range%-*}; id <= ${range#*-}; id++)); do [ -z "${is_online[$id]}" ] || ids+=,$id; done
 done
 ids=${ids#,}
+# Once a boot: by hand later, nodes that run stay as they are.
+booting=$([ -e /run/oardocker-resources ] || echo true)
+: > /run/oardocker-resources
 mem=$(awk '/^MemTotal/ {print int($2 / 1024 / 1024) + 1}' /proc/meminfo)
 
 {
@@ -30,6 +34,17 @@ mem=$(awk '/^MemTotal/ {print int($2 / 1024 / 1024) + 1}' /proc/meminfo)
     awk 'NF {printf "%d\t%s\n", ++n, $1}' /var/lib/container/nodes
     printf '%s\n' '\.'
     cat <<SQL
+WITH changed AS (
+    UPDATE resources SET state = 'Absent', state_num = 2, next_state = 'UnChanged',
+                         finaud_decision = 'NO', next_finaud_decision = 'NO'
+    WHERE ${booting:-false} AND state IN ('Alive', 'Suspected') AND network_address IN (SELECT name FROM nodes)
+    RETURNING resource_id
+), closed AS (
+    UPDATE resource_logs SET date_stop = extract(epoch FROM now())::integer
+    WHERE date_stop = 0 AND attribute = 'state' AND resource_id IN (SELECT resource_id FROM changed)
+)
+INSERT INTO resource_logs (resource_id, attribute, value, date_start)
+SELECT resource_id, 'state', 'Absent', extract(epoch FROM now())::integer FROM changed;
 DELETE FROM nodes WHERE name IN (SELECT network_address FROM resources);
 WITH created AS (
     INSERT INTO resources (network_address, host, state, state_num, deploy, cpu, core, cpuset, mem)
