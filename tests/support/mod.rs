@@ -368,8 +368,11 @@ pub fn state_on(engine: Engine) -> BTreeSet<String> {
         // A zombie has no command line: it ended, and the host's init has not looked yet.
         let command = fs::read(entry.path().join("cmdline")).unwrap_or_default();
         let command = String::from_utf8_lossy(&command).replace('\0', " ");
-        let of_containers = ["containerd-shim", "/sbin/init", "runc", "conmon", "docker-proxy"];
-        if of_containers.iter().any(|program| command.contains(program)) {
+        // By its program alone: the arguments of anything on this host may name one of these.
+        let program = command.split(' ').next().unwrap_or_default();
+        let program = program.rsplit('/').next().unwrap_or_default();
+        let of_containers = ["containerd-shim-runc-v2", "init", "runc", "conmon", "docker-proxy"];
+        if of_containers.contains(&program) {
             // An init has no name of its own, but a place.
             let cgroup = fs::read_to_string(entry.path().join("cgroup")).unwrap_or_default();
             add(
