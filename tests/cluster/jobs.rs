@@ -1,6 +1,6 @@
 //! The kinds of jobs that OAR knows, each on a real cluster.
 
-use super::{job_field, ready, submit, wait_state};
+use super::{job_field, job_state, ready, submit, wait_state};
 use crate::support::{Workdir, alone, assert_same_state, eventually, host_state, require_root};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -12,11 +12,13 @@ fn kinds_of_jobs() {
     workdir.ok(&["stop"]);
     let before = host_state();
     workdir.ok(&["start", "-n", "3"]);
-    advance_reservation(&workdir);
+    let reserved = advance_reservation(&workdir);
+    // Beside it, as it is for one node, and some seconds away.
     array(&workdir);
+    on_the_frontend(&workdir);
+    begins_in_time(&workdir, reserved);
     best_effort(&workdir);
     hold_and_resume(&workdir);
-    on_the_frontend(&workdir);
     between_nodes(&workdir);
     workdir.ok(&["stop"]);
     assert_same_state(&before, &host_state());
@@ -26,12 +28,17 @@ fn output(workdir: &Workdir, id: &str) -> String {
     workdir.sh("frontend", &format!("cat OAR.{id}.stdout"))
 }
 
-/// A job that was given a time starts then, not before.
-fn advance_reservation(workdir: &Workdir) {
+/// A job that is given a time: its number, and the time.
+fn advance_reservation(workdir: &Workdir) -> (String, u64) {
     let start = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs() + 20;
     let line = format!("oarsub -r \"$(date -d @{start} '+%F %T')\" -l nodes=1,walltime=0:2 'date +%s; hostname'");
     let id = submit(workdir, &line);
     assert_eq!(job_field(workdir, &id, "reservation"), "Scheduled");
+    (id, start)
+}
+
+/// It starts then, not before.
+fn begins_in_time(workdir: &Workdir, (id, start): (String, u64)) {
     // An idle OAR looks once a minute whether a reservation begins; a submission makes it look at once.
     let now = || SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
     eventually("the time has come", 30, || (now() >= start).then_some(()));
@@ -64,7 +71,7 @@ fn best_effort(workdir: &Workdir) {
     wait_state(workdir, &guest, "Running");
     let id = submit(workdir, "oarsub -l nodes=3,walltime=0:5 hostname");
     wait_state(workdir, &id, "Terminated");
-    assert_eq!(job_field(workdir, &guest, "state"), "Error", "best-effort jobs that were killed end so");
+    assert_eq!(job_state(workdir, &guest), "Error", "best-effort jobs that were killed end so");
     for node in ["node1", "node2", "node3"] {
         assert_eq!(workdir.root_sh(node, "pgrep -f 'sleep 123[4]' | wc -l"), "0\n", "its processes are gone");
     }
@@ -115,7 +122,7 @@ fn between_nodes(workdir: &Workdir) {
     assert_eq!(workdir.sh("frontend", &line), out);
     workdir.sh("frontend", &format!("oardel {id}"));
     // Without a job there is no way in.
-    eventually("the job is over", 20, || (job_field(workdir, &id, "state") != "Running").then_some(()));
+    eventually("the job is over", 20, || (job_state(workdir, &id) != "Running").then_some(()));
     let refused = workdir.sh("frontend", &format!("OAR_JOB_ID={id} oarsh {first} hostname 2>&1 || true"));
     assert!(!refused.contains("node"), "{refused}");
 }

@@ -1,6 +1,6 @@
 //! What people do in a cluster that runs, beyond jobs: they edit, install, stop and shut down, and expect that it stays so.
 
-use super::{job_field, ready, submit, wait_state};
+use super::{job_field, job_state, ready, sql, submit, wait_state};
 use crate::support::{Workdir, alone, eventually, require_root, texts};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -65,9 +65,8 @@ fn resources(workdir: &Workdir) {
         })
         .map(|n| n.to_string())
         .collect();
-    let query = "PGPASSWORD=oar psql -qAt -h localhost -U oar oar -c \
-                 \"SELECT cpuset FROM resources WHERE network_address = 'node2' ORDER BY cpuset::int\"";
-    assert_eq!(workdir.root_sh("server", query).lines().collect::<Vec<_>>(), cpus);
+    let listed = sql(workdir, "SELECT cpuset FROM resources WHERE network_address = 'node2' ORDER BY cpuset::int");
+    assert_eq!(listed.lines().collect::<Vec<_>>(), cpus);
     // Of a server that may use the last one only.
     let last = cpus.last().unwrap();
     let script = format!(
@@ -199,7 +198,7 @@ fn energy_saving(workdir: &Workdir) {
     let id = submit(workdir, "oarsub -l nodes=2,walltime=0:5 'sort -u $OAR_NODEFILE'");
     // OAR's scheduler looks around once a minute, and may have looked just before.
     let deadline = Instant::now() + Duration::from_secs(120);
-    while job_field(workdir, &id, "state") != "Terminated" {
+    while job_state(workdir, &id) != "Terminated" {
         if Instant::now() > deadline {
             let log = workdir.root_sh(
                 "server",

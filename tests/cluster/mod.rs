@@ -55,11 +55,22 @@ pub fn job_field(workdir: &Workdir, id: &str, field: &str) -> String {
     line.unwrap_or_default()
 }
 
+/// What OAR's database answers.
+#[track_caller]
+pub fn sql(workdir: &Workdir, query: &str) -> String {
+    workdir.sh("server", &format!("PGPASSWORD=oar psql -qAt -h localhost -U oar oar -c \"{query}\""))
+}
+
+/// The state of a job, as the database has it: who asks OAR's own commands again and again takes the processor from OAR.
+pub fn job_state(workdir: &Workdir, id: &str) -> String {
+    sql(workdir, &format!("SELECT state FROM jobs WHERE job_id = {id}")).trim().to_owned()
+}
+
 /// Waits for a job's state.
 #[track_caller]
 pub fn wait_state(workdir: &Workdir, id: &str, state: &str) {
     eventually(&format!("job {id} is {state}"), 60, || {
-        let now = job_field(workdir, id, "state");
+        let now = job_state(workdir, id);
         assert!(
             now != "Error" || state == "Error",
             "job {id} ended in error: {}",
@@ -213,7 +224,7 @@ fn confinement(workdir: &Workdir) {
         (!left.contains("99")).then_some(())
     });
     eventually("the job has ended", 30, || {
-        (job_field(workdir, &id, "state") == "Error" || job_field(workdir, &id, "state") == "Terminated").then_some(())
+        matches!(job_state(workdir, &id).as_str(), "Error" | "Terminated").then_some(())
     });
 }
 

@@ -1,6 +1,6 @@
 //! OAR 3: installed in its own environment, edited in place there, and by hand on top of an installed trixie.
 
-use super::{chosen_on_a_unified_host, get, interactive, submit};
+use super::{chosen_on_a_unified_host, get, interactive, job_state, sql, submit, wait_state};
 use crate::support::{Workdir, alone, assert_same_state, eventually, host_state, oar3_tree, require_root};
 use std::fs;
 use std::path::Path;
@@ -23,21 +23,6 @@ pub fn ready() -> Workdir {
     trust_what_the_host_trusts(&workdir, &["base/needs"]);
     workdir.ok(&["build", "-q"]);
     workdir
-}
-
-/// The state of a job, as the database has it: OAR 3's own command takes half a second of the processor.
-fn state(workdir: &Workdir, id: &str) -> String {
-    let line = format!("PGPASSWORD=oar psql -qAt -h server -U oar oar -c 'SELECT state FROM jobs WHERE job_id = {id}'");
-    workdir.sh("frontend", &line).trim().to_owned()
-}
-
-#[track_caller]
-fn wait_state(workdir: &Workdir, id: &str, wanted: &str) {
-    eventually(&format!("job {id} is {wanted}"), 60, || {
-        let now = state(workdir, id);
-        assert!(now != "Error" || wanted == "Error", "{}", workdir.sh("frontend", &format!("oarstat -fj {id}")));
-        (now == wanted).then_some(())
-    });
 }
 
 /// In one line, and a job runs.
@@ -105,9 +90,9 @@ fn jobs(workdir: &Workdir) {
     });
     assert!(out.contains("list:\t0\n") || out.contains("list:\t1\n"), "one core only: {out}");
     // Into the job, from outside of it, by the key that OAR has for its user.
-    let nodes = "PGPASSWORD=oar psql -qAt -h server -U oar oar -c \"SELECT network_address FROM assigned_resources \
-                 JOIN resources USING (resource_id) JOIN jobs ON moldable_job_id = assigned_moldable_job WHERE job_id = ";
-    let node = workdir.sh("frontend", &format!("{nodes}{sleeper} LIMIT 1\"")).trim().to_owned();
+    let nodes = "SELECT network_address FROM assigned_resources JOIN resources USING (resource_id) \
+                 JOIN jobs ON moldable_job_id = assigned_moldable_job WHERE job_id = ";
+    let node = sql(workdir, &format!("{nodes}{sleeper} LIMIT 1")).trim().to_owned();
     let inside =
         workdir.sh("frontend", &format!("OAR_JOB_ID={sleeper} oarsh {node} 'hostname; cat /proc/self/cgroup'"));
     assert!(inside.starts_with(&format!("{node}\n")) && inside.contains(&format!("/oar/docker_{sleeper}")), "{inside}");
@@ -122,7 +107,7 @@ fn jobs(workdir: &Workdir) {
     wait_state(workdir, &held, "Hold");
     // The walltime of the one that is in the way.
     wait_state(workdir, &all, "Error");
-    assert_eq!(state(workdir, &held), "Hold");
+    assert_eq!(job_state(workdir, &held), "Hold");
     workdir.sh("frontend", &format!("oarresume {held}"));
     wait_state(workdir, &held, "Terminated");
 }
@@ -261,8 +246,7 @@ fn oar3_dev() {
     {
         workdir.root_sh(host, &format!("test -x $(readlink -f $(command -v {command}))"));
     }
-    let policies = "PGPASSWORD=oar psql -qAt -h server -U oar oar -c 'SELECT DISTINCT scheduler_policy FROM queues'";
-    assert_eq!(workdir.root_sh("server", policies), "kamelot\n");
+    assert_eq!(sql(&workdir, "SELECT DISTINCT scheduler_policy FROM queues"), "kamelot\n");
 
     rest_api(&workdir, 58668, "/newoarapi");
 
