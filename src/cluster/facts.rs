@@ -83,3 +83,23 @@ pub async fn images(images: &dyn Images, request: &Request) -> Result<RoleImages
     }
     Ok(found)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::plan::tests::{image, request};
+    use super::*;
+    use crate::engine::fake::Fake;
+
+    #[tokio::test]
+    async fn an_image_that_is_not_there_is_named() {
+        let (fake, request) = (Fake::new().unwrap(), request());
+        for role in ROLES {
+            let why = super::images(&fake, &request).await.unwrap_err().to_string();
+            assert!(why.contains(&request.images[role]) && why.ends_with("is not there"), "{why}");
+            fake.put_image(&request.images[role], &image(role, &["/sbin/init"]).image, &BTreeMap::new()).await.unwrap();
+        }
+        let found = super::images(&fake, &request).await.unwrap();
+        assert_eq!(found.len(), ROLES.len());
+        assert!(found.iter().all(|(role, image)| image.name == request.images[role.as_str()]));
+    }
+}

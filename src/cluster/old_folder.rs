@@ -60,3 +60,43 @@ pub async fn before_restart(engine: &dyn Engine, host: &ContainerInfo) {
         let _ = tokio::time::timeout(ANSWER, session::capture(engine, &host.id, &args)).await;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cluster::plan::tests::sample;
+
+    #[test]
+    fn a_folder_is_old_without_a_script_of_ours() {
+        let dir = tempfile::tempdir().unwrap();
+        let env_dir = Root::beneath(dir.path()).unwrap();
+        assert!(is_old(&env_dir));
+        let scripts = dir.path().join("init-scripts");
+        std::fs::create_dir(&scripts).unwrap();
+        // A link may lead anywhere.
+        std::os::unix::fs::symlink("/bin/sh", scripts.join("nodes_alive.sh")).unwrap();
+        assert!(is_old(&env_dir));
+        std::fs::remove_file(scripts.join("nodes_alive.sh")).unwrap();
+        std::fs::write(scripts.join("nodes_alive.sh"), "").unwrap();
+        assert!(!is_old(&env_dir));
+    }
+
+    #[test]
+    fn keys_become_writable_and_cpusets_are_where_oar_looks() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir(dir.path().join("cpuset")).unwrap();
+        std::fs::write(dir.path().join("cpuset/tasks"), "").unwrap();
+        let cgroups = Cgroups::detect(dir.path()).unwrap();
+        for mut host in sample().hosts.into_iter().map(|host| host.spec) {
+            let before = host.mounts.clone();
+            adapt(&mut host, &cgroups, "ab12");
+            let targets: Vec<_> = host.cgroup_view.controllers.iter().map(|c| c.target.as_str()).collect();
+            assert_eq!(targets.contains(&"/dev/cpuset"), host.hostname != "rsyslog", "{}", host.hostname);
+            for (before, after) in before.iter().zip(&host.mounts) {
+                let key = before.target.starts_with("/var/lib/oar/.ssh/");
+                assert_eq!((&before.source, &before.target), (&after.source, &after.target));
+                assert_eq!(after.options.contains(&"rw".to_owned()), key || before.options.contains(&"rw".to_owned()));
+            }
+        }
+    }
+}

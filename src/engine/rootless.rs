@@ -98,3 +98,27 @@ fn join(pid: &str) -> Result<()> {
         e.hint("if it was mounted after Podman's first command: stop what Podman runs, then `podman system migrate`")
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_of_all_lines_of_a_map_count() {
+        let dir = tempfile::tempdir().unwrap();
+        let map = dir.path().join("uid_map");
+        std::fs::write(&map, "         0       1000          1\n         1     100000      65535\n").unwrap();
+        assert_eq!(ids(map.to_str().unwrap()), IDS);
+        // The host's own, and one that has ended.
+        std::fs::write(&map, "         0          0 4294967295\n").unwrap();
+        assert!(ids(map.to_str().unwrap()) >= IDS);
+        assert_eq!(ids("/nowhere/uid_map"), 0);
+    }
+
+    #[test]
+    fn an_engine_that_is_not_podman_is_of_no_use() {
+        let pong = Pong { podman: None, api: "1.41".into(), listener: 1, owner: 0 };
+        let why = holder(&pong).unwrap_err().to_string();
+        assert!(why.contains("it is not Podman"), "{why}");
+    }
+}

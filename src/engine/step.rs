@@ -159,3 +159,41 @@ impl Steps {
             .doing(|| format!("cannot mount {}", root.display()))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_step_is_abandoned_when_nobody_holds_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let machine = Machine::below(dir.path());
+        let steps = Steps::new(&machine);
+        let (ours, theirs) = (Maker::Store.new_key(), Maker::Containerd.new_key());
+        assert!(steps.abandoned(Maker::Store).is_empty(), "there is no directory yet");
+        steps.hold(&ours).unwrap();
+        steps.hold(&theirs).unwrap();
+        // Seen by another oardocker.
+        let others = Steps::new(&machine);
+        assert!(others.abandoned(Maker::Store).is_empty());
+        drop(steps);
+        assert_eq!(others.abandoned(Maker::Store), std::slice::from_ref(&ours));
+        assert_eq!(others.abandoned(Maker::Containerd), [theirs]);
+        others.forget(&ours).unwrap();
+        others.forget(&ours).unwrap();
+        assert!(others.abandoned(Maker::Store).is_empty() && !others.dir(&ours).exists());
+    }
+
+    #[test]
+    fn one_that_was_killed_before_it_had_a_lock_is_known_by_its_process() {
+        let dir = tempfile::tempdir().unwrap();
+        let steps = Steps::new(&Machine::below(dir.path()));
+        let lives = format!("oardocker-store-{}-0", std::process::id());
+        // No process has this number: the kernel's largest is 2^22.
+        let dead = format!("oardocker-store-{}-0", 1 << 23);
+        for key in [&lives, &dead] {
+            fs::create_dir_all(steps.root(key)).unwrap();
+        }
+        assert_eq!(steps.abandoned(Maker::Store), [dead]);
+    }
+}

@@ -27,3 +27,24 @@ pub(super) async fn keep(images: &dyn Images, key: &str, image: &Image) -> Resul
     let labels = BTreeMap::from([(LABEL.to_owned(), layer)]);
     images.put_image(&format!("{CACHE}{key}"), image, &labels).await.map(drop)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::fake::Fake;
+
+    #[tokio::test]
+    async fn a_layer_is_found_by_its_key_and_what_is_no_step_is_not() {
+        let fake = Fake::new().unwrap();
+        let layer = Layer { digest: "sha256:1".into(), diff_id: "sha256:2".into(), size: 3 };
+        let image = Image { config: crate::image::evaluate::new_config(), layers: vec![layer] };
+        keep(&fake, "k1", &image).await.unwrap();
+        // One of a later oardocker, which says it in another way, and an image.
+        let odd = BTreeMap::from([(LABEL.to_owned(), "{}".to_owned())]);
+        fake.put_image(&format!("{CACHE}k2"), &image, &odd).await.unwrap();
+        fake.put_image("oardocker/trixie-node:latest", &image, &BTreeMap::new()).await.unwrap();
+        let cache = load(&fake).await.unwrap();
+        assert_eq!(cache.keys().collect::<Vec<_>>(), ["k1"]);
+        assert_eq!(cache["k1"].diff_id, "sha256:2");
+    }
+}

@@ -137,3 +137,34 @@ async fn follow(
         tokio::task::spawn_blocking(move || watch.read_events()).await.doing(doing)?.doing(doing)?;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write as _;
+
+    #[test]
+    fn a_line_is_of_the_host_in_front_of_it() {
+        assert_eq!(host("node1 | 2026 sshd: node2 | x"), "node1");
+        assert_eq!(host("no host at all"), "no host at all");
+    }
+
+    #[test]
+    fn a_line_without_an_end_comes_in_pieces() {
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(&vec![b'a'; LONGEST + 5]).unwrap();
+        file.write_all(b"\nnode1 | b\nnode1 | unfin").unwrap();
+        std::io::Seek::rewind(&mut file).unwrap();
+        let mut reader = BufReader::new(file.try_clone().unwrap());
+        let mut line = Vec::new();
+        let mut next = |line: &mut Vec<u8>| {
+            let n = read_line(&mut reader, line).unwrap();
+            (n, String::from_utf8(std::mem::take(line)).unwrap())
+        };
+        assert_eq!(next(&mut line).0, LONGEST);
+        assert_eq!(next(&mut line).1, "aaaaa\n");
+        assert_eq!(next(&mut line).1, "node1 | b\n");
+        assert_eq!(next(&mut line).1, "node1 | unfin");
+        assert_eq!(next(&mut line).0, 0);
+    }
+}
