@@ -149,6 +149,10 @@ fn mounts(request: &Request, facts: &Facts, host: &str) -> Vec<Mount> {
     ];
     if host == "server" {
         mounts.push(Mount::bind(text(dir.wake_dir()), keeper::WAKE_DIR_INSIDE, false));
+        // A mark: nobody on the host sees to it that the nodes become Alive, so the server does.
+        if !request.wait {
+            mounts.push(Mount::bind(text(dir.path("nodes")), "/var/lib/container/unattended", true));
+        }
     }
     if host == "rsyslog" {
         mounts.push(Mount::bind(text(dir.log_dir()), "/var/log/oardocker", false));
@@ -191,6 +195,7 @@ pub(crate) mod tests {
             offset: 40000,
             any: false,
             user: Some(1000),
+            wait: true,
             global: vec![],
             env_dir: std::sync::Arc::new(crate::rooted::Root::beneath(Path::new("/")).unwrap()),
         }
@@ -255,6 +260,18 @@ pub(crate) mod tests {
             text += &format!("{}: {args}; {} {}; keys {keys}\n", host.name, view.kind, controllers.join(" "));
         }
         text
+    }
+
+    /// The server is told when nobody waits, and nobody else.
+    #[test]
+    fn a_cluster_that_nobody_waits_for_attends_to_itself() {
+        let facts = facts(&cgroups(&["cpuset/tasks"]), false);
+        for wait in [true, false] {
+            let hosts = plan(&Request { wait, ..request() }, &facts).hosts;
+            let told = |host: &Host| host.spec.mounts.iter().any(|m| m.target == "/var/lib/container/unattended");
+            let names: Vec<_> = hosts.iter().filter(|host| told(host)).map(|host| host.name.as_str()).collect();
+            assert_eq!(names, if wait { vec![] } else { vec!["server"] });
+        }
     }
 
     /// Each layout, and a folder of the Python tool: what differs, and nothing else.

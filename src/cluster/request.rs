@@ -30,6 +30,8 @@ pub struct Request {
     pub any: bool,
     /// The account, besides root, that may reach the cluster otherwise.
     pub user: Option<u32>,
+    /// Whether `start` returns when all of it is ready, and not before.
+    pub wait: bool,
     /// The global options with which another oardocker finds this cluster.
     pub global: Vec<OsString>,
     /// `.oardocker`, with the init scripts and the shell histories.

@@ -83,8 +83,8 @@ impl std::fmt::Debug for Runner {
 impl Runner {
     /// Starts a cluster and waits until OAR accepts jobs. Whatever fails, nothing of it stays, but for hosts that have all booted:
     /// what is broken then is OAR, and can be looked at.
-    pub async fn start(&self, request: &Request, wait: bool) -> Result<()> {
-        match self.try_start(request, wait).await {
+    pub async fn start(&self, request: &Request) -> Result<()> {
+        match self.try_start(request).await {
             Ok(None) => Ok(()),
             Ok(Some(broken)) => Err(broken.error.hint(LOOK)),
             Err(e) => {
@@ -96,7 +96,7 @@ impl Runner {
     }
 
     /// The value is why OAR does not work on hosts that do.
-    async fn try_start(&self, request: &Request, wait: bool) -> Result<Option<Broken>> {
+    async fn try_start(&self, request: &Request) -> Result<Option<Broken>> {
         let images = facts::images(self.images.as_ref(), request).await?;
         self.place().claim(&self.engine.info().docker_host)?;
         let subnet = self.engine.create_network(&self.env_id, &request.access()).await?;
@@ -108,7 +108,7 @@ impl Runner {
         self.launch(&plan).await?;
         self.still_wanted()?;
         keeper::summon(&self.machine, &self.files, &self.env_id, &request.global)?;
-        if !wait {
+        if !request.wait {
             return Ok(None);
         }
         self.wait_booted(sockets).await?;

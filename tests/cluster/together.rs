@@ -1,7 +1,7 @@
 //! More than one at a time: two clusters on one host, two commands on one cluster.
 
 use super::{ready, submit, wait_state};
-use crate::support::{Workdir, alone, assert_same_state, host_state, require_root, runtime_dir, texts};
+use crate::support::{Workdir, alone, assert_same_state, eventually, host_state, require_root, runtime_dir, texts};
 use std::fs;
 use std::process::{Child, Stdio};
 
@@ -38,6 +38,22 @@ fn two_clusters_on_one_host() {
     assert_same_state(&before, &host_state());
 }
 
+/// Who does not wait gets a cluster that becomes ready by itself.
+#[test]
+fn a_cluster_that_nobody_waits_for() {
+    require_root();
+    let _alone = alone();
+    let workdir = ready("trixie");
+    workdir.ok(&["start", "-n", "2", "--no-wait"]);
+    eventually("the server has booted", 30, || {
+        (workdir.root_sh("server", "systemctl is-system-running 2>&1; true") == "running\n").then_some(())
+    });
+    let id = submit(&workdir, "oarsub -l nodes=2,walltime=0:5 'sort -u $OAR_NODEFILE'");
+    wait_state(&workdir, &id, "Terminated");
+    assert_eq!(workdir.sh("frontend", &format!("cat OAR.{id}.stdout")), "node1\nnode2\n");
+    workdir.ok(&["stop"]);
+}
+
 /// A command that waits says so, and goes on when the other one has ended.
 #[test]
 fn a_command_waits_for_the_one_before() {
@@ -50,7 +66,7 @@ fn a_command_waits_for_the_one_before() {
     };
     let start = spawn(&["start", "-n", "1"]);
     let cluster = workdir.engine.data_dir().join("clusters").join(workdir.env_id());
-    crate::support::eventually("the cluster is being made", 20, || cluster.join("env.json").exists().then_some(()));
+    eventually("the cluster is being made", 20, || cluster.join("env.json").exists().then_some(()));
     let stop = spawn(&["stop"]);
     let (start, stop) = (start.wait_with_output().unwrap(), stop.wait_with_output().unwrap());
     assert!(start.status.success(), "the one that came first is not disturbed: {}", texts(&start).1);

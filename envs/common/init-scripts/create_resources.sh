@@ -18,6 +18,9 @@ for range in ${allowed//,/ }; do
     for ((id = ${range%-*}; id <= ${range#*-}; id++)); do [ -z "${is_online[$id]}" ] || ids+=,$id; done
 done
 ids=${ids#,}
+# Where nobody waits for the nodes on the host. It ends by itself.
+[ ! -e /var/lib/container/unattended ] ||
+    systemd-run -q --no-block --unit=oardocker-attend /bin/bash "${0%/*}/attend_nodes.sh"
 # Once a boot: by hand later, nodes that run stay as they are.
 booting=$([ -e /run/oardocker-resources ] || echo true)
 : > /run/oardocker-resources

@@ -50,7 +50,7 @@ pub struct Params {
     /// Publish ports on all addresses, not only 127.0.0.1.
     #[arg(short = 'g', long, alias = "port_bindings-to-any")]
     port_bindings_to_any: bool,
-    /// Return as soon as the nodes boot.
+    /// Return as soon as the nodes boot; they are Alive some seconds later.
     #[arg(long)]
     #[serde(skip_serializing_if = "values::off")]
     no_wait: bool,
@@ -102,7 +102,7 @@ pub(super) async fn run(context: &mut Context, params: Params) -> Result<()> {
     net::check_free(&machine, &workdir.env_id, &[], &request.ports())?;
     let runner = context.runner(&workdir).await?;
     ui.progress("creating the containers");
-    let outcome = runner.start(&request, !params.no_wait).await;
+    let outcome = runner.start(&request).await;
     ui.progress_end();
     outcome?;
     if !request.any && request.user.is_none() && ui.live() && !machine.is_rootless() {
@@ -156,6 +156,7 @@ async fn request(context: &mut Context, workdir: &Workdir, params: &Params) -> R
         offset: params.port_bindings_offset,
         any: params.port_bindings_to_any,
         user: host::invoking_user(),
+        wait: !params.no_wait,
         global: context.global_options()?,
         env_dir: Arc::new(workdir.env_dir().sub(Path::new("/"))?),
     })

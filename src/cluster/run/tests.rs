@@ -108,7 +108,7 @@ impl World {
     }
 
     async fn start(&self) -> Result<()> {
-        self.runner().start(&self.request(), true).await
+        self.runner().start(&self.request()).await
     }
 
     /// Nothing of a cluster is there, in the engine or on the host.
@@ -165,7 +165,7 @@ async fn counted() -> (Vec<String>, usize) {
     let world = World::new(healthy).await;
     let powers = Arc::new(NoPowers::default());
     let runner = Runner { powers: powers.clone(), ..world.runner() };
-    runner.start(&world.request(), true).await.unwrap();
+    runner.start(&world.request()).await.unwrap();
     (world.fake.calls(), powers.calls.load(Ordering::Relaxed))
 }
 
@@ -225,8 +225,7 @@ async fn whatever_the_host_refuses_nothing_stays() {
     assert!(powers > 20, "{powers}");
     let world = World::new(healthy).await;
     for refused in 1..=powers {
-        let outcome =
-            world.runner_with(NoPowers { refused, ..NoPowers::default() }).start(&world.request(), true).await;
+        let outcome = world.runner_with(NoPowers { refused, ..NoPowers::default() }).start(&world.request()).await;
         assert!(outcome.unwrap_err().to_string().contains("no power"), "{refused}");
         world.assert_clean(&format!("power {refused}"));
     }
@@ -240,7 +239,7 @@ async fn whatever_the_host_refuses_nothing_stays() {
     world.runner().stop(None).await.unwrap();
     world.assert_clean("no cgroups");
     let runner = Runner { machine: world.machine.clone().with_program("/nonexistent"), ..world.runner() };
-    let error = runner.start(&world.request(), true).await.unwrap_err();
+    let error = runner.start(&world.request()).await.unwrap_err();
     assert!(error.to_string().contains("cannot start what wakes nodes"), "{error}");
     world.assert_clean("no keeper");
     let source = world.dir.path().join("src");
@@ -285,7 +284,7 @@ async fn a_host_that_says_nothing_is_waited_for_and_named() {
 async fn who_does_not_wait_gets_hosts_that_boot() {
     let world = World::new(healthy).await;
     world.fake.keeps_silent("oardocker-ab12-server");
-    world.runner().start(&world.request(), false).await.unwrap();
+    world.runner().start(&Request { wait: false, ..world.request() }).await.unwrap();
     assert_eq!(containers(world.fake.as_ref(), "ab12").await.unwrap().len(), 5);
     assert!(!world.events.lock().unwrap().contains(&Event::Ready));
     world.runner().stop(None).await.unwrap();
@@ -298,7 +297,7 @@ async fn what_is_on_the_host_has_the_modes_of_the_plan() {
     let world = World::new(healthy).await;
     let request = world.request();
     let runner = world.runner();
-    runner.start(&request, true).await.unwrap();
+    runner.start(&request).await.unwrap();
     let images = facts::images(world.fake.as_ref(), &request).await.unwrap();
     let subnet = crate::net::Subnet::first();
     let facts = Facts::collect(&request, &world.machine, &runner.cgroups, images, subnet).unwrap();
