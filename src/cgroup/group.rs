@@ -345,6 +345,10 @@ fn words(file: &Path) -> Vec<String> {
 /// Lets the children of a v2 cgroup use its controllers. What the host does not give, the nodes do not have, and `start` says
 /// then that jobs are not confined.
 fn hand_down(dir: &Path) {
+    // One with processes of its own would become a threaded one by that, whose children hold no process. The root has no type.
+    if dir.join("cgroup.type").exists() && !words(&dir.join("cgroup.procs")).is_empty() {
+        return;
+    }
     let (available, given) = (words(&dir.join("cgroup.controllers")), words(&dir.join("cgroup.subtree_control")));
     let has = |list: &[String], name: &str| list.iter().any(|word| word == name);
     for controller in HANDED_DOWN.iter().filter(|c| has(&available, c) && !has(&given, c)) {

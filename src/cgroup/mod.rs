@@ -238,6 +238,21 @@ mod tests {
         assert_eq!(fs::read_to_string(dir.path().join("cgroup.subtree_control")).unwrap(), "+cpuset");
     }
 
+    /// As where `--cgroup-path` names a scope in which a shell runs.
+    #[test]
+    fn a_v2_cgroup_with_processes_hands_nothing_down() {
+        for (procs, given) in [("4711\n", ""), ("", "+memory")] {
+            let dir = tree(&["cgroup.controllers", "cgroup.subtree_control"]);
+            for (file, text) in [("cgroup.controllers", "cpuset memory"), ("cgroup.subtree_control", "")] {
+                fs::write(dir.path().join(file), text).unwrap();
+            }
+            fs::write(dir.path().join("cgroup.type"), "domain\n").unwrap();
+            fs::write(dir.path().join("cgroup.procs"), procs).unwrap();
+            Cgroups::detect(dir.path()).unwrap().create("ab", "node1").unwrap();
+            assert_eq!(fs::read_to_string(dir.path().join("cgroup.subtree_control")).unwrap(), given, "{procs:?}");
+        }
+    }
+
     #[test]
     fn a_cpu_that_was_off_comes_back_to_later_nodes() {
         let dir = tree(&["unified/cgroup.procs", "cpuset/tasks", "cpuset/cpuset.cpus", "cpuset/cpuset.mems"]);
