@@ -199,6 +199,36 @@ mod tests {
         assert!(suites().contains(&manifest("oar3-dev").unwrap().0.build_args["BASE_ENV"]));
     }
 
+    /// Names of scripts that a text finds beside itself, or in the directory that hosts see them in.
+    fn named(text: &str) -> Vec<&str> {
+        let after = ["${0%/*}/", "/var/lib/container/init-scripts/"];
+        let names = after.iter().flat_map(|place| text.split(place).skip(1));
+        names
+            .map(|rest| rest.split(|c: char| !c.is_ascii_alphanumeric() && c != '_' && c != '.').next().unwrap())
+            .collect()
+    }
+
+    #[test]
+    fn an_environment_has_the_scripts_that_it_runs() {
+        for env in environments() {
+            let tmp = tempfile::tempdir().unwrap();
+            copy(&env, &Root::beneath(tmp.path()).unwrap(), false, |_, _| ()).unwrap();
+            let scripts = tmp.path().join("init-scripts");
+            let images = tmp.path().join("images");
+            let found =
+                std::process::Command::new("find").arg(&scripts).arg(&images).args(["-type", "f"]).output().unwrap();
+            let mut seen = 0;
+            for path in String::from_utf8(found.stdout).unwrap().lines() {
+                let text = fs::read_to_string(path).unwrap();
+                for name in named(&text) {
+                    seen += 1;
+                    assert!(scripts.join(name).is_file(), "{env}: {path} runs {name}, which is not there");
+                }
+            }
+            assert!(seen > 0, "{env}");
+        }
+    }
+
     /// What the base image of a suite installs.
     fn packages(suite: &str) -> Vec<String> {
         let suites = suites();

@@ -124,6 +124,9 @@ fn broken_trees_are_told() {
     assert!(!notes.contains("Error:"), "{notes}");
     workdir.root_sh("server", "sed -i 's/^META_SCHED_CMD=/#&/' /etc/oar/oar.conf; systemctl restart oar-server");
     assert!(!workdir.ok(&["status"]).contains("OAR has ended"));
+    // OAR's own check finds the node.
+    let id = submit(&workdir, "oarsub -l nodes=1,walltime=0:5 hostname");
+    wait_state(&workdir, &id, "Terminated");
     workdir.ok(&["stop"]);
 }
 

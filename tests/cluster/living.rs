@@ -6,7 +6,6 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::io::{BufRead as _, BufReader};
 use std::process::{Command, Stdio};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 #[test]
@@ -161,21 +160,16 @@ fn all_at_once(workdir: &Workdir) {
 /// What hosts say comes as they say it, until Ctrl-C.
 fn logs(workdir: &Workdir) {
     let mut follow = workdir.command(&["logs", "-f", "-n", "0", "node1"]).stdout(Stdio::piped()).spawn().unwrap();
-    let mut lines = BufReader::new(follow.stdout.take().unwrap()).lines();
+    let lines = BufReader::new(follow.stdout.take().unwrap()).lines();
+    let (heard, said) = std::sync::mpsc::channel();
+    std::thread::spawn(move || lines.map_while(Result::ok).try_for_each(|line| heard.send(line)));
     // Nothing says when it has begun to follow.
-    let done = AtomicBool::new(false);
-    std::thread::scope(|scope| {
-        scope.spawn(|| {
-            while !done.load(Ordering::Relaxed) {
-                workdir.root_sh("node2", "logger -t test of the other");
-                workdir.root_sh("node1", "logger -t test heard");
-            }
-        });
-        let mut lines = lines.by_ref().map(Result::unwrap).take(200);
-        let heard = lines.find(|line| line.contains("of the other") || line.contains("test: heard"));
-        done.store(true, Ordering::Relaxed);
-        assert!(heard.clone().is_some_and(|line| line.starts_with("node1 | ")), "{heard:?}");
+    let line = eventually("what node1 says is shown", 30, || {
+        workdir.root_sh("node2", "logger -t test of the other");
+        workdir.root_sh("node1", "logger -t test heard");
+        said.try_iter().find(|line| line.contains("of the other") || line.contains("test: heard"))
     });
+    assert!(line.starts_with("node1 | "), "{line}");
     kill(Pid::from_raw(follow.id().cast_signed()), Signal::SIGINT).unwrap();
     assert_eq!(follow.wait().unwrap().code(), Some(130));
 }

@@ -1,10 +1,11 @@
 //! Without root, on a machine where a user has a Podman: the journeys of the other engines, and what only such a user meets. They
-//! are in one place because they follow each other on one machine.
+//! are in one place so that they follow each other, on one machine.
 
 use crate::cluster::{journey, kills::kill_at_random, volumes};
 use crate::session::sessions_on;
-use crate::support::{BINARY, Engine, Workdir, eventually, require_root, state_on};
+use crate::support::{BINARY, Engine, Workdir, eventually, fixture, require_root, state_on};
 use std::fs;
+use std::path::PathBuf;
 use std::process::Stdio;
 
 #[test]
@@ -27,17 +28,34 @@ fn volumes_ro_rw_cow() {
     volumes(Engine::Rootless);
 }
 
+/// What a role's image is made with, as it was before the test; the workdir is also that of others.
+struct Restored(PathBuf, String);
+
+impl Restored {
+    fn new(path: PathBuf) -> Self {
+        Self(path, fixture("../envs/common/images/node/custom_setup.sh"))
+    }
+}
+
+impl Drop for Restored {
+    fn drop(&mut self) {
+        fs::write(&self.0, &self.1).unwrap();
+    }
+}
+
 #[test]
 fn errors_teach_and_a_killed_build_leaves_nothing() {
     require_root();
     let _alone = Engine::Rootless.alone();
     let workdir = Workdir::on(Engine::Rootless, "trixie");
     workdir.ok(&["init", "-f"]);
+    let setup = workdir.root.join(".oardocker/images/node/custom_setup.sh");
+    // Also after a run of this test that was killed in the middle.
+    drop(Restored::new(setup.clone()));
     workdir.ok(&["build", "-q"]);
     let before = state_on(Engine::Rootless);
 
-    let setup = workdir.root.join(".oardocker/images/node/custom_setup.sh");
-    let plain = fs::read(&setup).unwrap();
+    let restored = Restored::new(setup.clone());
     fs::write(&setup, "sleep 1000\n").unwrap();
     let mut build = workdir.command(&["build", "-q"]);
     let mut build = build.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
@@ -50,7 +68,7 @@ fn errors_teach_and_a_killed_build_leaves_nothing() {
         state_on(Engine::Rootless),
         "the killed build must have left something for this test to mean anything"
     );
-    fs::write(&setup, plain).unwrap();
+    drop(restored);
     workdir.ok(&["build", "-q"]);
     assert_eq!(before, state_on(Engine::Rootless));
 

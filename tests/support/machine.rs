@@ -56,8 +56,8 @@ cd HOME/.local/share/oardocker 2>/dev/null && find clusters scratch store/steps 
 true
 ";
 
-/// Whether it runs.
-static UP: Mutex<bool> = Mutex::new(false);
+/// Whether it runs; none: an earlier run of the tests that was killed may have left it.
+static UP: Mutex<Option<bool>> = Mutex::new(None);
 
 fn workdir() -> Workdir {
     Workdir::named("machine")
@@ -87,25 +87,27 @@ pub fn state() -> String {
     sh(&script(STATE))
 }
 
-/// Boots it, unless it runs. It ends with [`end`], or with the process.
+/// Boots it, unless it runs. It ends with [`end`], or with the process if that is not killed.
 pub fn keep() {
     extern "C" fn at_exit() {
         end();
     }
     let mut up = UP.lock().unwrap_or_else(PoisonError::into_inner);
-    if !*up {
+    if *up != Some(true) {
         // SAFETY: the handler touches nothing that ends before it, and never unwinds.
         let registered = unsafe { nix::libc::atexit(at_exit) };
         assert_eq!(registered, 0);
-        *up = true;
+        // Until it is whole it may be there, and is not to be used.
+        *up = None;
         boot();
+        *up = Some(true);
     }
 }
 
 /// Ends it, if it runs.
 pub fn end() {
     let mut up = UP.lock().unwrap_or_else(PoisonError::into_inner);
-    if std::mem::take(&mut *up) {
+    if up.replace(false) != Some(false) && workdir().root.join(".oardocker/env_id").exists() {
         let _ = std::panic::catch_unwind(|| workdir().run(&["stop"]));
     }
 }

@@ -1,16 +1,12 @@
 #!/bin/bash
-# attend_nodes.sh: marks the nodes Alive as they have booted, in a cluster that was started with --no-wait. Otherwise `start` does that.
-scripts=${0%/*}
-up=()
-while read -r -u 3 node; do
-    # It goes on without a node that does not come.
-    timeout 60 wait_ssh -h "$node" -p 6667 && up+=("$node")
-done 3< /var/lib/container/nodes
-[ ${#up[@]} -gt 0 ] || exit 1
-# OAR's server boots beside them.
-for _ in $(seq 240); do
-    left=$(bash "$scripts/nodes_alive.sh" "${up[@]}" 2>&1) && [ -z "$left" ] && exit 0
-    sleep 0.5
+# attend_nodes.sh: in a cluster that was started with --no-wait, has OAR look for its nodes each second as long as some boot. Otherwise
+# `start` tells it which have. A node that comes later OAR finds by itself, within minutes.
+export PGHOST=localhost PGUSER=oar PGPASSWORD=oar PGDATABASE=oar
+for _ in $(seq 120); do
+    sleep 1
+    left=$(psql -qAt -c "SELECT count(*) FROM resources WHERE state = 'Suspected' AND finaud_decision = 'YES'") || continue
+    [ "$left" != 0 ] || break
+    port=$(sed -nE "s/^\s*SERVER_PORT\s*=\s*[\"']?([0-9]+).*/\1/p" /etc/oar/oar.conf | tail -n 1)
+    # It may boot as well, or be started by hand: then it looks by itself.
+    echo Finaud 2>/dev/null > "/dev/tcp/localhost/${port:-6666}"
 done
-echo "OAR does not have as Alive: $left" >&2
-exit 1

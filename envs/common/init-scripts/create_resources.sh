@@ -1,8 +1,9 @@
 #!/bin/bash
 # Creates one resource per core of every node that is online and that this cluster may use, in one transaction: oarnodesetting would start Perl for each.
 # Jobs of every kind may have them, those of type deploy too.
-# They begin as Absent and become Alive when their node has booted (nodes_alive.sh). So do those that a server had before it booted
-# again: OAR would ask nodes that boot beside it, and suspect them for minutes.
+# They begin as Absent and become Alive when their node has booted (nodes_alive.sh).
+# Those that were Alive when the server boots again may boot beside it, so it takes none of them for granted: they begin as Suspected,
+# in the way in which OAR itself makes them Alive again when it finds them up. So do all where nobody waits for them on the host.
 export PGHOST=localhost PGUSER=oar PGPASSWORD=oar PGDATABASE=oar
 # The kernel's lists are such as 0-3,8. This is on the way to the first job, so no programs are started.
 read -r online < /sys/devices/system/cpu/online
@@ -18,12 +19,11 @@ for range in ${allowed//,/ }; do
     for ((id = ${range%-*}; id <= ${range#*-}; id++)); do [ -z "${is_online[$id]}" ] || ids+=,$id; done
 done
 ids=${ids#,}
-# Where nobody waits for the nodes on the host. It ends by itself.
-[ ! -e /var/lib/container/unattended ] ||
-    systemd-run -q --no-block --unit=oardocker-attend /bin/bash "${0%/*}/attend_nodes.sh"
 # Once a boot: by hand later, nodes that run stay as they are.
-booting=$([ -e /run/oardocker-resources ] || echo true)
+booting=$([ -e /run/oardocker-resources ] && echo false || echo true)
 : > /run/oardocker-resources
+first="'Absent', 2, 'NO'"
+[ ! -e /var/lib/container/unattended ] || first="'Suspected', 3, 'YES'"
 mem=$(awk '/^MemTotal/ {print int($2 / 1024 / 1024) + 1}' /proc/meminfo)
 
 {
@@ -38,25 +38,29 @@ mem=$(awk '/^MemTotal/ {print int($2 / 1024 / 1024) + 1}' /proc/meminfo)
     printf '%s\n' '\.'
     cat <<SQL
 WITH changed AS (
-    UPDATE resources SET state = 'Absent', state_num = 2, next_state = 'UnChanged',
-                         finaud_decision = 'NO', next_finaud_decision = 'NO'
-    WHERE ${booting:-false} AND state IN ('Alive', 'Suspected') AND network_address IN (SELECT name FROM nodes)
+    UPDATE resources SET state = 'Suspected', state_num = 3, next_state = 'UnChanged',
+                         finaud_decision = 'YES', next_finaud_decision = 'NO'
+    WHERE $booting AND state IN ('Alive', 'Suspected') AND network_address IN (SELECT name FROM nodes)
     RETURNING resource_id
 ), closed AS (
     UPDATE resource_logs SET date_stop = extract(epoch FROM now())::integer
     WHERE date_stop = 0 AND attribute = 'state' AND resource_id IN (SELECT resource_id FROM changed)
 )
 INSERT INTO resource_logs (resource_id, attribute, value, date_start)
-SELECT resource_id, 'state', 'Absent', extract(epoch FROM now())::integer FROM changed;
+SELECT resource_id, 'state', 'Suspected', extract(epoch FROM now())::integer FROM changed;
 DELETE FROM nodes WHERE name IN (SELECT network_address FROM resources);
 WITH created AS (
-    INSERT INTO resources (network_address, host, state, state_num, deploy, cpu, core, cpuset, mem)
-    SELECT name, name, 'Absent', 2, 'YES', cpu, (cpu - 1) * cardinality(ids) + i, ids[i], $mem
+    INSERT INTO resources (network_address, host, state, state_num, finaud_decision, deploy, cpu, core, cpuset, mem)
+    SELECT name, name, $first, 'YES', cpu, (cpu - 1) * cardinality(ids) + i, ids[i], $mem
     FROM nodes, (SELECT ARRAY[$ids] AS ids) AS cpus, generate_series(1, cardinality(ids)) AS i ORDER BY cpu, i
-    RETURNING resource_id
+    RETURNING resource_id, state
 )
 INSERT INTO resource_logs (resource_id, attribute, value, date_start)
-SELECT resource_id, 'state', 'Absent', extract(epoch FROM now())::integer FROM created;
+SELECT resource_id, 'state', state, extract(epoch FROM now())::integer FROM created;
 COMMIT;
 SQL
-} | psql -q -v ON_ERROR_STOP=1
+} | psql -q -v ON_ERROR_STOP=1 || exit
+
+if $booting && [ -e /var/lib/container/unattended ]; then
+    systemd-run -q --no-block --unit=oardocker-attend /bin/bash "${0%/*}/attend_nodes.sh"
+fi

@@ -1,0 +1,1 @@
+../../common/init-scripts/attend_nodes.sh
