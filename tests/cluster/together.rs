@@ -1,6 +1,6 @@
 //! More than one at a time: two clusters on one host, two commands on one cluster.
 
-use super::{ready, submit, wait_state};
+use super::{ready, sql, submit, wait_state};
 use crate::support::{Workdir, alone, assert_same_state, eventually, host_state, require_root, runtime_dir, texts};
 use std::fs;
 use std::process::{Child, Stdio};
@@ -45,9 +45,21 @@ fn a_cluster_that_nobody_waits_for() {
     let _alone = alone();
     let workdir = ready("trixie");
     workdir.ok(&["start", "-n", "2", "--no-wait"]);
-    eventually("the server has booted", 30, || {
-        (workdir.root_sh("server", "systemctl is-system-running 2>&1; true") == "running\n").then_some(())
+    // One that boots long after the server has looked for it first.
+    let task = |verb: &str| {
+        let socket = runtime_dir().join("containerd/containerd.sock");
+        let node = format!("oardocker-{}-node2", workdir.env_id());
+        let line = format!("ctr -a {} -n oardocker tasks {verb} {node}", socket.display());
+        workdir.host_sh(&line);
+    };
+    task("pause");
+    let states = || sql(&workdir, "SELECT DISTINCT network_address, state FROM resources ORDER BY 1");
+    eventually("the other one is Alive", 30, || {
+        let up = workdir.root_sh("server", "systemctl is-active oar-server; true") == "active\n";
+        (up && states() == "node1|Alive\nnode2|Suspected\n").then_some(())
     });
+    task("resume");
+    eventually("it is found soon after it has booted", 30, || (states() == "node1|Alive\nnode2|Alive\n").then_some(()));
     let id = submit(&workdir, "oarsub -l nodes=2,walltime=0:5 'sort -u $OAR_NODEFILE'");
     wait_state(&workdir, &id, "Terminated");
     assert_eq!(workdir.sh("frontend", &format!("cat OAR.{id}.stdout")), "node1\nnode2\n");

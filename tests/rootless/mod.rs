@@ -28,18 +28,25 @@ fn volumes_ro_rw_cow() {
     volumes(Engine::Rootless);
 }
 
-/// What a role's image is made with, as it was before the test; the workdir is also that of others.
-struct Restored(PathBuf, String);
+/// A role's own setup, as `init` makes it, before and after the value: the workdir is also that of other tests, and of a run of this one
+/// that was killed in the middle.
+struct Restored(PathBuf);
 
 impl Restored {
     fn new(path: PathBuf) -> Self {
-        Self(path, fixture("../envs/common/images/node/custom_setup.sh"))
+        let restored = Self(path);
+        restored.write();
+        restored
+    }
+
+    fn write(&self) {
+        fs::write(&self.0, fixture("../envs/common/images/node/custom_setup.sh")).unwrap();
     }
 }
 
 impl Drop for Restored {
     fn drop(&mut self) {
-        fs::write(&self.0, &self.1).unwrap();
+        self.write();
     }
 }
 
@@ -50,12 +57,10 @@ fn errors_teach_and_a_killed_build_leaves_nothing() {
     let workdir = Workdir::on(Engine::Rootless, "trixie");
     workdir.ok(&["init", "-f"]);
     let setup = workdir.root.join(".oardocker/images/node/custom_setup.sh");
-    // Also after a run of this test that was killed in the middle.
-    drop(Restored::new(setup.clone()));
+    let restored = Restored::new(setup.clone());
     workdir.ok(&["build", "-q"]);
     let before = state_on(Engine::Rootless);
 
-    let restored = Restored::new(setup.clone());
     fs::write(&setup, "sleep 1000\n").unwrap();
     let mut build = workdir.command(&["build", "-q"]);
     let mut build = build.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
@@ -82,6 +87,10 @@ fn errors_teach_and_a_killed_build_leaves_nothing() {
     let text = workdir.fails(1, &["--docker-host", "unix:///run/user/1500/nothing.sock", "status"]);
     assert!(text.contains("nothing.sock: there is no such socket"), "{text}");
     workdir.host_sh("systemctl --machine=alice@.host --user stop podman.socket podman.service");
+    // systemd ends the process that it knows; the one that serves, in the user's namespaces, goes a moment later.
+    eventually("nobody listens any more", 10, || {
+        workdir.host_sh("pgrep -u alice -f '[p]odman .*system service' || true").is_empty().then_some(())
+    });
     let text = workdir.fails(1, &["status"]);
     assert!(text.contains("need root") && text.contains("systemctl --user start podman.socket"), "{text}");
     workdir.host_sh("systemctl --machine=alice@.host --user start podman.socket");

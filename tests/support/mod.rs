@@ -127,14 +127,12 @@ impl Engine {
         static ONE: Mutex<()> = Mutex::new(());
         let one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
         let begun = Instant::now();
-        let mut daemon = None;
-        match self {
-            Self::Rootless => machine::keep(),
-            _ => machine::end(),
+        if self == Self::Rootless {
+            machine::keep();
+        } else {
+            machine::end();
         }
-        if matches!(self, Self::Docker | Self::Podman) {
-            daemon = Some(Daemon::start(self));
-        }
+        let daemon = matches!(self, Self::Docker | Self::Podman).then(|| Daemon::start(self));
         Alone { begun, _daemon: daemon, _one: one }
     }
 }
