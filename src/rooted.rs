@@ -20,6 +20,8 @@ pub struct Root {
     fd: OwnedFd,
     path: PathBuf,
     resolve: ResolveFlags,
+    /// The user and group that what is made here is for.
+    owner: u32,
 }
 
 impl Root {
@@ -41,13 +43,23 @@ impl Root {
         let fd = rustix::fs::open(path, flags, Mode::empty())
             .map_err(io::Error::from)
             .doing(|| format!("cannot open {}", path.display()))?;
-        Ok(Self { fd, path: path.into(), resolve })
+        Ok(Self { fd, path: path.into(), resolve, owner: 0 })
+    }
+
+    /// Has what is made here belong to a user and group of this number: a node's root has one of its own. 0 is who we are.
+    pub fn given_to(self, owner: u32) -> Self {
+        Self { owner, ..self }
+    }
+
+    fn give(&self, made: &impl AsFd) -> io::Result<()> {
+        let owner = (self.owner != 0).then_some(self.owner);
+        owner.map_or(Ok(()), |owner| std::os::unix::fs::fchown(made, Some(owner), Some(owner)))
     }
 
     /// A directory of this tree as a tree of its own, resolved in the same way.
     pub fn sub(&self, path: &Path) -> Result<Self> {
         let fd = self.at(path, OFlags::PATH | OFlags::DIRECTORY).map_err(|e| self.told(path, e))?;
-        Ok(Self { fd, path: self.shown(path), resolve: self.resolve })
+        Ok(Self { fd, path: self.shown(path), resolve: self.resolve, owner: self.owner })
     }
 
     /// Where it is on the host, for messages.
@@ -194,6 +206,7 @@ impl Root {
                     if made.last() == Some(&so_far) {
                         // The mode is said, not left to the umask.
                         rustix::fs::fchmod(&fd, Mode::from_raw_mode(0o755)).map_err(io::Error::from).doing(doing)?;
+                        self.give(&fd).doing(doing)?;
                     }
                     fd
                 }
@@ -213,6 +226,7 @@ impl Root {
             let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
             let mut file = File::from(openat(&dir, name, flags, Mode::from_raw_mode(0o600))?);
             file.write_all(bytes)?;
+            self.give(&file)?;
             Ok(rustix::fs::fchmod(&file, Mode::from_raw_mode(mode))?)
         };
         write().doing(doing)
@@ -223,7 +237,14 @@ impl Root {
         let doing = || format!("cannot make the link {}", self.shown(path).display());
         let (dir, _) = self.make_dir(path.parent().unwrap_or(Path::new("/")))?;
         let name = path.file_name().unwrap_or_default();
-        clear(&dir, name).and_then(|()| Ok(rustix::fs::symlinkat(target, &dir, name)?)).doing(doing)
+        let make = || -> io::Result<()> {
+            clear(&dir, name)?;
+            rustix::fs::symlinkat(target, &dir, name)?;
+            let owner = (self.owner != 0).then_some(self.owner);
+            let (user, group) = (owner.map(rustix::fs::Uid::from_raw), owner.map(rustix::fs::Gid::from_raw));
+            Ok(rustix::fs::chownat(&dir, name, user, group, AtFlags::SYMLINK_NOFOLLOW)?)
+        };
+        make().doing(doing)
     }
 
     /// Opens a plain file for appending, creating it: never a link's target, nor anything that blocks.
@@ -289,8 +310,8 @@ pub fn own_path(fd: &impl AsFd) -> PathBuf {
     PathBuf::from(format!("/proc/self/fd/{}", fd.as_fd().as_raw_fd()))
 }
 
-/// Shows what a descriptor refers to at a place of ours, with what is mounted below it: others can then be given that place.
-pub fn pin(fd: &impl AsFd, place: &Path) -> Result<()> {
+/// Makes what something of its kind can be mounted on.
+pub fn make_place(fd: &impl AsFd, place: &Path) -> Result<()> {
     let doing = || format!("cannot mount {}", place.display());
     let stat = rustix::fs::fstat(fd).map_err(io::Error::from).doing(doing)?;
     if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
@@ -299,6 +320,13 @@ pub fn pin(fd: &impl AsFd, place: &Path) -> Result<()> {
         std::fs::create_dir_all(place.parent().unwrap_or(Path::new("/"))).doing(doing)?;
         File::create(place).doing(doing)?;
     }
+    Ok(())
+}
+
+/// Shows what a descriptor refers to at a place of ours, with what is mounted below it: others can then be given that place.
+pub fn pin(fd: &impl AsFd, place: &Path) -> Result<()> {
+    let doing = || format!("cannot mount {}", place.display());
+    make_place(fd, place)?;
     let flags = MsFlags::MS_BIND | MsFlags::MS_REC;
     mount(Some(&own_path(fd)), place, None::<&str>, flags, None::<&str>).doing(doing)
 }

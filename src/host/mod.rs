@@ -4,9 +4,11 @@
 
 mod accounts;
 mod files;
+mod ids;
 mod locks;
 mod machine;
 mod mounts;
+mod namespaces;
 mod paths;
 mod powers;
 mod process;
@@ -14,10 +16,12 @@ mod zone;
 
 pub use accounts::{Accounts, User};
 pub use files::{make_dir, private_dir, remove_dir, write_file};
+pub use ids::{IDS, Ids, Reservation, reserve as reserve_ids};
 pub use locks::{Lock, is_locked, lock, lock_patiently, share, try_lock};
 pub use machine::{Machine, starts_inside};
-pub use mounts::{overlay_features, restrict, unescape, unmount_below};
+pub use mounts::{locked_options, overlay_features, restrict, unescape, unmount_below};
+pub use namespaces::{Copy, Map, UserNamespace, probe as probe_user_namespaces};
 pub use paths::{own_data_dir, podman_socket, session_dir};
-pub use powers::{Own, Powers};
-pub use process::{invoking_user, shed_descriptors};
+pub use powers::{Own, Owners, Powers};
+pub use process::{invoking_user, primary_group, shed_descriptors};
 pub use zone::{is_zone, time_zone};

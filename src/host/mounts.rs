@@ -16,6 +16,13 @@ pub(super) fn disarm(dir: &Path) -> Result<()> {
     restrict(dir, MsFlags::MS_NOSUID | MsFlags::MS_NODEV)
 }
 
+/// What a mount must keep when it is bound elsewhere and changed there by who has less rights, as options.
+pub fn locked_options(place: &Path) -> Vec<&'static str> {
+    let has = statvfs(place).map_or_else(|_| FsFlags::empty(), |stat| stat.flags());
+    let known = [(FsFlags::ST_NOEXEC, "noexec"), (FsFlags::ST_NOSUID, "nosuid"), (FsFlags::ST_NODEV, "nodev")];
+    known.into_iter().filter(|(flag, _)| has.contains(*flag)).map(|(_, option)| option).collect()
+}
+
 /// Gives a bind mount more flags than its filesystem has.
 pub fn restrict(place: &Path, more: MsFlags) -> Result<()> {
     let doing = || format!("cannot mount {}", place.display());

@@ -1,6 +1,7 @@
 //! What only root may do on this machine, for what is made of a cluster: a trait, so that all the rest can be tried without root.
 
 use super::mounts;
+use super::namespaces::{Copy, Map, UserNamespace};
 use crate::error::{Doing as _, Result};
 use crate::rooted;
 use nix::mount::{MsFlags, mount};
@@ -12,12 +13,40 @@ use std::path::Path;
 pub trait Powers: Send + Sync {
     /// Mounts a directory onto itself so that set-uid programs and devices there mean nothing on the host.
     fn disarm(&self, dir: &Path) -> Result<()>;
-    /// Shows what is open at a place of ours.
-    fn pin(&self, opened: &OwnedFd, place: &Path) -> Result<()>;
+    /// Shows what is open at a place of ours. The value is why that is not with the owners that it should have.
+    fn pin(&self, opened: &OwnedFd, place: &Path, owners: &Owners) -> Result<Option<String>>;
     /// Mounts an overlay.
     fn overlay(&self, options: &str, place: &Path) -> Result<()>;
-    /// Gives a file to an account and its group.
+    /// Gives a file or directory to an account and its group.
     fn give(&self, file: &File, id: u32) -> Result<()>;
+}
+
+/// As whose a folder's files are shown to who has them from us.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Owners {
+    /// As they are.
+    Plain,
+    /// As those of a node's ids; nobody there can make a read-only one writable.
+    Shown {
+        /// Which are whose.
+        map: Map,
+        /// Whether it is one.
+        read_only: bool,
+    },
+}
+
+fn pin_shown(opened: &OwnedFd, place: &Path, map: &Map, read_only: bool) -> Result<Option<String>> {
+    let doing = || format!("cannot mount {}", place.display());
+    rooted::make_place(opened, place)?;
+    let namespace = UserNamespace::new(map)?.open()?;
+    let copy = Copy::of(opened, true).doing(doing)?;
+    // What is mounted below it may be of a kind that cannot: then only that is as it is.
+    let shown = copy.show_as(&namespace, true).or_else(|_| copy.show_as(&namespace, false));
+    if read_only {
+        copy.lock_read_only().doing(doing)?;
+    }
+    copy.attach(place)?;
+    Ok(shown.err().map(|e| e.to_string()))
 }
 
 /// This process's own.
@@ -29,8 +58,11 @@ impl Powers for Own {
         mounts::disarm(dir)
     }
 
-    fn pin(&self, opened: &OwnedFd, place: &Path) -> Result<()> {
-        rooted::pin(opened, place)
+    fn pin(&self, opened: &OwnedFd, place: &Path, owners: &Owners) -> Result<Option<String>> {
+        match owners {
+            Owners::Plain => rooted::pin(opened, place).map(|()| None),
+            Owners::Shown { map, read_only } => pin_shown(opened, place, map, *read_only),
+        }
     }
 
     fn overlay(&self, options: &str, place: &Path) -> Result<()> {

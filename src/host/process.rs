@@ -18,3 +18,9 @@ pub fn shed_descriptors(command: &mut Command) {
 pub fn invoking_user() -> Option<u32> {
     std::env::var("SUDO_UID").ok()?.parse().ok().filter(|uid| *uid != 0 && nix::unistd::geteuid().is_root())
 }
+
+/// The group that an account's files have when nothing else is said, if this host knows the account.
+pub fn primary_group(user: u32) -> Option<u32> {
+    let user = nix::unistd::User::from_uid(nix::unistd::Uid::from_raw(user)).ok()??;
+    Some(user.gid.as_raw())
+}
