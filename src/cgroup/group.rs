@@ -20,6 +20,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::fs;
 use std::io::ErrorKind;
+use std::os::unix::fs::chown;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -28,6 +29,12 @@ pub(super) type Device = (DeviceType, i64, i64, &'static [DevicePermissions]);
 
 /// The controllers of v2 that a node can hand on to its jobs.
 const HANDED_DOWN: [&str; 5] = ["cpuset", "cpu", "io", "memory", "pids"];
+
+/// What says on v1 who is in a cgroup.
+const V1_MEMBERS: [&str; 2] = ["cgroup.procs", "tasks"];
+
+/// The same on v2, where the kernel does not tell what else is to be given with it.
+const V2_MEMBERS: [&str; 3] = ["cgroup.procs", "cgroup.subtree_control", "cgroup.threads"];
 
 /// A killed process stays in its cgroup until the kernel is done with it, and v1 has no event that tells when.
 const DYING: Duration = Duration::from_secs(10);
@@ -89,6 +96,16 @@ impl Hierarchy for Mounted {
     fn v2(&self) -> bool {
         self.layout == Layout::Unified
     }
+}
+
+/// The files of a v2 cgroup that go with it to who may manage it.
+fn delegated() -> Vec<String> {
+    let told = words(Path::new("/sys/kernel/cgroup/delegate"));
+    let members = V2_MEMBERS.map(ToOwned::to_owned);
+    members
+        .into_iter()
+        .chain(told.into_iter().filter(|file| !V2_MEMBERS.contains(&file.as_str()) && !file.contains('/')))
+        .collect()
 }
 
 fn generic(dir: &Path, v2: bool) -> Subsystem {
@@ -190,6 +207,22 @@ impl Group {
                 .try_for_each(|(kind, major, minor, what)| controller.allow_device(*kind, *major, *minor, what))
         });
         restricted.doing(|| format!("cannot restrict the devices of cgroup {}", controller.path().display()))
+    }
+
+    /// Gives it to an account, which can make cgroups below it and move its own processes between them.
+    pub(super) fn give(&self, owner: u32) -> Result<()> {
+        for (name, dir) in self.mounted.dirs() {
+            let dir = dir.join(&self.path);
+            let files = if name == "unified" { delegated() } else { V1_MEMBERS.map(ToOwned::to_owned).into() };
+            for path in [PathBuf::new()].into_iter().chain(files.iter().map(PathBuf::from)).map(|file| dir.join(file)) {
+                match chown(&path, Some(owner), Some(owner)) {
+                    // A controller's file that the parent does not hand down.
+                    Err(e) if e.kind() == ErrorKind::NotFound => {}
+                    outcome => outcome.doing(|| format!("cannot give {} away", path.display()))?,
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Moves a process here.

@@ -151,9 +151,15 @@ impl Cgroups {
         (!self.foreign).then(|| format!("/{OURS}/{env_id}"))
     }
 
-    /// Creates a node's directories in every hierarchy. A v1 cpuset starts empty and would hold no process.
-    pub fn create(&self, env_id: &str, node: &str) -> Result<()> {
-        self.create_path(&node_path(env_id, node))
+    /// Creates a node's directories in every hierarchy. A v1 cpuset starts empty and would hold no process. With an `owner` the node makes
+    /// cgroups of its own there and moves its processes, and its limits stay the host's.
+    pub fn create(&self, env_id: &str, node: &str, owner: Option<u32>) -> Result<()> {
+        let path = node_path(env_id, node);
+        self.create_path(&path)?;
+        match owner {
+            Some(owner) if !self.foreign => Group::at(&self.mounted(), &path[1..]).give(owner),
+            _ => Ok(()),
+        }
     }
 
     /// Creates the directories that those of an environment's containers are made in.
@@ -234,8 +240,38 @@ mod tests {
         fs::write(dir.path().join("cgroup.controllers"), "cpuset memory hugetlb").unwrap();
         fs::write(dir.path().join("cgroup.subtree_control"), "memory").unwrap();
         let cgroups = Cgroups::detect(dir.path()).unwrap();
-        cgroups.create("ab", "node1").unwrap();
+        cgroups.create("ab", "node1", None).unwrap();
         assert_eq!(fs::read_to_string(dir.path().join("cgroup.subtree_control")).unwrap(), "+cpuset");
+    }
+
+    /// On v1 the kernel asks who owns the files, on v2 it lists those that may be given away.
+    #[test]
+    #[ignore = "needs root"]
+    fn a_node_s_cgroup_can_be_given_away_without_its_limits() {
+        use std::os::unix::fs::MetadataExt as _;
+        let dir = tree(&["unified/cgroup.procs", "memory/tasks"]);
+        let cgroups = Cgroups::detect(dir.path()).unwrap();
+        cgroups.create("ab", "node1", None).unwrap();
+        let below = |path: &str| dir.path().join(path);
+        let files = ["memory/oardocker/ab/node1", "unified/oardocker/ab/node1"].map(|group| {
+            ["tasks", "cgroup.procs", "cgroup.subtree_control", "memory.limit_in_bytes", "memory.max"]
+                .map(|f| below(group).join(f))
+        });
+        files.iter().flatten().for_each(|file| fs::write(file, "").unwrap());
+        cgroups.create("ab", "node1", Some(1_000_000)).unwrap();
+        let given = |group: &str| {
+            let mut all: Vec<String> = fs::read_dir(below(group))
+                .unwrap()
+                .flatten()
+                .filter(|e| e.metadata().unwrap().uid() == 1_000_000)
+                .map(|e| e.file_name().to_string_lossy().into_owned())
+                .collect();
+            all.sort();
+            (fs::metadata(below(group)).unwrap().uid() == 1_000_000, all.join(" "))
+        };
+        assert_eq!(given("memory/oardocker/ab/node1"), (true, "cgroup.procs tasks".into()));
+        assert_eq!(given("unified/oardocker/ab/node1"), (true, "cgroup.procs cgroup.subtree_control".into()));
+        assert_eq!(given("memory/oardocker/ab"), (false, "node1".into()), "not what is above it");
     }
 
     /// As where `--cgroup-path` names a scope in which a shell runs.
@@ -248,7 +284,7 @@ mod tests {
             }
             fs::write(dir.path().join("cgroup.type"), "domain\n").unwrap();
             fs::write(dir.path().join("cgroup.procs"), procs).unwrap();
-            Cgroups::detect(dir.path()).unwrap().create("ab", "node1").unwrap();
+            Cgroups::detect(dir.path()).unwrap().create("ab", "node1", None).unwrap();
             assert_eq!(fs::read_to_string(dir.path().join("cgroup.subtree_control")).unwrap(), given, "{procs:?}");
         }
     }
@@ -269,8 +305,8 @@ mod tests {
             fs::write(below("oardocker/ab/node2").join(file), "\n").unwrap();
         }
         let cgroups = Cgroups::detect(dir.path()).unwrap();
-        cgroups.create("ab", "node1").unwrap();
-        cgroups.create("ab", "node2").unwrap();
+        cgroups.create("ab", "node1", None).unwrap();
+        cgroups.create("ab", "node2", None).unwrap();
         let cpus = |group: &str| fs::read_to_string(below(group).join("cpuset.cpus")).unwrap().trim().to_owned();
         assert_eq!([cpus("oardocker"), cpus("oardocker/ab"), cpus("oardocker/ab/node2")], ["0-1", "0-1", "0-1"]);
         assert_eq!(cpus("oardocker/ab/node1"), "0", "what a node that runs has is its own");
@@ -280,8 +316,8 @@ mod tests {
     fn a_node_appears_in_every_hierarchy_and_goes_again() {
         let dir = tree(&["unified/cgroup.procs", "cpuset/tasks", "memory/tasks", "other/file"]);
         let cgroups = Cgroups::detect(dir.path()).unwrap();
-        cgroups.create("ab", "node1").unwrap();
-        cgroups.create("cd", "node1").unwrap();
+        cgroups.create("ab", "node1", None).unwrap();
+        cgroups.create("cd", "node1", None).unwrap();
         for controller in ["unified", "cpuset", "memory"] {
             assert!(dir.path().join(controller).join("oardocker/ab/node1").is_dir());
         }
