@@ -6,8 +6,8 @@
 
 use super::io::{Chunk, Session};
 use super::{
-    ContainerInfo, Engine, EngineInfo, Image, ImageRecord, Images, Layer, Mount, NodeSpec, ProcessSpec, State,
-    StepRoot, StepSpec, chain_id, sha256,
+    ContainerInfo, Engine, EngineInfo, IdsOrWhy, Image, ImageRecord, Images, Layer, Mount, NodeSpec, ProcessSpec,
+    State, StepRoot, StepSpec, chain_id, sha256,
 };
 use crate::error::{Doing as _, Error, Result};
 use crate::net::{Access, Subnet};
@@ -396,6 +396,11 @@ impl Engine for Fake {
         after
     }
 
+    async fn reserve_ids(&self, id: &str) -> Result<IdsOrWhy> {
+        self.call(format!("reserve_ids {id}")).await??;
+        Ok(Err("the fake runs nothing".into()))
+    }
+
     async fn create(&self, spec: &NodeSpec) -> Result<()> {
         let after = self.call(format!("create {}", spec.hostname)).await?;
         let mut contents = self.contents();
@@ -458,7 +463,7 @@ impl Engine for Fake {
             let state = *node.state.borrow();
             ContainerInfo {
                 id: node.spec.id.clone(),
-                labels: node.spec.labels.clone(),
+                labels: node.spec.all_labels(),
                 image: node.spec.image.name.clone(),
                 created: node.created,
                 state,

@@ -21,9 +21,13 @@ mod step;
 mod store;
 
 pub use images::{Image, ImageRecord, Images, Layer, StepRoot, chain_id, sha256};
-pub use spec::{Content, Mount, NODE_CAPABILITIES, NodeImage, NodeSpec, Plug, ProcessSpec, Seed, StepSpec};
+pub use spec::{
+    Content, IdsOrWhy, Mount, NODE_CAPABILITIES, NodeImage, NodeSpec, Plug, ProcessSpec, Seed, StepSpec,
+    node_capabilities,
+};
 
 use crate::error::Result;
+use crate::host::Ids;
 use crate::net::{Access, Subnet};
 use async_trait::async_trait;
 use std::collections::BTreeMap;
@@ -73,6 +77,13 @@ pub struct ContainerInfo {
     pub pid: u32,
 }
 
+impl ContainerInfo {
+    /// Its users and groups on the host; none: the host's.
+    pub fn ids(&self) -> Option<Ids> {
+        spec::noted_ids(|label| self.labels.get(label))
+    }
+}
+
 /// The verbs of an engine. Everything that it makes carries the labels it was given, so that a later command finds it again.
 #[async_trait]
 pub trait Engine: Send + Sync {
@@ -88,6 +99,9 @@ pub trait Engine: Send + Sync {
     async fn create_network(&self, id: &str, access: &Access) -> Result<Subnet>;
     /// Removes a network with all that it consists of, whoever made it. None there is fine.
     async fn remove_network(&self, id: &str) -> Result<()>;
+
+    /// Ids of the host for the nodes of a cluster in place of the host's own, as far as this engine and host have user namespaces.
+    async fn reserve_ids(&self, id: &str) -> Result<IdsOrWhy>;
 
     /// Creates a node; its image is loaded and its cgroups exist already.
     async fn create(&self, spec: &NodeSpec) -> Result<()>;

@@ -1,7 +1,9 @@
 //! A container in the words of the OCI runtime spec, and the media types of the image spec.
 
-use super::{Mount, NODE_CAPABILITIES, NodeSpec, ProcessSpec, StepSpec};
+use super::{Mount, NodeSpec, ProcessSpec, StepSpec, node_capabilities, seccomp};
 use crate::cgroup::View;
+use crate::host::{IDS, Ids};
+use crate::net::Namespaces;
 use serde_json::{Value, json};
 use std::path::Path;
 
@@ -43,9 +45,9 @@ const READ_ONLY: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys",
 /// Character devices that every container may use, besides those that the runtime adds by itself: tun and fuse.
 pub(super) const DEVICES: [(i64, i64); 2] = [(10, 200), (10, 229)];
 
-/// A session in a node.
-pub(super) fn session(p: &ProcessSpec) -> Value {
-    process(p, &NODE_CAPABILITIES)
+/// A session in a node that has these ids.
+pub(super) fn session(p: &ProcessSpec, ids: Option<Ids>) -> Value {
+    process(p, node_capabilities(ids))
 }
 
 fn process(p: &ProcessSpec, capabilities: &[&str]) -> Value {
@@ -70,13 +72,44 @@ fn process(p: &ProcessSpec, capabilities: &[&str]) -> Value {
     process
 }
 
-/// The bundle of a node. `root` is the root filesystem, absolute or relative to the bundle; `netns` a network namespace's path.
-pub(super) fn node(spec: &NodeSpec, root: &Path, netns: &Path) -> Value {
+/// The bundle of a node. `root` is the root filesystem, absolute or relative to the bundle.
+pub(super) fn node(spec: &NodeSpec, root: &Path, namespaces: &Namespaces) -> Value {
     let mut mounts = own_mounts();
     mounts.extend(cgroup_mounts(&spec.cgroup_view));
     mounts.extend(spec.mounts.iter().map(mount));
-    let process = process(&spec.process, &NODE_CAPABILITIES);
-    in_cgroup(bundle(&process, &spec.hostname, &mounts, root, netns), spec.cgroup.as_deref())
+    let process = process(&spec.process, node_capabilities(spec.ids));
+    if spec.ids.is_some() {
+        mounts.iter_mut().for_each(keep_locked);
+    }
+    let mut bundle = bundle(&process, &spec.hostname, &mounts, root, &namespaces.network);
+    if let (Some(ids), Some(path)) = (spec.ids, &namespaces.user) {
+        in_user_namespace(&mut bundle, ids, path);
+    }
+    in_cgroup(bundle, spec.cgroup.as_deref())
+}
+
+/// Runtimes make a bind read-only by mounting it anew, with all its flags: in a user namespace none may be left out.
+fn keep_locked(mount: &mut Value) {
+    let is =
+        |mount: &Value, option: &str| mount["options"].as_array().is_some_and(|all| all.iter().any(|o| o == option));
+    if !(is(mount, "ro") && mount["type"] == "bind") {
+        return;
+    }
+    let source = mount["source"].as_str().unwrap_or_default().to_owned();
+    if let Some(options) = mount["options"].as_array_mut() {
+        options.extend(crate::host::locked_options(Path::new(&source)).into_iter().map(Value::from));
+    }
+}
+
+fn in_user_namespace(bundle: &mut Value, ids: Ids, path: &Path) {
+    let map = json!([{"containerID": 0, "hostID": ids.first, "size": IDS}]);
+    let linux = &mut bundle["linux"];
+    if let Some(namespaces) = linux["namespaces"].as_array_mut() {
+        namespaces.push(json!({"type": "user", "path": path}));
+    }
+    linux["uidMappings"] = map.clone();
+    linux["gidMappings"] = map;
+    linux["seccomp"] = seccomp::of(Some(ids));
 }
 
 /// The bundle of a build step.
@@ -145,7 +178,7 @@ fn bundle(process: &Value, hostname: &str, mounts: &[Value], root: &Path, netns:
             "maskedPaths": MASKED,
             "readonlyPaths": READ_ONLY,
             "resources": {"devices": devices},
-            "seccomp": super::seccomp::profile(),
+            "seccomp": seccomp::profile(),
         },
     })
 }
@@ -180,6 +213,7 @@ mod tests {
             id: "x".into(),
             hostname: "node1".into(),
             image: super::super::NodeImage::default(),
+            ids: Some(Ids { first: 1_000_000 }),
             process,
             mounts,
             seeds: Vec::new(),
@@ -194,7 +228,15 @@ mod tests {
             labels: std::collections::BTreeMap::default(),
             console: "/c".into(),
         };
-        let bundle = node(&spec, Path::new("rootfs"), Path::new("/n"));
+        let namespaces = Namespaces { network: "/n".into(), user: Some("/u".into()) };
+        let bundle = node(&spec, Path::new("rootfs"), &namespaces);
+        let own: Spec = serde_json::from_value(bundle.clone()).unwrap();
+        let linux = own.linux().as_ref().unwrap();
+        assert_eq!(linux.uid_mappings().as_ref().unwrap()[0].host_id(), 1_000_000);
+        assert!(linux.namespaces().as_ref().unwrap().iter().any(|n| n.path().as_deref() == Some(Path::new("/u"))));
+        assert!(bounding(&bundle).contains(&Capability::SysAdmin) && !bounding(&bundle).contains(&Capability::SysNice));
+        let spec = NodeSpec { ids: None, ..spec };
+        let bundle = node(&spec, Path::new("rootfs"), &Namespaces { user: None, ..namespaces });
         let parsed: Spec = serde_json::from_value(bundle.clone()).unwrap();
         let linux = parsed.linux().as_ref().unwrap();
         assert!(linux.readonly_paths().as_ref().unwrap().iter().any(|p| p == "/proc/sys"));

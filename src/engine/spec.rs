@@ -1,6 +1,7 @@
 //! What is to run: a process, a build step, a node. A wrong one does not compile.
 
 use crate::cgroup::View;
+use crate::host::{Ids, Reservation};
 use crate::net::{Port, Subnet};
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -74,6 +75,14 @@ pub enum Content {
 /// What a node, and a session in it, may do beyond what every container may: mounting, and priorities.
 pub const NODE_CAPABILITIES: [&str; 2] = ["CAP_SYS_ADMIN", "CAP_SYS_NICE"];
 
+/// The same for a node with these ids: priorities are the host's, and in a user namespace nobody may set them.
+pub fn node_capabilities(ids: Option<Ids>) -> &'static [&'static str] {
+    if ids.is_some() { &NODE_CAPABILITIES[..1] } else { &NODE_CAPABILITIES }
+}
+
+/// Ids for the nodes of a cluster, held for them until the second value is dropped; or why nodes have the host's.
+pub type IdsOrWhy = std::result::Result<(Ids, Option<Reservation>), String>;
+
 /// A container's place on a network of [`super::Engine::create_network`].
 #[derive(Debug, Clone, Serialize)]
 pub struct Plug {
@@ -113,6 +122,14 @@ pub struct NodeImage {
     pub volumes: Vec<String>,
 }
 
+/// Label of a container: the first of its ids.
+const IDS_LABEL: &str = "oardocker.ids";
+
+/// The ids of a container that has these labels.
+pub(super) fn noted_ids<'a>(label: impl FnOnce(&str) -> Option<&'a String>) -> Option<Ids> {
+    Some(Ids { first: label(IDS_LABEL)?.parse().ok()? })
+}
+
 /// A host of a cluster.
 #[derive(Debug, Clone, Serialize)]
 pub struct NodeSpec {
@@ -122,6 +139,8 @@ pub struct NodeSpec {
     pub hostname: String,
     /// What it is made of.
     pub image: NodeImage,
+    /// Its users and groups on the host, in a user namespace of its own; none: the host's.
+    pub ids: Option<Ids>,
     /// First process.
     pub process: ProcessSpec,
     /// After the engine's /proc, /dev, /sys, and the cgroup view.
@@ -139,4 +158,12 @@ pub struct NodeSpec {
     pub labels: BTreeMap<String, String>,
     /// File of the host for what its first process says, also after this oardocker has ended.
     pub console: PathBuf,
+}
+
+impl NodeSpec {
+    /// Those labels, and what an engine must know of the container later.
+    pub(super) fn all_labels(&self) -> BTreeMap<String, String> {
+        let ids = self.ids.map(|ids| (IDS_LABEL.to_owned(), ids.first.to_string()));
+        self.labels.clone().into_iter().chain(ids).collect()
+    }
 }

@@ -1,9 +1,10 @@
 //! Interfaces and namespaces over netlink.
 
 use crate::error::{Doing as _, Error, Result};
+use crate::host::{Ids, Map, UserNamespace};
 use futures::TryStreamExt as _;
 use nix::mount::{MsFlags, mount};
-use nix::sched::{CloneFlags, unshare};
+use nix::sched::{CloneFlags, setns, unshare};
 use rtnetlink::packet_route::link::{LinkAttribute, LinkMessage};
 use rtnetlink::{Handle, LinkBridge, LinkUnspec, LinkVeth, RouteMessageBuilder, new_connection};
 use std::fs::File;
@@ -70,14 +71,16 @@ pub fn mtu() -> u32 {
         .unwrap_or(1500)
 }
 
-/// Makes a namespace with one interface.
-pub(super) async fn attach(path: &Path, veth: Veth) -> Result<()> {
+/// Makes a namespace with one interface, in a user namespace that is made at a path of its own if there are ids for it.
+pub(super) async fn attach(path: &Path, user: Option<(Ids, &Path)>, veth: Veth) -> Result<()> {
     let host = handle()?;
     let bridge =
         index(&host, &veth.bridge).await?.ok_or_else(|| Error::new(format!("bridge {} is gone", veth.bridge)))?;
     let (path, name) = (path.to_owned(), veth.host_end.clone());
+    let user = user.map(|(ids, place)| (ids, place.to_owned()));
     let group = veth.group;
-    on_a_thread(move || make_namespace(&path, &veth)).await?;
+    on_a_thread(move || make_namespace(&path, user.as_ref().map(|(ids, place)| (*ids, place.as_path())), &veth))
+        .await?;
     let index = index(&host, &name).await?.ok_or_else(|| Error::new(format!("interface {name} vanished")))?;
     let mut link: LinkMessage = LinkUnspec::new_with_index(index).controller(bridge).up().build();
     link.attributes.push(LinkAttribute::Group(group));
@@ -107,9 +110,19 @@ async fn on_a_thread(work: impl FnOnce() -> Result<()> + Send + 'static) -> Resu
     made.await.map_err(|_| Error::new("the thread that makes a network namespace ended early"))?
 }
 
-fn make_namespace(path: &Path, veth: &Veth) -> Result<()> {
+/// The same in a user namespace, which is mounted as well.
+fn enter_new_of(ids: Ids, user: &Path, path: &Path) -> Result<()> {
+    UserNamespace::new(&Map::of(ids))?.pin_with_network(user, path)?;
+    let doing = || format!("cannot enter {}", path.display());
+    setns(File::open(path).doing(doing)?, CloneFlags::CLONE_NEWNET).doing(doing)
+}
+
+fn make_namespace(path: &Path, user: Option<(Ids, &Path)>, veth: &Veth) -> Result<()> {
     let host = File::open("/proc/thread-self/ns/net").doing(|| "cannot open the host's network namespace".into())?;
-    enter_new(path)?;
+    match user {
+        Some((ids, user)) => enter_new_of(ids, user, path)?,
+        None => enter_new(path)?,
+    }
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()

@@ -5,7 +5,8 @@
 //!
 //! ```text
 //! bridge oard-<id>             nft table ip oardocker_<id>             iptables rules with the comment oardocker_<id>
-//! <runtime dir>/netns/<id>/<container>     the mounted namespaces
+//! <runtime dir>/netns/<id>/<container>       the mounted namespaces
+//!                         /<container>.user  the user namespace that owns it, where there is one
 //! <runtime dir>/netns/lock                 held while a free subnet or port is chosen
 //! ```
 
@@ -25,12 +26,21 @@ pub use proxy::proxies;
 pub use subnet::{Subnet, require_room, use_pools};
 
 use crate::error::{Doing as _, Error, Result};
-use crate::host::{self, Machine, private_dir};
+use crate::host::{self, Ids, Machine, private_dir};
 use nix::mount::{MntFlags, umount2};
 use std::collections::HashMap;
 use std::fs::{self, File};
 use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
+
+/// Where a container's namespaces are mounted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Namespaces {
+    /// Its network.
+    pub network: PathBuf,
+    /// Its users, who own that; none: the host's.
+    pub user: Option<PathBuf>,
+}
 
 /// One network.
 #[derive(Debug, Clone)]
@@ -82,10 +92,11 @@ impl Network {
         Self { machine: machine.clone(), id: id.into(), subnet }
     }
 
-    /// Makes a namespace with one interface, at the address number `index`. Returns its path.
-    pub async fn attach(&self, name: &str, index: u32) -> Result<PathBuf> {
+    /// Makes a namespace with one interface, at the address number `index`, in a user namespace of its own if there are ids for one.
+    pub async fn attach(&self, name: &str, index: u32, ids: Option<Ids>) -> Result<Namespaces> {
         let address = self.subnet.host(index)?;
-        let path = netns_dir(&self.machine, &self.id).join(name);
+        let network = netns_dir(&self.machine, &self.id).join(name);
+        let user = ids.map(|ids| (ids, self.user_namespace(name)));
         let veth = links::Veth {
             bridge: bridge(&self.id),
             // Unique on the host: the bridge's id and the container's number.
@@ -95,13 +106,20 @@ impl Network {
             prefix: self.subnet.prefix(),
             gateway: self.subnet.gateway(),
         };
-        links::attach(&path, veth).await.doing(|| format!("cannot connect {name} to the network"))?;
-        Ok(path)
+        links::attach(&network, user.as_ref().map(|(ids, path)| (*ids, path.as_path())), veth)
+            .await
+            .doing(|| format!("cannot connect {name} to the network"))?;
+        Ok(Namespaces { network, user: user.map(|(_, path)| path) })
+    }
+
+    fn user_namespace(&self, name: &str) -> PathBuf {
+        netns_dir(&self.machine, &self.id).join(format!("{name}.user"))
     }
 
     /// Removes one namespace and its interface.
     pub async fn detach(&self, name: &str, index: u32) -> Result<()> {
         links::remove(&format!("v{}.{index}", self.id)).await?;
+        unmount(&self.user_namespace(name))?;
         unmount(&netns_dir(&self.machine, &self.id).join(name))
     }
 

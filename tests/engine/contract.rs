@@ -262,6 +262,7 @@ fn node(subject: &Subject, image: &Image, subnet: Subnet, cgroups: Option<&Cgrou
         id: NODE.into(),
         hostname: "node1".into(),
         image: NodeImage { name: NAME.into(), chain: image.chain_id(), volumes: Vec::new() },
+        ids: None,
         process: process(FIRST),
         mounts: Vec::new(),
         seeds: vec![Seed { path: "/etc/hosts", content: Content::Text("10.0.0.1 contract\n".into()) }],
@@ -308,7 +309,7 @@ async fn nodes(subject: &Subject, image: &Image) {
     assert!(exec(&subject.backend, SAYS).await.is_err());
     let subnet = engine.create_network(ID, &Access::root()).await.unwrap();
     if let Some(cgroups) = &cgroups {
-        cgroups.create(ID, "node1").unwrap();
+        cgroups.create(ID, "node1", None).unwrap();
     }
     let spec = node(subject, image, subnet, cgroups.as_ref());
     engine.create(&spec).await.unwrap();

@@ -5,6 +5,7 @@ use crate::error::{Doing as _, Error, Result};
 use containerd_client::services::v1::containers_client::ContainersClient;
 use containerd_client::services::v1::content_client::ContentClient;
 use containerd_client::services::v1::images_client::ImagesClient;
+use containerd_client::services::v1::introspection_client::IntrospectionClient;
 use containerd_client::services::v1::leases_client::LeasesClient;
 use containerd_client::services::v1::namespaces_client::NamespacesClient;
 use containerd_client::services::v1::snapshots::snapshots_client::SnapshotsClient;
@@ -182,6 +183,9 @@ impl Client {
     /// For waiting until something ends, which may take for ever.
     pub(super) fn ends(&self) -> TasksClient<Service> {
         TasksClient::new(self.service(None))
+    }
+    pub(super) fn introspection(&self) -> IntrospectionClient<Service> {
+        IntrospectionClient::new(self.service(Some(LIMIT)))
     }
     fn leases(&self) -> LeasesClient<Service> {
         LeasesClient::new(self.service(Some(LIMIT)))

@@ -2,10 +2,11 @@
 
 use super::images::system_time;
 use super::streams::Fifos;
-use super::{Containerd, SNAPSHOTTER, managed, snapshots};
+use super::{Containerd, SNAPSHOTTER, ids, managed, snapshots};
 use crate::engine::io::Session;
-use crate::engine::{ContainerInfo, Content, Engine, EngineInfo, Image, NodeSpec, ProcessSpec, State, oci};
+use crate::engine::{ContainerInfo, Content, Engine, EngineInfo, IdsOrWhy, Image, NodeSpec, ProcessSpec, State, oci};
 use crate::error::{Doing as _, Result};
+use crate::host::Ids;
 use crate::net::{Access, Subnet};
 use crate::rooted::Root;
 use async_trait::async_trait;
@@ -64,20 +65,30 @@ impl Engine for Containerd {
         self.drop_network(id).await
     }
 
+    async fn reserve_ids(&self, id: &str) -> Result<IdsOrWhy> {
+        self.free_ids(id).await
+    }
+
     async fn create(&self, spec: &NodeSpec) -> Result<()> {
-        let netns = self.plug_in(spec).await?;
+        let namespaces = self.plug_in(spec).await?;
         self.client.hold_lease().await?;
         let doing = || format!("cannot create container {}", spec.id);
         let mounts = snapshots::prepare(&self.client, &spec.id, spec.image.chain.as_deref()).await.doing(doing)?;
-        let labels = spec.labels.clone().into_iter().collect();
-        let container = Container {
+        let labels = spec.all_labels().into_iter().collect();
+        if let Some(ids) = spec.ids {
+            ids::give_top(&mounts, ids).doing(doing)?;
+        }
+        let mut container = Container {
             image: spec.image.name.clone(),
             snapshotter: SNAPSHOTTER.into(),
             snapshot_key: spec.id.clone(),
-            ..container(&spec.id, labels, &oci::node(spec, Path::new("rootfs"), &netns)).doing(doing)?
+            ..container(&spec.id, labels, &oci::node(spec, Path::new("rootfs"), &namespaces)).doing(doing)?
         };
+        if let (Some(ids), Some(runtime)) = (spec.ids, &mut container.runtime) {
+            runtime.options = Some(ids::options(ids));
+        }
         self.client.containers().create(CreateContainerRequest { container: Some(container) }).await.doing(doing)?;
-        let pid = self.create_task(&spec.id, mounts, Stdio::Log(&spec.console)).await.doing(doing)?;
+        let pid = self.boot(&spec.id, spec.ids, mounts, &spec.console).await.doing(doing)?;
         furnish(pid, spec).doing(doing)
     }
 
@@ -117,7 +128,10 @@ impl Engine for Containerd {
         let snapshot = match self.client.containers().get(GetContainerRequest { id: id.into() }).await {
             Ok(answer) => answer.into_inner().container.is_some_and(|c| !c.snapshot_key.is_empty()),
             // A killed oardocker got no further than the snapshot.
-            Err(status) if status.code() == Code::NotFound => return snapshots::remove(&self.client, id).await,
+            Err(status) if status.code() == Code::NotFound => {
+                ids::forget(&self.machine, id);
+                return snapshots::remove(&self.client, id).await;
+            }
             Err(status) => return Err(status).doing(|| format!("cannot look up container {id}")),
         };
         let task = self.has_task(id).await;
@@ -134,8 +148,9 @@ impl Engine for Containerd {
         if snapshot {
             snapshots::remove(&self.client, id).await?;
         }
-        let id = id.to_owned();
+        let (id, machine) = (id.to_owned(), self.machine.clone());
         let settle = move || {
+            ids::forget(&machine, &id);
             unmounted(&id);
             if !task {
                 end_shim(&id);
@@ -189,7 +204,8 @@ impl Engine for Containerd {
             .doing(|| format!("cannot find the filesystem of container {id}"))?
             .into_inner()
             .mounts;
-        self.create_task(id, mounts, Stdio::Log(console)).await.doing(|| format!("cannot restart container {id}"))?;
+        let ids = self.ids_of(id).await?;
+        self.boot(id, ids, mounts, console).await.doing(|| format!("cannot restart container {id}"))?;
         self.start(id).await
     }
 
@@ -212,6 +228,16 @@ impl Engine for Containerd {
 }
 
 impl Containerd {
+    /// Makes a node's task, on layers that its own ids have where it has some. The process waits to be started.
+    async fn boot(&self, id: &str, ids: Option<Ids>, mounts: Vec<Mount>, console: &Path) -> Result<u32> {
+        let Some(ids) = ids else { return self.create_task(id, mounts, Stdio::Log(console)).await };
+        let shown = ids::show(&self.machine, id, ids, mounts).await?;
+        let pid = self.create_task(id, shown.mounts.clone(), Stdio::Log(console)).await;
+        // The overlay has them by now.
+        drop(shown);
+        pid
+    }
+
     /// The process id of the task, which waits to be started.
     pub(super) async fn create_task(&self, id: &str, rootfs: Vec<Mount>, io: Stdio<'_>) -> Result<u32> {
         let mut request = CreateTaskRequest { container_id: id.into(), rootfs, ..CreateTaskRequest::default() };
@@ -276,7 +302,7 @@ impl Containerd {
 /// Puts a container's own files in its filesystem, and makes the directories that its image calls volumes. Its first process, `pid`,
 /// is there and waits to become its program.
 fn furnish(pid: u32, spec: &NodeSpec) -> Result<()> {
-    let root = Root::open(Path::new(&format!("/proc/{pid}/root")))?;
+    let root = Root::open(Path::new(&format!("/proc/{pid}/root")))?.given_to(spec.ids.map_or(0, |ids| ids.first));
     for volume in &spec.image.volumes {
         root.make_dir(Path::new(volume))?;
     }

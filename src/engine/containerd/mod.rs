@@ -5,6 +5,7 @@ mod client;
 mod containers;
 mod content;
 mod exec;
+mod ids;
 mod images;
 mod managed;
 mod networks;
@@ -35,6 +36,8 @@ pub struct Containerd {
     machine: Machine,
     steps: Steps,
     managed: bool,
+    /// Why nodes have the host's ids, asked for when it is needed.
+    no_ids: tokio::sync::OnceCell<Option<String>>,
 }
 
 impl Containerd {
@@ -50,6 +53,13 @@ impl Containerd {
             copies_images: false,
             makes_cgroups: false,
         };
-        Ok(Self { client, info, machine: machine.clone(), steps: Steps::new(machine), managed })
+        Ok(Self {
+            client,
+            info,
+            machine: machine.clone(),
+            steps: Steps::new(machine),
+            managed,
+            no_ids: tokio::sync::OnceCell::new(),
+        })
     }
 }

@@ -3,8 +3,7 @@
 use super::Containerd;
 use crate::engine::NodeSpec;
 use crate::error::Result;
-use crate::net::{Access, Network, Subnet};
-use std::path::PathBuf;
+use crate::net::{Access, Namespaces, Network, Subnet};
 
 impl Containerd {
     pub(super) async fn make_network(&self, id: &str, access: &Access) -> Result<Subnet> {
@@ -15,11 +14,11 @@ impl Containerd {
         if Network::exists(&self.machine, id) { Network::remove(&self.machine, id).await } else { Ok(()) }
     }
 
-    /// Makes a node's place on its network: the path of its namespace.
-    pub(super) async fn plug_in(&self, spec: &NodeSpec) -> Result<PathBuf> {
+    /// Makes a node's place on its network.
+    pub(super) async fn plug_in(&self, spec: &NodeSpec) -> Result<Namespaces> {
         let network = Network::open(&self.machine, &spec.plug.network, spec.plug.subnet);
-        let netns = network.attach(&spec.hostname, spec.plug.index).await?;
+        let namespaces = network.attach(&spec.hostname, spec.plug.index, spec.ids).await?;
         network.publish(spec.plug.index, &spec.plug.ports).await?;
-        Ok(netns)
+        Ok(namespaces)
     }
 }

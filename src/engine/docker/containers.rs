@@ -6,9 +6,11 @@ use super::{Docker, libpod, networks};
 use crate::cgroup::View;
 use crate::engine::io::Session;
 use crate::engine::{
-    ContainerInfo, Content, Engine, EngineInfo, Image, Mount, NodeSpec, ProcessSpec, Seed, State, family, oci, seccomp,
+    ContainerInfo, Content, Engine, EngineInfo, IdsOrWhy, Image, Mount, NodeSpec, ProcessSpec, Seed, State, family,
+    oci, seccomp,
 };
 use crate::error::{Doing as _, Error, Result};
+use crate::host::Ids;
 use crate::net::{Access, Subnet};
 use async_trait::async_trait;
 use bollard::errors::Error as ApiError;
@@ -57,6 +59,12 @@ fn unlimited() -> i64 {
     }
 }
 
+/// The ids in the name of a directory such as `/var/lib/docker/231072.231072`.
+fn remapped(dir: &str) -> Option<Ids> {
+    let (users, groups) = Path::new(dir).file_name()?.to_str()?.split_once('.')?;
+    (users == groups).then(|| users.parse().ok().map(|first| Ids { first }))?
+}
+
 fn bind(source: &str, target: &str, read_only: bool) -> ApiMount {
     ApiMount {
         target: Some(target.into()),
@@ -82,6 +90,23 @@ impl Docker {
         self.cgroupfs.get_or_try_init(ask).await.copied()
     }
 
+    /// What an Engine with `userns-remap` gives to all of its containers.
+    async fn remapped_ids(&self) -> Result<IdsOrWhy> {
+        let name = &self.info.name;
+        if self.podman {
+            return Ok(Err(format!("{name} is not asked for user namespaces")));
+        }
+        let about = self.api.info().await.doing(|| format!("cannot ask {name} whether it has user namespaces"))?;
+        if !about.security_options.iter().flatten().any(|option| option.split(',').any(|o| o == "name=userns")) {
+            return Ok(Err(format!("{name} runs without userns-remap")));
+        }
+        // It keeps all in a directory that is named after them.
+        let dir = about.docker_root_dir.unwrap_or_default();
+        Ok(remapped(&dir)
+            .map(|ids| (ids, None))
+            .ok_or_else(|| format!("{name} does not tell which ids it maps: {dir}")))
+    }
+
     fn host_config(spec: &NodeSpec, below_ours: bool) -> HostConfig {
         let (tmpfs, binds): (Vec<&Mount>, Vec<&Mount>) = spec.mounts.iter().partition(|m| m.kind == "tmpfs");
         // The engine forbids programs there unless told otherwise.
@@ -92,14 +117,14 @@ impl Docker {
             let binding = PortBinding { host_ip: Some(host_ip(p).into()), host_port: Some(p.host.to_string()) };
             (format!("{}/tcp", p.container), Some(vec![binding]))
         });
-        let seccomp = format!("seccomp={}", seccomp::profile());
+        let seccomp = format!("seccomp={}", seccomp::of(spec.ids));
         HostConfig {
             mounts: Some(mounts),
             tmpfs: Some(tmpfs.collect()),
             cgroup_parent: spec.cgroup.clone().filter(|_| below_ours),
             cgroupns_mode: Some(HostConfigCgroupnsModeEnum::PRIVATE),
             cap_drop: Some(vec!["ALL".into()]),
-            cap_add: Some(capabilities()),
+            cap_add: Some(capabilities(spec.ids)),
             device_cgroup_rules: Some(oci::DEVICES.iter().map(|(a, b)| format!("c {a}:{b} rwm")).collect()),
             pids_limit: Some(unlimited()),
             security_opt: Some(vec![seccomp, "apparmor=unconfined".into(), "label=disable".into()]),
@@ -165,6 +190,10 @@ impl Engine for Docker {
         self.drop_network(id).await
     }
 
+    async fn reserve_ids(&self, _: &str) -> Result<IdsOrWhy> {
+        self.remapped_ids().await
+    }
+
     async fn create(&self, spec: &NodeSpec) -> Result<()> {
         let doing = || format!("cannot create container {}", spec.id);
         let file = std::fs::OpenOptions::new().append(true).create(true).open(&spec.console);
@@ -187,7 +216,7 @@ impl Engine for Docker {
             }),
             ..EndpointSettings::default()
         };
-        let mut labels: HashMap<String, String> = spec.labels.clone().into_iter().collect();
+        let mut labels: HashMap<String, String> = spec.all_labels().into_iter().collect();
         labels.insert(MARK.into(), "true".into());
         let body = ContainerCreateBody {
             hostname: Some(spec.hostname.clone()),
@@ -316,6 +345,14 @@ fn info(container: Container) -> ContainerInfo {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_engine_s_ids_are_in_the_name_of_its_directory() {
+        assert_eq!(remapped("/var/lib/docker/231072.231072"), Some(Ids { first: 231_072 }));
+        for other in ["/var/lib/docker", "/var/lib/docker/1.2", "/x/a.a", ""] {
+            assert_eq!(remapped(other), None, "{other}");
+        }
+    }
 
     #[test]
     fn hierarchies_with_several_controllers_are_named_whole() {

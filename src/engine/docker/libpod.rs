@@ -51,7 +51,7 @@ pub(super) fn container(
     let devices = oci::DEVICES
         .iter()
         .map(|(major, minor)| json!({"allow": true, "type": "c", "major": major, "minor": minor, "access": "rwm"}));
-    let mut labels = spec.labels.clone();
+    let mut labels = spec.all_labels();
     labels.insert(MARK.into(), "true".into());
     let mut wanted = json!({
         "name": spec.id,
@@ -65,7 +65,7 @@ pub(super) fn container(
         "mounts": mounts,
         "cgroupns": {"nsmode": "private"},
         "cap_drop": ["ALL"],
-        "cap_add": capabilities(),
+        "cap_add": capabilities(spec.ids),
         "seccomp_profile_path": seccomp_file(machine)?,
         "apparmor_profile": "unconfined",
         "selinux_opts": ["disable"],

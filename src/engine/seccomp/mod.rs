@@ -1,6 +1,10 @@
-//! System calls that no container needs and that reach beyond it, since its root is the host's: a list of what is refused, in the
-//! form of the OCI runtime spec, which Docker and Podman read as well.
+//! The system calls of containers, in the form of the OCI runtime spec, which Docker and Podman read as well.
+//!
+//! A node with ids of its own has what containerd gives by default to a container with its capabilities (its pkg contrib/seccomp), with
+//! what the kernel refuses there anyway taken away, and with pivot_root and memory policies, which systemd's and OAR's jobs use. Where
+//! root is the host's, what reaches beyond a container is refused, and nothing else: build steps run any program.
 
+use crate::host::Ids;
 use serde_json::{Value, json};
 
 /// Keys are counted and shown by account, and root's are the host's. As if the kernel had none: programs that can do without, such
@@ -32,12 +36,42 @@ const REFUSED: [&str; 14] = [
 /// Not detaching, which would take away the runtime's own rules, and nothing that runs a program elsewhere or finds others'.
 const BPF: [u64; 14] = [0, 1, 2, 3, 4, 5, 6, 7, 8, 15, 16, 18, 22, 35];
 
-/// The profile.
-pub(super) fn profile() -> Value {
+/// What a node with ids of its own may call: all of Linux to this day, but for what no container needs.
+const ALLOWED: &str = include_str!("allowed.txt");
+
+/// The execution domains that personality(2) may set: Linux, 32 bits, another name of the kernel, both, and asking.
+const PERSONALITIES: [u64; 5] = [0, 0x8, 0x2_0000, 0x2_0008, 0xffff_ffff];
+
+/// Sockets to the host of a virtual machine.
+const AF_VSOCK: u64 = 40;
+
+/// The profile of a node whose root is nobody on the host.
+fn strict() -> Value {
+    let names: Vec<&str> = ALLOWED.split_whitespace().collect();
+    let allowed = |call: &str, op: &str, value: u64| json!({"names": [call], "action": "SCMP_ACT_ALLOW", "args": [{"index": 0, "value": value, "op": op}]});
     let mut rules = vec![
-        json!({"names": KEYS, "action": "SCMP_ACT_ERRNO", "errnoRet": nix::libc::ENOSYS}),
-        json!({"names": REFUSED, "action": "SCMP_ACT_ERRNO", "errnoRet": nix::libc::EPERM}),
+        no_keys(),
+        json!({"names": names, "action": "SCMP_ACT_ALLOW"}),
+        allowed("socket", "SCMP_CMP_NE", AF_VSOCK),
     ];
+    rules.extend(PERSONALITIES.map(|domain| allowed("personality", "SCMP_CMP_EQ", domain)));
+    let default = nix::libc::EPERM;
+    json!({"defaultAction": "SCMP_ACT_ERRNO", "defaultErrnoRet": default, "architectures": architectures(), "syscalls": rules})
+}
+
+/// The profile of a node with these ids.
+pub(super) fn of(ids: Option<Ids>) -> Value {
+    if ids.is_some() { strict() } else { profile() }
+}
+
+fn no_keys() -> Value {
+    json!({"names": KEYS, "action": "SCMP_ACT_ERRNO", "errnoRet": nix::libc::ENOSYS})
+}
+
+/// The profile of containers whose root is the host's.
+pub(super) fn profile() -> Value {
+    let mut rules =
+        vec![no_keys(), json!({"names": REFUSED, "action": "SCMP_ACT_ERRNO", "errnoRet": nix::libc::EPERM})];
     let bpf = |op: &str, command: u64| {
         json!({"names": ["bpf"], "action": "SCMP_ACT_ERRNO", "errnoRet": nix::libc::EPERM,
             "args": [{"index": 0, "value": command, "op": op}]})
@@ -63,6 +97,33 @@ fn architectures() -> &'static [&'static str] {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn nodes_with_ids_of_their_own_may_call_what_is_listed() {
+        let profile: oci_spec::runtime::LinuxSeccomp = serde_json::from_value(strict()).unwrap();
+        assert_eq!(profile.default_action(), oci_spec::runtime::LinuxSeccompAction::ScmpActErrno);
+        let rules = profile.syscalls().as_ref().unwrap();
+        let names: Vec<&str> = rules[1].names().iter().map(String::as_str).collect();
+        assert!(names.is_sorted(), "one place for each");
+        for needed in ["mount", "clone3", "setns", "openat2", "ptrace", "name_to_handle_at", "set_mempolicy"] {
+            assert!(names.contains(&needed), "{needed}");
+        }
+        let refused = REFUSED.iter().chain(&KEYS).copied();
+        let more = [
+            "bpf",
+            "userfaultfd",
+            "io_uring_setup",
+            "init_module",
+            "clock_settime",
+            "kcmp",
+            "reboot",
+            "iopl",
+            "socket",
+        ];
+        for never in refused.chain(more) {
+            assert!(!names.contains(&never), "{never}");
+        }
+    }
 
     #[test]
     fn the_profile_is_valid_for_the_oci_types() {
