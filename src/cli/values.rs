@@ -2,6 +2,7 @@
 
 use super::python::{close_matches, repr};
 use crate::cluster::volume::{self, Volume};
+use crate::workdir::manifest::Userns;
 use clap_complete::CompletionCandidate;
 use serde::{Serialize, Serializer};
 use std::ffi::OsStr;
@@ -130,6 +131,16 @@ pub(super) fn directory(text: &str) -> Result<PathBuf, Wrong> {
 /// `HOST[:CONTAINER[:MODE]]`.
 pub(super) fn volume(text: &str) -> Result<Given<Volume>, Wrong> {
     volume::parse(text).map(|volume| Given::new(text, volume)).map_err(|e| Wrong::Late(format!("{e}.")))
+}
+
+/// Of `--userns`.
+pub(super) fn userns(text: &str) -> Result<Userns, Wrong> {
+    Userns::parse(text).map_err(|e| Wrong::Late(format!("{e}.")))
+}
+
+/// What can be completed of that.
+pub(super) fn all_userns() -> Vec<CompletionCandidate> {
+    Userns::ALL.map(|(word, _)| word.into()).into()
 }
 
 /// What can be completed of a volume: its paths, then its mode.

@@ -3,8 +3,9 @@
 use super::facts::Facts;
 use super::files::{self, Files};
 use super::request::Request;
-use super::volume::Volume;
+use super::volume::{Mode, Volume};
 use super::{ROLES, cow};
+use crate::host::Ids;
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -23,6 +24,8 @@ pub struct Dir {
     /// Its mode.
     #[serde(serialize_with = "octal")]
     pub mode: u32,
+    /// The account and group that it belongs to.
+    pub owner: u32,
 }
 
 /// A file to write.
@@ -35,6 +38,8 @@ pub struct File {
     /// Its mode.
     #[serde(serialize_with = "octal")]
     pub mode: u32,
+    /// The account and group that it belongs to.
+    pub owner: u32,
 }
 
 /// Something of the user's, shown at a place of ours: it is opened once, so that no engine follows a path in a user's folder.
@@ -44,6 +49,11 @@ pub struct Shared {
     pub source: Source,
     /// Where the hosts' mounts begin.
     pub place: PathBuf,
+    /// The ids of the hosts that see it, if they have their own: whose files are shown as whose.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ids: Option<Ids>,
+    /// Whether no host may write there.
+    pub read_only: bool,
 }
 
 /// Where something of the user's is.
@@ -56,8 +66,8 @@ pub enum Source {
     History {
         /// Its path.
         path: PathBuf,
-        /// Whose.
-        docker: bool,
+        /// Whose, as the machine numbers accounts.
+        owner: u32,
     },
     /// A path on the host.
     Volume(String),
@@ -80,21 +90,31 @@ pub struct Contents {
 pub(super) fn contents(request: &Request, facts: &Facts, hosts: &[String]) -> Contents {
     let at = &facts.files;
     Contents {
-        dirs: dirs(at, hosts),
+        dirs: dirs(at, hosts, id(facts.ids, 0)),
         files: written(request, facts, hosts),
-        shared: shared(at, &request.volumes),
+        shared: shared(at, &request.volumes, facts.ids),
         copies: cow::copies(at, hosts, &request.volumes, facts.rootless),
     }
 }
 
-fn dirs(at: &Files, hosts: &[String]) -> Vec<Dir> {
-    let own = ["log", "home", "console", "kmsg", "notify", "cow", "pins", "profile"];
-    let own = own.map(|name| Dir { path: at.path(name), mode: 0o700 });
+/// User docker of the hosts; the base image makes it the first user.
+pub(super) const DOCKER: u32 = 1000;
+
+/// A user or group of the hosts, as the machine numbers it.
+pub(super) fn id(ids: Option<Ids>, inside: u32) -> u32 {
+    ids.map_or(inside, |ids| ids.of(inside))
+}
+
+/// `root` is that of the hosts, which write in two of them.
+fn dirs(at: &Files, hosts: &[String], root: u32) -> Vec<Dir> {
+    let dir = |path: PathBuf, mode, owner| Dir { path, mode, owner };
+    let written = [at.log_dir(), at.home()].map(|path| dir(path, 0o700, root));
+    let own = ["console", "kmsg", "notify", "cow", "pins", "profile"].map(|name| dir(at.path(name), 0o700, 0));
     // OAR's own account writes there, whose number is the image's.
-    let wake = Dir { path: at.wake_dir(), mode: 0o1777 };
-    let notify = hosts.iter().map(|host| Dir { path: at.notify_dir(host), mode: 0o755 });
-    let public = at.public().parent().map(|dir| Dir { path: dir.into(), mode: 0o755 });
-    own.into_iter().chain([wake]).chain(notify).chain(public).collect()
+    let wake = dir(at.wake_dir(), 0o1777, 0);
+    let notify = hosts.iter().map(|host| dir(at.notify_dir(host), 0o755, 0));
+    let public = at.public().parent().map(|path| dir(path.into(), 0o755, 0));
+    written.into_iter().chain(own).chain([wake]).chain(notify).chain(public).collect()
 }
 
 fn written(request: &Request, facts: &Facts, hosts: &[String]) -> Vec<File> {
@@ -114,30 +134,38 @@ fn written(request: &Request, facts: &Facts, hosts: &[String]) -> Vec<File> {
         (files::IMAGE_ENV, json(serde_json::to_string(&images)), 0o600),
         ("ports", ports.join(" "), 0o600),
     ];
-    let named = named.map(|(name, text, mode)| File { path: at.path(name), text, mode });
-    let kmsg = hosts.iter().map(|host| File { path: at.kmsg(host), text: String::new(), mode: 0o600 });
+    let root = id(facts.ids, 0);
+    // Nobody in the hosts may write to these, but that folders of the Python tool change whose the keys' variables are.
+    let owner = |name: &str| if facts.old && name == "ssh_environment" { root } else { 0 };
+    let named = named.map(|(name, text, mode)| File { path: at.path(name), text, mode, owner: owner(name) });
+    let kmsg = hosts.iter().map(|host| File { path: at.kmsg(host), text: String::new(), mode: 0o600, owner: root });
     let profiles = images.iter().map(|(role, env)| File {
         path: at.profile(role),
         text: profile(env, &request.envs),
         mode: 0o644,
+        owner: 0,
     });
     // Last: completion finds a cluster by it.
-    let public = File { path: at.public(), text: nodes, mode: 0o644 };
+    let public = File { path: at.public(), text: nodes, mode: 0o644, owner: 0 };
     named.into_iter().chain(kmsg).chain(profiles).chain([public]).collect()
 }
 
 /// What of the user's the hosts see, with the places where they will see it.
-pub(super) fn shared(at: &Files, volumes: &[Volume]) -> Vec<Shared> {
-    let scripts = Shared { source: Source::Directory("init-scripts".into()), place: at.init_scripts() };
+pub(super) fn shared(at: &Files, volumes: &[Volume], ids: Option<Ids>) -> Vec<Shared> {
+    let source = Source::Directory("init-scripts".into());
+    let scripts = Shared { source, place: at.init_scripts(), ids, read_only: true };
     let histories = ROLES.iter().flat_map(|role| {
         files::HISTORIES.iter().map(|path| {
-            let docker = path.starts_with("/home/");
-            let source = Source::History { path: files::history(role, path), docker };
-            Shared { source, place: at.history(role, path) }
+            let owner = id(ids, if path.starts_with("/home/") { DOCKER } else { 0 });
+            let source = Source::History { path: files::history(role, path), owner };
+            Shared { source, place: at.history(role, path), ids: None, read_only: false }
         })
     });
     let volumes = volumes.iter().enumerate();
-    let volumes = volumes.map(|(i, v)| Shared { source: Source::Volume(v.host.clone()), place: at.volume(i) });
+    let volumes = volumes.map(|(i, v)| {
+        let source = Source::Volume(v.host.clone());
+        Shared { source, place: at.volume(i), ids, read_only: v.mode != Mode::ReadWrite }
+    });
     [scripts].into_iter().chain(histories).chain(volumes).collect()
 }
 

@@ -6,7 +6,7 @@ use super::{ROLES, old_folder};
 use crate::cgroup::Cgroups;
 use crate::engine::{Image, Images};
 use crate::error::{Error, Result};
-use crate::host::Machine;
+use crate::host::{Ids, Machine};
 use crate::net::{self, Subnet};
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
@@ -34,6 +34,8 @@ pub struct Facts {
     pub cgroups: Cgroups,
     /// Where the cluster's files are.
     pub files: Files,
+    /// The hosts' users and groups on this machine; none: its own.
+    pub ids: Option<Ids>,
     /// Whether root is only a user's.
     pub rootless: bool,
     /// Whether the env dir is the Python tool's.
@@ -54,6 +56,7 @@ impl Facts {
         cgroups: &Cgroups,
         images: RoleImages,
         subnet: Subnet,
+        ids: Option<Ids>,
     ) -> Result<Self> {
         let addresses: Vec<(String, Ipv4Addr)> = super::numbered(request.nodes)
             .map(|(name, index)| Ok((name, subnet.host(index)?)))
@@ -63,6 +66,7 @@ impl Facts {
             subnet,
             cgroups: cgroups.clone(),
             files: Files::new(machine, &request.env_id),
+            ids,
             rootless: machine.is_rootless(),
             old: old_folder::is_old(&request.env_dir),
             hosts: net::hosts(&addresses),

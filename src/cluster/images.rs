@@ -377,7 +377,7 @@ impl StepUplink {
         // Addresses are used once per build; a build has a few hundred steps at most.
         let index = next.fetch_add(1, Ordering::Relaxed);
         indices.lock().await.insert(name.into(), index);
-        network.attach(name, index).await
+        Ok(network.attach(name, index, None).await?.network)
     }
 
     async fn unplug(&self, name: &str) -> Result<()> {

@@ -20,6 +20,7 @@ pub mod preflight;
 pub mod request;
 pub mod run;
 pub mod session;
+pub mod userns;
 pub mod v1_only;
 pub mod volume;
 

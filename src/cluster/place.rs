@@ -1,21 +1,18 @@
 //! The part of a cluster that is on the host, from a plan to files and mounts, and away again.
 
-use super::contents::{Contents, Shared, Source};
+use super::contents::{self, Contents, Shared, Source};
 use super::cow;
 use super::files::Files;
 use crate::error::{Doing as _, Result};
-use crate::host::{self, Powers, make_dir, private_dir, write_file};
+use crate::host::{self, IDS, Ids, Map, Owners, Powers, make_dir, private_dir, write_file};
 use crate::rooted::{Root, own_path};
 use rustix::fs::{Mode, OFlags};
 use std::fs::{self, File};
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, lchown};
 use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
-
-/// Owner of user docker's histories; the base image makes it the first user.
-const DOCKER_ID: u32 = 1000;
 
 /// Where a cluster's files are, and what makes them.
 #[derive(Clone)]
@@ -39,19 +36,41 @@ impl Place {
         write_file(&self.files.path("engine"), docker_host, 0o600)
     }
 
-    /// Makes all but /home.
-    pub(super) fn make(&self, contents: &Contents, env_dir: &Root) -> Result<()> {
-        contents.dirs.iter().try_for_each(|dir| make_dir(&dir.path, dir.mode))?;
-        contents.files.iter().try_for_each(|file| write_file(&file.path, &file.text, file.mode))?;
-        for shared in &contents.shared {
-            let opened = open(env_dir, shared, self.powers.as_ref())?;
-            self.powers.pin(&opened, &shared.place)?;
+    /// Makes all but /home. `user` is who asked for it, if that is not root. The value is what they should know.
+    pub(super) fn make(&self, contents: &Contents, env_dir: &Root, user: Option<u32>) -> Result<Vec<String>> {
+        for dir in &contents.dirs {
+            make_dir(&dir.path, dir.mode)?;
+            self.give(&dir.path, dir.owner)?;
         }
-        contents.copies.iter().try_for_each(|copy| cow::mount(copy, self.powers.as_ref()))
+        for file in &contents.files {
+            write_file(&file.path, &file.text, file.mode)?;
+            self.give(&file.path, file.owner)?;
+        }
+        let mut notes = Vec::new();
+        for shared in &contents.shared {
+            let opened = open(env_dir, shared)?;
+            if let Source::History { owner, .. } = shared.source {
+                self.powers.give(
+                    &File::open(own_path(&opened)).doing(|| format!("cannot open {}", shared.place.display()))?,
+                    owner,
+                )?;
+            }
+            let owners = owners(shared, &opened, user)?;
+            let refused = self.powers.pin(&opened, &shared.place, &owners)?;
+            notes.extend(note(shared, &owners, refused));
+        }
+        contents.copies.iter().try_for_each(|copy| cow::mount(copy, self.powers.as_ref()))?;
+        Ok(notes)
+    }
+
+    /// Gives something of ours to the hosts' root, where that is not the machine's.
+    fn give(&self, path: &Path, owner: u32) -> Result<()> {
+        let doing = || format!("cannot give {} to account {owner}", path.display());
+        if owner == 0 { Ok(()) } else { self.powers.give(&File::open(path).doing(doing)?, owner) }
     }
 
     /// Fills /home with what an image's tree has there. A link in the image leads nowhere but into the image.
-    pub(super) fn fill_home(&self, image_root: &Path) -> Result<()> {
+    pub(super) fn fill_home(&self, image_root: &Path, ids: Option<Ids>) -> Result<()> {
         let doing = || format!("cannot copy the image's /home to {}", self.files.home().display());
         let home = Root::open(image_root)?.sub(Path::new("/home")).doing(doing)?.lockable()?;
         // Nobody changes the tree meanwhile: it is a mount of our own.
@@ -61,7 +80,8 @@ impl Place {
             Ok(status) => Err(status.to_string()),
             Err(e) => Err(e.to_string()),
         }
-        .doing(doing)
+        .doing(doing)?;
+        ids.map_or(Ok(()), |ids| shift(&self.files.home(), ids)).doing(doing)
     }
 
     /// Unmounts and removes everything.
@@ -72,13 +92,53 @@ impl Place {
     }
 }
 
+/// As whose the hosts see the files of something shared: those of who shares it, or of its owner, as user docker's, and the other way
+/// round. Of what they only read, root's are root's as well.
+fn owners(shared: &Shared, opened: &OwnedFd, user: Option<u32>) -> Result<Owners> {
+    let Some(ids) = shared.ids else { return Ok(Owners::Plain) };
+    let doing = || format!("cannot tell whose {} is", shared.place.display());
+    let stat = rustix::fs::fstat(opened).map_err(std::io::Error::from).doing(doing)?;
+    let account = user.unwrap_or(stat.st_uid);
+    let group = host::primary_group(account).unwrap_or(stat.st_gid);
+    let map = Map::exchanging(ids, (account, group), contents::DOCKER);
+    let scripts = matches!(shared.source, Source::Directory(_));
+    Ok(Owners::Shown { map: if scripts { map.with_root(ids) } else { map }, read_only: shared.read_only })
+}
+
+/// What the user should know of how something is shared.
+fn note(shared: &Shared, owners: &Owners, refused: Option<String>) -> Option<String> {
+    let Source::Volume(path) = &shared.source else { return None };
+    if let Some(why) = refused {
+        return Some(format!("in {path} all files are nobody's for the nodes, as it cannot show other owners: {why}"));
+    }
+    match owners {
+        Owners::Shown { map, read_only: false } if map.shows_root() => Some(format!(
+            "{path} is root's: what nodes write there is root's as well, set-uid programs too; share it :ro or :cow, or give it to an account"
+        )),
+        _ => None,
+    }
+}
+
+/// Has what belongs to the accounts of an image belong to those of the hosts. One file may have several names.
+fn shift(path: &Path, ids: Ids) -> std::io::Result<()> {
+    let meta = fs::symlink_metadata(path)?;
+    let moved = |id: u32| (id < IDS).then(|| ids.of(id));
+    lchown(path, moved(meta.uid()), moved(meta.gid()))?;
+    if meta.is_dir() {
+        for entry in fs::read_dir(path)? {
+            shift(&entry?.path(), ids)?;
+        }
+    }
+    Ok(())
+}
+
 /// Opens something of the user's, and makes it where it is ours to make.
-pub(super) fn open(env_dir: &Root, shared: &Shared, powers: &dyn Powers) -> Result<OwnedFd> {
+pub(super) fn open(env_dir: &Root, shared: &Shared) -> Result<OwnedFd> {
     match &shared.source {
         Source::Directory(path) => env_dir.make_dir(path).map(|(dir, _)| dir),
-        Source::History { path, docker } => {
+        Source::History { path, .. } => {
             close(env_dir)?;
-            touch(env_dir, path, *docker, powers).map(Into::into)
+            touch(env_dir, path).map(Into::into)
         }
         Source::Volume(path) => {
             let opened = rustix::fs::open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty());
@@ -94,7 +154,7 @@ fn close(env_dir: &Root) -> Result<()> {
     fs::set_permissions(own_path(&histories), fs::Permissions::from_mode(0o700)).doing(doing)
 }
 
-fn touch(env_dir: &Root, path: &Path, of_docker: bool, powers: &dyn Powers) -> Result<File> {
+fn touch(env_dir: &Root, path: &Path) -> Result<File> {
     let doing = || format!("cannot create {}", env_dir.path().join(path).display());
     // Docker made a directory of a file that was missing when it was mounted.
     if env_dir.is_dir(path) {
@@ -105,9 +165,6 @@ fn touch(env_dir: &Root, path: &Path, of_docker: bool, powers: &dyn Powers) -> R
     if file.metadata().doing(doing)?.nlink() != 1 {
         env_dir.remove(path)?;
         file = env_dir.append(path, 0o600)?;
-    }
-    if of_docker {
-        powers.give(&file, DOCKER_ID).doing(doing)?;
     }
     file.set_permissions(fs::Permissions::from_mode(0o600)).doing(doing)?;
     Ok(file)
@@ -135,14 +192,14 @@ mod tests {
         let (dir, image, place) = fixture();
         let files = place.files.clone();
         std::os::unix::fs::symlink(dir.path().join("secret"), image.join("home")).unwrap();
-        let error = place.fill_home(&image).unwrap_err();
+        let error = place.fill_home(&image, None).unwrap_err();
         assert!(error.to_string().contains("cannot copy the image's /home"), "{error}");
         assert_eq!(fs::read_dir(files.home()).unwrap().count(), 0, "nothing of the host came in");
         // A link inside the image is followed inside the image, whatever it would mean outside.
         fs::remove_file(image.join("home")).unwrap();
         std::os::unix::fs::symlink("/var/home", image.join("home")).unwrap();
         std::os::unix::fs::symlink(dir.path().join("secret"), image.join("var/home/docker/way")).unwrap();
-        place.fill_home(&image).unwrap();
+        place.fill_home(&image, None).unwrap();
         assert!(files.home().join("docker").is_dir());
         assert!(fs::symlink_metadata(files.home().join("docker/way")).unwrap().is_symlink(), "copied as a link");
     }

@@ -4,7 +4,7 @@ use super::contents::{self, Contents};
 use super::facts::{Facts, RoleImage};
 use super::request::Request;
 use super::volume::Mode;
-use super::{ENV_LABEL, HOST_LABEL, container_id, cow, files, init, keeper, old_folder, role, v1_only};
+use super::{ENV_LABEL, HOST_LABEL, container_id, cow, files, init, keeper, old_folder, role, userns, v1_only};
 use crate::cgroup::{Cgroups, Controller, Layout, View};
 use crate::engine::{Content, Mount, NodeImage, NodeSpec, Plug, ProcessSpec, Seed};
 use crate::net::{Access, Subnet};
@@ -62,6 +62,7 @@ fn host(request: &Request, facts: &Facts, name: String, index: u32) -> Host {
         id: container_id(&request.env_id, &name),
         hostname: name.clone(),
         image: NodeImage { name: image.name.clone(), chain: image.image.chain_id(), volumes: image.image.volumes() },
+        ids: facts.ids,
         process: process(image, &facts.cgroups),
         mounts: mounts(request, facts, &name),
         seeds: seeds(request, facts),
@@ -80,6 +81,7 @@ fn host(request: &Request, facts: &Facts, name: String, index: u32) -> Host {
     if facts.old {
         old_folder::adapt(&mut host.spec, &facts.cgroups, &request.env_id);
     }
+    userns::adapt(&mut host.spec);
     host
 }
 
@@ -195,6 +197,7 @@ pub(crate) mod tests {
             offset: 40000,
             any: false,
             user: Some(1000),
+            userns: crate::workdir::manifest::Userns::Auto,
             wait: true,
             global: vec![],
             env_dir: std::sync::Arc::new(crate::rooted::Root::beneath(Path::new("/")).unwrap()),
@@ -231,6 +234,7 @@ pub(crate) mod tests {
             subnet: Subnet::first(),
             cgroups: cgroups.clone(),
             files: files::Files::new(&Machine::below(Path::new("/o")), "ab12"),
+            ids: None,
             rootless: false,
             old,
             hosts: "10.158.0.2 server\n".into(),
@@ -245,7 +249,8 @@ pub(crate) mod tests {
 
     /// On a hybrid host.
     pub(crate) fn sample() -> Plan {
-        plan(&request(), &facts(&cgroups(&["cpuset/tasks", "unified/cgroup.procs"]), false))
+        let facts = facts(&cgroups(&["cpuset/tasks", "unified/cgroup.procs"]), false);
+        plan(&request(), &Facts { ids: Some(crate::host::Ids { first: 1_000_000 }), ..facts })
     }
 
     /// The parts of a plan that the layout of the cgroups and the kind of the folder decide.

@@ -4,12 +4,12 @@
 use super::contents::shared;
 use super::files::Files;
 use super::request::Request;
-use super::{ROLES, images, limits, place, require_its_engine, v1_only};
+use super::{ROLES, images, limits, place, require_its_engine, userns, v1_only};
 use crate::cgroup::Cgroups;
 use crate::engine::select::Backend;
 use crate::engine::{Engine, Images};
 use crate::error::Result;
-use crate::host::{Machine, Own};
+use crate::host::Machine;
 use crate::net;
 use crate::workdir::Workdir;
 use std::path::PathBuf;
@@ -52,13 +52,14 @@ pub async fn start(
     require_its_engine(backend.engine.as_ref(), &files)?;
     bootable(backend.images.as_ref(), workdir, cgroups).await?;
     let warning = net::resolv_conf()?.warning;
-    for shared in shared(&files, &request.volumes) {
-        place::open(&request.env_dir, &shared, &Own)?;
+    for shared in shared(&files, &request.volumes, None) {
+        place::open(&request.env_dir, &shared)?;
     }
+    let chosen = userns::choose(backend.engine.as_ref(), machine, &workdir.env_id, request.userns).await?;
     net::check_free(machine, &workdir.env_id, &files.ports(), &request.ports())?;
     let hosts = u32::try_from(super::names(request.nodes).len()).unwrap_or(u32::MAX);
     net::require_room(hosts)?;
     limits::open_files(hosts)?;
     let changes = limits::provide(hosts, &limits::Kernel { writable: !machine.is_rootless() })?;
-    Ok(warning.into_iter().chain(changes).collect())
+    Ok(warning.into_iter().chain(chosen.note).chain(changes).collect())
 }

@@ -3,6 +3,7 @@
 use super::volume::Volume;
 use crate::net::{Access, Port};
 use crate::rooted::Root;
+use crate::workdir::manifest::Userns;
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::sync::Arc;
@@ -30,6 +31,8 @@ pub struct Request {
     pub any: bool,
     /// The account, besides root, that may reach the cluster otherwise.
     pub user: Option<u32>,
+    /// Whether nodes have users of their own.
+    pub userns: Userns,
     /// Whether `start` returns when all of it is ready, and not before.
     pub wait: bool,
     /// The global options with which another oardocker finds this cluster.

@@ -6,11 +6,11 @@ use super::notify::Notify;
 use super::place::Place;
 use super::plan::{self, Plan};
 use super::request::Request;
-use super::{container_id, containers, init, keeper, old_folder, require_its_engine, session};
+use super::{container_id, containers, init, keeper, old_folder, require_its_engine, session, userns};
 use crate::cgroup::Cgroups;
 use crate::engine::{Engine, Images, State};
 use crate::error::{Error, Result};
-use crate::host::{Machine, Powers};
+use crate::host::{Ids, Machine, Powers};
 use futures::stream::{FuturesUnordered, StreamExt as _};
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -100,11 +100,13 @@ impl Runner {
         let images = facts::images(self.images.as_ref(), request).await?;
         self.place().claim(&self.engine.info().docker_host)?;
         let subnet = self.engine.create_network(&self.env_id, &request.access()).await?;
-        let facts = Facts::collect(request, &self.machine, &self.cgroups, images, subnet)?;
+        // Held as long as we start: by then containers have the ids.
+        let chosen = userns::choose(self.engine.as_ref(), &self.machine, &self.env_id, request.userns).await?;
+        let facts = Facts::collect(request, &self.machine, &self.cgroups, images, subnet, chosen.ids)?;
         let plan = plan::plan(request, &facts);
-        self.prepare(&plan, request).await?;
+        self.prepare(&plan, request, facts.ids).await?;
         self.load(&facts.images).await?;
-        let sockets = self.listen(&plan)?;
+        let sockets = self.listen(&plan, facts.ids)?;
         self.launch(&plan).await?;
         self.still_wanted()?;
         keeper::summon(&self.machine, &self.files, &self.env_id, &request.global)?;
@@ -126,10 +128,12 @@ impl Runner {
     }
 
     /// The host's part.
-    async fn prepare(&self, plan: &Plan, request: &Request) -> Result<()> {
-        self.place().make(&plan.contents, &request.env_dir)?;
-        plan.hosts.iter().try_for_each(|host| self.cgroups.create(&self.env_id, &host.name))?;
-        self.fill_home(plan.home.as_deref()).await
+    async fn prepare(&self, plan: &Plan, request: &Request, ids: Option<Ids>) -> Result<()> {
+        let notes = self.place().make(&plan.contents, &request.env_dir, request.user)?;
+        notes.into_iter().for_each(|note| (self.listener)(Event::Note(note)));
+        let root = ids.map(|ids| ids.first);
+        plan.hosts.iter().try_for_each(|host| self.cgroups.create(&self.env_id, &host.name, root))?;
+        self.fill_home(plan.home.as_deref(), ids).await
     }
 
     /// Has the engine know the images; most often it does already.
@@ -141,14 +145,14 @@ impl Runner {
         Ok(())
     }
 
-    fn listen(&self, plan: &Plan) -> Result<Vec<(String, Notify)>> {
-        let bind = |name: &String| Ok((name.clone(), Notify::bind(&self.files.notify_dir(name))?));
+    fn listen(&self, plan: &Plan, ids: Option<Ids>) -> Result<Vec<(String, Notify)>> {
+        let bind = |name: &String| Ok((name.clone(), Notify::bind(&self.files.notify_dir(name), ids)?));
         plan.hosts.iter().map(|host| bind(&host.name)).collect()
     }
 
-    async fn fill_home(&self, frontend: Option<&str>) -> Result<()> {
+    async fn fill_home(&self, frontend: Option<&str>, ids: Option<Ids>) -> Result<()> {
         let step = self.images.begin_step(frontend).await?;
-        let filled = self.place().fill_home(&step.root);
+        let filled = self.place().fill_home(&step.root, ids);
         let aborted = self.images.abort_step(step).await;
         filled.and(aborted)
     }
@@ -346,8 +350,10 @@ impl Runner {
                         (container.state == State::Running).then(|| (init::end_signal(container.pid), patience));
                     self.engine.end_task(&container.id, grace).await?;
                     // Not before: what a systemd that shuts down says is not about the next one.
-                    let socket = Notify::bind(&self.files.notify_dir(name))?;
+                    let socket = Notify::bind(&self.files.notify_dir(name), container.ids())?;
                     self.files.clear_kmsg(name)?;
+                    // The runtime has taken them away, and would make them its own.
+                    self.cgroups.create(&self.env_id, name, container.ids().map(|ids| ids.first))?;
                     self.engine.restart(&container.id, &self.files.console(name)).await?;
                     (self.listener)(Event::Restarted(name.clone()));
                     Ok::<_, Error>((name.clone(), socket))

@@ -1,7 +1,7 @@
 //! `manifest.json`, in all forms that oar-docker ever wrote.
 
 use crate::error::{Doing as _, Error, Result};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::collections::BTreeMap;
 
@@ -29,6 +29,9 @@ pub struct Manifest {
     /// Order of the lists that are printed.
     #[serde(default)]
     pub build_order: Vec<String>,
+    /// Whether nodes have user namespaces, where `start` is not told.
+    #[serde(default)]
+    pub userns: Option<Userns>,
     #[serde(default)]
     net_services: Option<Value>,
     #[serde(default)]
@@ -37,6 +40,30 @@ pub struct Manifest {
 
 fn oar() -> String {
     "OAR".into()
+}
+
+/// Whether nodes have user namespaces of their own, as `--userns` says it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Userns {
+    /// Where engine and kernel can.
+    #[default]
+    Auto,
+    /// The host's root is every node's.
+    Off,
+    /// That, or no cluster.
+    Require,
+}
+
+impl Userns {
+    /// The words.
+    pub const ALL: [(&'static str, Self); 3] = [("auto", Self::Auto), ("off", Self::Off), ("require", Self::Require)];
+
+    /// Reads one of them.
+    pub fn parse(text: &str) -> Result<Self> {
+        let found = Self::ALL.iter().find(|(word, _)| *word == text).map(|(_, value)| *value);
+        found.ok_or_else(|| Error::usage(format!("{text:?} is not one of auto, off and require")))
+    }
 }
 
 /// One line of the Network Services box.

@@ -5,15 +5,16 @@ use crate::cli::plan as shown;
 use crate::cli::values::{self, Given, Variable};
 use crate::cluster::facts::{self, Facts};
 use crate::cluster::request::Request;
+use crate::cluster::userns;
 use crate::cluster::volume::{Mode, Volume};
 use crate::cluster::{ROLES, plan, preflight};
 use crate::engine::select::Backend;
-use crate::error::{Error, Result};
+use crate::error::{Doing as _, Error, Result};
 use crate::host;
 use crate::net;
 use crate::workdir::Workdir;
-use crate::workdir::manifest::Service;
-use clap_complete::ArgValueCompleter;
+use crate::workdir::manifest::{Service, Userns};
+use clap_complete::{ArgValueCandidates, ArgValueCompleter};
 use serde::Serialize;
 use std::path::Path;
 use std::sync::Arc;
@@ -50,6 +51,10 @@ pub struct Params {
     /// Publish ports on all addresses, not only 127.0.0.1.
     #[arg(short = 'g', long, alias = "port_bindings-to-any")]
     port_bindings_to_any: bool,
+    /// Whether the root of the nodes is nobody on the host: auto (where engine and kernel can), off or require.
+    #[arg(long, value_name = "TEXT", value_parser = values::userns, add = ArgValueCandidates::new(values::all_userns))]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    userns: Option<Userns>,
     /// Return as soon as the nodes boot; they are Alive some seconds later.
     #[arg(long)]
     #[serde(skip_serializing_if = "values::off")]
@@ -121,7 +126,8 @@ async fn show(context: &mut Context, params: &Params) -> Result<()> {
     preflight::bootable(images.as_ref(), &workdir, &cgroups).await?;
     let images = facts::images(images.as_ref(), &request).await?;
     let subnet = net::proposed(&workdir.env_id)?;
-    let facts = Facts::collect(&request, &context.machine, &cgroups, images, subnet)?;
+    let chosen = userns::choose(engine.as_ref(), &context.machine, &workdir.env_id, request.userns).await?;
+    let facts = Facts::collect(&request, &context.machine, &cgroups, images, subnet, chosen.ids)?;
     let plan = plan::plan(&request, &facts);
     context.ui.data(&if params.json { shown::json(&plan)? } else { shown::text(&plan) });
     Ok(())
@@ -156,10 +162,20 @@ async fn request(context: &mut Context, workdir: &Workdir, params: &Params) -> R
         offset: params.port_bindings_offset,
         any: params.port_bindings_to_any,
         user: host::invoking_user(),
+        userns: wished_userns(params)?.or(workdir.manifest.userns).unwrap_or_default(),
         wait: !params.no_wait,
         global: context.global_options()?,
         env_dir: Arc::new(workdir.env_dir().sub(Path::new("/"))?),
     })
+}
+
+/// What the line says, else the variable that is for every start of a user.
+fn wished_userns(params: &Params) -> Result<Option<Userns>> {
+    let of_variable = || std::env::var("OARDOCKER_USERNS").ok().filter(|text| !text.is_empty());
+    match (params.userns, of_variable()) {
+        (None, Some(text)) => Userns::parse(&text).map(Some).doing(|| "OARDOCKER_USERNS".into()),
+        (given, _) => Ok(given),
+    }
 }
 
 /// Shared folders and variables, with what X11 needs of both.

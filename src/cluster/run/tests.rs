@@ -5,6 +5,7 @@ use crate::cluster::plan::tests::{image, request};
 use crate::cluster::{HOST_LABEL, ROLES};
 use crate::engine::ProcessSpec;
 use crate::engine::fake::{Answer, Fake, Trouble};
+use crate::host::Owners;
 use crate::rooted::Root;
 use std::collections::BTreeMap;
 use std::fs;
@@ -31,9 +32,9 @@ impl Powers for NoPowers {
     fn disarm(&self, dir: &Path) -> Result<()> {
         self.call(&format!("disarm {}", dir.display()))
     }
-    fn pin(&self, _: &OwnedFd, place: &Path) -> Result<()> {
+    fn pin(&self, _: &OwnedFd, place: &Path, _: &Owners) -> Result<Option<String>> {
         self.call(&format!("pin {}", place.display()))?;
-        fs::create_dir_all(place).map_err(|e| Error::new(e.to_string()))
+        fs::create_dir_all(place).map(|()| None).map_err(|e| Error::new(e.to_string()))
     }
     fn overlay(&self, _: &str, place: &Path) -> Result<()> {
         self.call(&format!("overlay {}", place.display()))
@@ -300,7 +301,7 @@ async fn what_is_on_the_host_has_the_modes_of_the_plan() {
     runner.start(&request).await.unwrap();
     let images = facts::images(world.fake.as_ref(), &request).await.unwrap();
     let subnet = crate::net::Subnet::first();
-    let facts = Facts::collect(&request, &world.machine, &runner.cgroups, images, subnet).unwrap();
+    let facts = Facts::collect(&request, &world.machine, &runner.cgroups, images, subnet, None).unwrap();
     let contents = plan::plan(&request, &facts).contents;
     let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o7777;
     // /home is as the image has it.
