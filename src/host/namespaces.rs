@@ -4,8 +4,9 @@
 //! that does nothing else, and lives on in what is mounted or opened of it.
 
 use super::ids::{IDS, Ids};
-use crate::error::{Doing as _, Result};
-use nix::mount::{MsFlags, mount};
+use crate::error::{Doing as _, Error, Result};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::sched::{CloneFlags, unshare};
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, kill, pthread_sigmask};
 use nix::sys::wait::waitpid;
 use nix::unistd::{ForkResult, Pid, fork, pipe2};
@@ -236,29 +237,34 @@ impl AsFd for Copy {
     }
 }
 
-/// Fails where nodes cannot have user namespaces whose root filesystem is an overlay of layers in `dir`; mounts nothing that stays.
+/// Fails where nodes cannot have user namespaces whose root filesystem is an overlay of layers in `dir`. What is mounted for that is seen by
+/// a thread alone, and goes with it.
 pub fn probe(dir: &Path) -> Result<()> {
-    let some = Ids { first: 1_878_982_656 };
-    let namespace = UserNamespace::new(&Map::of(some))?.open()?;
-    let layers = File::open(dir).doing(|| format!("cannot open {}", dir.display()))?;
-    let told = |what: &str| format!("{what} {}", dir.display());
-    let copy = Copy::of(&layers, false).doing(|| told("cannot copy the mount of"))?;
-    copy.show_as(&namespace, false).doing(|| told("the kernel cannot show other owners of the files in"))?;
-    overlay_of(&copy).doing(|| told("the kernel has no overlay that shows other owners of the files in"))
+    let dir = dir.to_owned();
+    let tried = std::thread::spawn(move || try_overlay(&dir)).join();
+    tried.unwrap_or_else(|_| Err(Error::new("the thread that tries it ended early")))
 }
 
-/// Makes an overlay of one layer and an empty place, and lets it go.
-fn overlay_of(layer: &Copy) -> std::io::Result<()> {
-    use rustix::mount::{
-        FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsconfig_set_string, fsmount, fsopen,
-    };
-    let other = tempfile::tempdir()?;
-    let fs = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
-    let lower = format!("/proc/self/fd/{}:{}", layer.as_fd().as_raw_fd(), other.path().display());
-    fsconfig_set_string(fs.as_fd(), "lowerdir", lower.as_str())?;
-    fsconfig_create(fs.as_fd())?;
-    fsmount(fs.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())?;
-    Ok(())
+fn try_overlay(dir: &Path) -> Result<()> {
+    // Any will do.
+    let ids = Ids { first: 1_878_982_656 };
+    let told = |what: &str| format!("{what} {}", dir.display());
+    let namespace = UserNamespace::new(&Map::of(ids))?.open()?;
+    let place = tempfile::tempdir().doing(|| "cannot make a directory".into())?;
+    let (layer, other) = (place.path().join("layer"), place.path().join("other"));
+    [&layer, &other].into_iter().try_for_each(fs::create_dir).doing(|| "cannot make a directory".into())?;
+    unshare(CloneFlags::CLONE_NEWNS).doing(|| "cannot create a mount namespace".into())?;
+    let (none, private) = (None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE);
+    mount(none, "/", none, private, none).doing(|| "cannot leave the host's mounts".into())?;
+    let copy = File::open(dir).and_then(|dir| Copy::of(&dir, false)).doing(|| told("cannot copy the mount of"))?;
+    copy.show_as(&namespace, false).doing(|| told("the kernel cannot show other owners of the files in"))?;
+    // Older kernels take no layer from what is mounted nowhere.
+    copy.attach(&layer)?;
+    let options = format!("lowerdir={}:{}", layer.display(), other.display());
+    mount(Some("overlay"), place.path(), Some("overlay"), MsFlags::MS_RDONLY, Some(options.as_str()))
+        .doing(|| told("the kernel has no overlay that shows other owners of the files in"))?;
+    umount2(place.path(), MntFlags::MNT_DETACH).doing(|| "cannot unmount an overlay".into())?;
+    umount2(&layer, MntFlags::MNT_DETACH).doing(|| "cannot unmount layers".into())
 }
 
 #[cfg(test)]
@@ -305,6 +311,19 @@ mod tests {
         nix::mount::umount2(&at, nix::mount::MntFlags::MNT_DETACH).unwrap();
         assert_eq!(owners, [RANGE.of(1000), 65_534, 65_534, RANGE.of(5)]);
         assert_eq!(written.unwrap_err().kind(), std::io::ErrorKind::ReadOnlyFilesystem);
+    }
+
+    #[test]
+    #[ignore = "needs root"]
+    fn what_is_tried_leaves_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let mounts = || fs::read_to_string("/proc/self/mountinfo").unwrap().lines().count();
+        let before = mounts();
+        // This machine's disk can.
+        probe(dir.path()).unwrap();
+        let error = probe(Path::new("/proc")).unwrap_err();
+        assert!(error.to_string().contains("cannot show other owners of the files in /proc"), "{error}");
+        assert_eq!(mounts(), before);
     }
 
     #[test]

@@ -3,6 +3,8 @@ import ctypes, errno, os, subprocess, sys
 
 libc = ctypes.CDLL(None, use_errno=True)
 major, minor = int(sys.argv[1]), int(sys.argv[2])
+# Whether the node has ids of its own.
+own_ids = open("/proc/self/uid_map").read().split()[1] != "0"
 
 
 def attempt(what, action):
@@ -67,6 +69,8 @@ for top, _, names in os.walk("/proc/sys"):
             opened.append(os.path.join(top, name))
         except OSError:
             pass
+# What of it is the node's own network, or the names of its own namespaces, is no matter.
+opened = [f for f in opened if not (own_ids and f.startswith(("/proc/sys/net/", "/proc/sys/user/")))]
 print("WORKED open " + " ".join(opened[:5]) if opened else "refused every file of /proc/sys")
 attempt("core_pattern", write("/proc/sys/kernel/core_pattern", "|/tmp/evil"))
 attempt("swappiness", write("/proc/sys/vm/swappiness", "60"))
@@ -101,10 +105,111 @@ if os.uname().machine == "x86_64":
     # BPF_PROG_DETACH, BPF_PROG_TEST_RUN, BPF_PROG_GET_FD_BY_ID, BPF_RAW_TRACEPOINT_OPEN, BPF_LINK_CREATE, and with bits too many.
     for command in 9, 10, 13, 17, 28, 99, (1 << 32) | 9, (1 << 32) | 17:
         attempt("bpf %d" % command, call(321, command, None, 0))
-# What only user namespaces can close: docs/security.md has to tell of each that works.
-for kind in "debugfs", "tracefs", "devtmpfs", "sysfs", "proc":
-    mounted = subprocess.run(["mount", "-t", kind, "none", "/mnt/x"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    print(("open " if mounted.returncode == 0 else "refused ") + kind)
-    subprocess.run(["umount", "/mnt/x"], stderr=subprocess.DEVNULL)
+    # io_uring_setup, userfaultfd, clock_settime, kcmp: what reaches far into the kernel.
+    if own_ids:
+        attempt("io_uring_setup", call(425, 1, None))
+        attempt("userfaultfd", call(323, 0))
+        attempt("clock_settime", call(227, 0, None))
+        attempt("kcmp", call(312, 1, 1, 0, 0, 0))
+        attempt("bpf 0", call(321, 0, None, 0))
+        attempt("a socket to the host of a virtual machine", lambda: libc.socket(40, 1, 0) >= 0)
 attempt("time", run("date", "-s", "2001-01-01"))
 attempt("modules", call(175, None, 0, b"") if os.uname().machine == "x86_64" else run("modprobe", "dummy"))
+attempt("a lower score for the killer of processes", write("/proc/self/oom_score_adj", "-1000"))
+attempt("a better priority", lambda: own_ids and os.nice(-5) < 0)
+
+# What only user namespaces can close: docs/security.md has to tell of each that works where there are none.
+def opens(kind, action):
+    try:
+        action()
+        print("open " + kind)
+    except (OSError, subprocess.CalledProcessError) as e:
+        print("refused", kind, "-", e)
+    subprocess.run(["umount", "/mnt/x"], stderr=subprocess.DEVNULL)
+
+
+def mounted(kind):
+    run("mount", "-t", kind, "none", "/mnt/x")()
+
+
+def writable(top, own):
+    """The files below that can be opened for writing, but for those of namespaces that are the node's."""
+    found = []
+    for path, _, names in os.walk(top):
+        for name in names:
+            file = os.path.join(path, name)
+            if os.path.relpath(file, top).startswith(own):
+                continue
+            try:
+                os.close(os.open(file, os.O_WRONLY | os.O_NONBLOCK))
+                found.append(file)
+            except OSError:
+                pass
+    return found
+
+
+def a_writable(kind, below, own):
+    def action():
+        mounted(kind)
+        found = writable("/mnt/x/" + below, own)
+        if not found:
+            raise OSError(errno.EACCES, "mounted, and nothing of the host can be written there")
+        print("  " + " ".join(found[:5]))
+    return action
+
+
+for kind in "debugfs", "tracefs", "devtmpfs", "configfs", "bpf", "securityfs", "pstore", "efivarfs":
+    opens(kind, lambda: mounted(kind))
+# Network, System V's memory and queues, names and limits of the node's own namespaces.
+opens("proc", a_writable("proc", "sys", ("net/", "user/", "fs/mqueue/", "kernel/msg", "kernel/shm", "kernel/sem", "kernel/auto_msgmni",
+                                         "kernel/hostname", "kernel/domainname", "kernel/ns_last_pid", "kernel/ipc")))
+opens("sysfs", a_writable("sysfs", "", ("class/net/", "devices/virtual/net/")))
+
+if own_ids:
+    # Limits of its own, on each hierarchy; and the way up.
+    for base in "/dev/oar_cgroups_links", "/sys/fs/cgroup":
+        tops = [os.path.join(base, top) for top in sorted(os.listdir(base))] if base.startswith("/dev") else [base]
+        for top in filter(os.path.isdir, tops):
+            for name in "cpuset.cpus", "cpu.shares", "memory.limit_in_bytes", "pids.max", "cpu.max", "memory.max", "freezer.state", "cgroup.freeze":
+                path = os.path.join(top, name)
+                if os.path.exists(path):
+                    attempt("a limit of its own, " + path, write(path, "max"))
+            attempt("a cgroup above, " + top, lambda: os.mkdir(os.path.join(top, "..", "evil")) if not os.path.ismount(top) else False)
+
+    # What is shared read-only stays so.
+    for place in "/readonly", "/var/lib/container/init-scripts", "/var/lib/container/nodes":
+        if not os.path.exists(place):
+            continue
+        attempt("a writable " + place, lambda: (run("mount", "-o", "remount,rw,bind", place)(), os.access(place, os.W_OK))[1])
+        attempt("a new name for " + place, lambda: (
+            open("/mnt/file", "w").close(),
+            run("mount", "--bind", place, "/mnt/file" if os.path.isfile(place) else "/mnt/x")(),
+            run("mount", "-o", "remount,rw,bind", "/mnt/file" if os.path.isfile(place) else "/mnt/x")(),
+            os.access("/mnt/file" if os.path.isfile(place) else "/mnt/x", os.W_OK))[3])
+        subprocess.run(["umount", "/mnt/x"], stderr=subprocess.DEVNULL)
+        subprocess.run(["umount", "/mnt/file"], stderr=subprocess.DEVNULL)
+    # The filesystem that a shared folder is on.
+    FIFREEZE = 0xC0045877
+    import fcntl
+    def freeze():
+        fd = os.open("/shared", os.O_RDONLY)
+        fcntl.ioctl(fd, FIFREEZE, 0)
+        fcntl.ioctl(fd, 0xC0045878, 0)
+    attempt("freeze the filesystem of a shared folder", freeze)
+    attempt("remount it", run("mount", "-o", "remount,ro", "/shared"))
+    attempt("give a file there to the host's root", lambda: (open("/shared/mine", "w").close(), os.chown("/shared/mine", 65534, 65534)) and os.chown("/shared/mine", 100000, 100000))
+    attempt("write to what is root's there", write("/shared/of-root", "x"))
+    attempt("become an id beyond its own", lambda: os.setresuid(70000, 70000, 70000))
+    # Sockets without a path are those of its own network.
+    names = [l.split()[-1] for l in open("/proc/net/unix") if " @" in l]
+    print(("WORKED " if any("containerd" in n or "docker" in n or "podman" in n for n in names) else "refused ") + "abstract sockets of the host")
+    print(("WORKED " if any(os.path.exists(p) for p in ("/run/containerd", "/run/docker.sock", "/run/podman", "/run/oardocker")) else "refused ") + "sockets of the host")
+    # Processes of the host and of other nodes have no number here.
+    others = [p for p in os.listdir("/proc") if p.isdigit() and not os.path.exists("/proc/%s/root/var/lib/container" % p) and os.path.exists("/proc/%s/exe" % p)]
+    print(("WORKED ptrace of " + " ".join(others)) if others else "refused processes that are not the node's")
+    # A namespace of its own in its own gives no more than it has.
+    nested = "mount --bind /proc/sys /mnt/x && mount -o remount,rw,bind /mnt/x && echo x > /mnt/x/kernel/core_pattern"
+    attempt("nested namespaces", run("unshare", "--user", "--map-root-user", "--mount", "sh", "-c", nested))
+    attempt("the upper layer of a mounted overlay", run("sh", "-c", "mount -t overlay -o lowerdir=/etc,upperdir=/shared,workdir=/shared/../x none /mnt/x"))
+    limits = open("/proc/self/uid_map").read().split()
+    print(("refused" if limits[1] != "0" and int(limits[2]) == 65536 else "WORKED"), "to be the host's root", limits)
