@@ -10,6 +10,7 @@ mod living;
 mod oar3;
 mod old_folders;
 mod together;
+mod userns;
 
 use crate::support::{
     Engine, Pty, Workdir, alone, assert_same_state, assert_soon_same_state, data_dir, eventually, host_state,
@@ -106,7 +107,12 @@ fn get_there(workdir: &Workdir, port: u16, path: &str, headers: &str) -> (String
 pub fn journey(engine: Engine, env: &str) {
     require_root();
     let _alone = engine.alone();
-    let workdir = ready_on(engine, env);
+    travel(&ready_on(engine, env));
+}
+
+/// A cluster's whole day.
+pub fn travel(workdir: &Workdir) {
+    let engine = workdir.engine;
     workdir.ok(&["stop"]);
     let before = state_on(engine);
     let begun = Instant::now();
@@ -119,24 +125,25 @@ pub fn journey(engine: Engine, env: &str) {
     // Returned means ready: every node is Alive at once, and a job runs.
     let nodes = workdir.sh("frontend", "oarnodes -s");
     assert_eq!(nodes.matches("Alive").count(), 3 * std::thread::available_parallelism().unwrap().get(), "{nodes}");
-    let id = submit(&workdir, "oarsub -l nodes=2,walltime=0:5 'sort -u $OAR_NODEFILE; echo who=$WHO'");
-    wait_state(&workdir, &id, "Terminated");
+    let id = submit(workdir, "oarsub -l nodes=2,walltime=0:5 'sort -u $OAR_NODEFILE; echo who=$WHO'");
+    wait_state(workdir, &id, "Terminated");
     println!(
-        "{env} on {}: ready after {ready_after:?}, first job of two nodes done after {:?}",
+        "{} on {}: ready after {ready_after:?}, first job of two nodes done after {:?}",
+        workdir.root.display(),
         engine.name(),
         begun.elapsed()
     );
-    assert!(job_field(&workdir, &id, "exit_code").starts_with("0 "), "the job ends with exit code 0");
+    assert!(job_field(workdir, &id, "exit_code").starts_with("0 "), "the job ends with exit code 0");
     assert_eq!(workdir.sh("frontend", &format!("cat OAR.{id}.stdout")), "node1\nnode2\nwho=it's = me\n");
 
     // The machine without root has no controllers to leave to its users, which is said.
     assert_eq!(notes.contains("jobs run, but are not confined"), engine == Engine::Rootless, "{notes}");
     if engine != Engine::Rootless {
-        confinement(&workdir);
+        confinement(workdir);
     }
-    interactive(&workdir);
-    services(&workdir);
-    inside(&workdir);
+    interactive(workdir);
+    services(workdir);
+    inside(workdir);
 
     // Logs of a node reach us.
     workdir.sh("node2", "logger -t probe marked-7531");
@@ -154,8 +161,8 @@ pub fn journey(engine: Engine, env: &str) {
     workdir.ok(&["reset", "node3"]);
     assert_eq!(boot("node1"), other, "only the named host is restarted");
     assert_ne!(boot("node3"), old);
-    let id = submit(&workdir, "oarsub -l \"{network_address='node3'}/nodes=1,walltime=0:5\" hostname");
-    wait_state(&workdir, &id, "Terminated");
+    let id = submit(workdir, "oarsub -l \"{network_address='node3'}/nodes=1,walltime=0:5\" hostname");
+    wait_state(workdir, &id, "Terminated");
     assert_eq!(workdir.sh("frontend", &format!("cat OAR.{id}.stdout")), "node3\n");
 
     // One that was shut down comes back when OAR wakes it.
@@ -179,7 +186,7 @@ pub fn journey(engine: Engine, env: &str) {
 
     // And again.
     workdir.ok(&["start", "-n", "1", "--port-bindings-offset", "50000"]);
-    assert!(get_there(&workdir, 56668, "/oarapi/resources.json", "").0.contains("200"));
+    assert!(get_there(workdir, 56668, "/oarapi/resources.json", "").0.contains("200"));
     assert_eq!(workdir.sh("frontend", "ls OAR.* 2>/dev/null | wc -l").trim(), "0", "/home is new with every cluster");
     assert!(workdir.sh("frontend", "cat ~/.bash_history").contains("oarsub -I"), "but shell histories persist");
     // A cluster that lost its oardocker in the middle is cleaned up all the same.

@@ -8,7 +8,7 @@ use crate::support::{
     texts,
 };
 use std::fs;
-use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown};
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -76,6 +76,16 @@ fn other_accounts(engine: Engine) {
         assert_eq!(fs::metadata(engine.data_dir().join(path)).unwrap().mode() & 0o777, mode, "{path}");
     }
     assert_eq!(fs::metadata(workdir.root.join(".oardocker/tmp")).unwrap().mode() & 0o777, 0o700);
+    if engine == Engine::Containerd {
+        let run = engine.runtime_dir();
+        for path in ["ids", "netns", "containerd/state/io.containerd.runtime.v2.task/oardocker"] {
+            let out = host_as(STRANGER, &format!("ls '{}'", run.join(path).display()));
+            assert!(!out.status.success(), "a stranger looks into {path}");
+        }
+        let socket = run.join("containerd/containerd.sock");
+        let out = host_as(STRANGER, &format!("ctr -a '{}' version", socket.display()));
+        assert!(!out.status.success(), "a stranger asks containerd");
+    }
     // Names of hosts are completed without root all the same.
     let names = engine.data_dir().join("hosts").join(workdir.env_id());
     assert_eq!(fs::metadata(&names).unwrap().mode() & 0o777, 0o644);
@@ -105,7 +115,8 @@ fn other_accounts_stay_out_on_podman() {
     other_accounts(Engine::Podman);
 }
 
-fn hostile_root(engine: Engine) {
+/// `own_ids` says whether its nodes are to have user namespaces.
+fn hostile_root(engine: Engine, own_ids: bool) {
     require_root();
     let _alone = engine.alone();
     let workdir = ready_on(engine, "trixie");
@@ -117,13 +128,24 @@ fn hostile_root(engine: Engine) {
     let disk: Vec<&str> = disks.lines().nth(2).expect("this host has a disk").split_whitespace().collect();
     let made = Command::new("mknod").arg(shared.path().join("disk")).args(["b", disk[0], disk[1]]).status().unwrap();
     assert!(made.success());
-    workdir.ok(&["start", "-n", "2", "-v", &format!("{}:/shared", shared.path().display())]);
+    fs::write(shared.path().join("of-root"), "root's\n").unwrap();
+    fs::set_permissions(shared.path().join("of-root"), fs::Permissions::from_mode(0o600)).unwrap();
+    chown(shared.path(), Some(CALLER), Some(CALLER)).unwrap();
+    let read_only = tempfile::tempdir_in(&workdir.root).unwrap();
+    chown(read_only.path(), Some(CALLER), Some(CALLER)).unwrap();
+    let volumes =
+        [format!("{}:/shared", shared.path().display()), format!("{}:/readonly:ro", read_only.path().display())];
+    let userns = if own_ids { "--userns=require" } else { "--userns=off" };
+    workdir.ok(&["start", "-n", "2", userns, "-v", &volumes[0], "-v", &volumes[1]]);
     fs::write(shared.path().join("attack.py"), fixture("safety/attack.py")).unwrap();
+    fs::set_permissions(shared.path().join("attack.py"), fs::Permissions::from_mode(0o644)).unwrap();
     let said = workdir.root_sh("node1", &format!("python3 /shared/attack.py {} {}", disk[0], disk[1]));
     let worked: Vec<&str> = said.lines().filter(|l| l.starts_with("WORKED")).collect();
     assert!(worked.is_empty(), "node root could: {worked:#?}\n{said}");
     assert!(said.lines().filter(|l| l.starts_with("refused")).count() > 30, "the attacks were not tried: {said}");
-    // What is open until there are user namespaces is told.
+    // What is open without user namespaces is told; with them nothing is.
+    let open: Vec<&str> = said.lines().filter(|l| l.starts_with("open ")).collect();
+    assert!(!own_ids || open.is_empty(), "open in a user namespace: {open:?}\n{said}");
     let told = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/security.md")).unwrap();
     for open in said.lines().filter_map(|l| l.strip_prefix("open ")) {
         assert!(told.contains(&format!("`{open}`")), "docs/security.md does not tell of {open}");
@@ -143,7 +165,7 @@ fn hostile_root(engine: Engine) {
     let target = shared.path().join("target");
     fs::write(&target, "x").unwrap();
     fs::set_permissions(&target, fs::Permissions::from_mode(0o644)).unwrap();
-    workdir.root_sh("node1", &format!("rm -f /run/host/s; ln -s {} /run/host/s", target.display()));
+    workdir.root_sh("node1", &format!("rm -f /run/host/s; ln -s {} /run/host/s; true", target.display()));
     workdir.ok(&["reset", "node1"]);
     assert_eq!(fs::metadata(&target).unwrap().mode() & 0o777, 0o644);
     workdir.ok(&["stop"]);
@@ -152,17 +174,22 @@ fn hostile_root(engine: Engine) {
 
 #[test]
 fn a_hostile_root_stays_in_its_node() {
-    hostile_root(Engine::Containerd);
+    hostile_root(Engine::Containerd, true);
+}
+
+#[test]
+fn a_hostile_root_of_the_host_s_ids_stays_in_its_node() {
+    hostile_root(Engine::Containerd, false);
 }
 
 #[test]
 fn a_hostile_root_stays_in_its_node_on_docker() {
-    hostile_root(Engine::Docker);
+    hostile_root(Engine::Docker, false);
 }
 
 #[test]
 fn a_hostile_root_stays_in_its_node_on_podman() {
-    hostile_root(Engine::Podman);
+    hostile_root(Engine::Podman, false);
 }
 
 /// A mistake costs an error, and not the cluster that runs.

@@ -344,6 +344,11 @@ pub fn state_on(engine: Engine) -> BTreeSet<String> {
             add("nft", &of_a_cluster.collect::<Vec<_>>().join("\n"));
         }
     }
+    // Keyrings of accounts that only containers have.
+    let keys = fs::read_to_string("/proc/keys").unwrap_or_default();
+    let of_containers =
+        |l: &&str| l.split_whitespace().nth(5).and_then(|id| id.parse().ok()).is_some_and(|id: u32| id >= 524_288);
+    add("key", &keys.lines().filter(of_containers).collect::<Vec<_>>().join("\n"));
     add("cgroup", &output("find", &["/sys/fs/cgroup", "-type", "d", "-path", "*/oardocker*"]));
     if engine == Engine::Containerd {
         let socket = runtime_dir().join("containerd/containerd.sock");

@@ -77,4 +77,7 @@ if [ "$last" != $choice ] && [ -d $LIB ]; then
     [ -n "$failed" ] || echo $choice > $DONE
 fi
 echo $choice > /run/oardocker-job-manager
+# In a user namespace root is not the host's.
+read -r _ outside _ < /proc/self/uid_map
+[ "$choice $outside" = "cgroups 0" ] || [ $choice != cgroups ] || choice+=", in which oar moves its processes itself"
 echo "jobs are confined by: $choice"
