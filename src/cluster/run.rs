@@ -165,6 +165,7 @@ impl Runner {
             .map(|host| async {
                 self.still_wanted()?;
                 self.engine.create(&host.spec).await?;
+                self.own_cgroup(&host.name, &host.spec.id, host.spec.ids, false).await?;
                 self.still_wanted()?;
                 self.engine.start(&host.spec.id).await?;
                 (self.listener)(Event::Started(host.name.clone()));
@@ -176,6 +177,17 @@ impl Runner {
             errors.extend(outcome.err());
         }
         Error::all(errors)
+    }
+
+    /// Makes the cgroups that a host with ids of its own is to have, before its runtime does, whose they would be. When a host ends, the
+    /// runtime takes them away (`gone`).
+    async fn own_cgroup(&self, name: &str, id: &str, ids: Option<Ids>, gone: bool) -> Result<()> {
+        let Some(ids) = ids else { return Ok(()) };
+        match self.engine.cgroup(id).await? {
+            Some(below) => self.cgroups.create(&self.env_id, &format!("{name}/{below}"), Some(ids.first)),
+            None if gone => self.cgroups.create(&self.env_id, name, Some(ids.first)),
+            None => Ok(()),
+        }
     }
 
     /// Waits for every host's READY=1; a host that ends or takes too long is named with the end of its journal.
@@ -352,8 +364,7 @@ impl Runner {
                     // Not before: what a systemd that shuts down says is not about the next one.
                     let socket = Notify::bind(&self.files.notify_dir(name), container.ids())?;
                     self.files.clear_kmsg(name)?;
-                    // The runtime has taken them away, and would make them its own.
-                    self.cgroups.create(&self.env_id, name, container.ids().map(|ids| ids.first))?;
+                    self.own_cgroup(name, &container.id, container.ids(), true).await?;
                     self.engine.restart(&container.id, &self.files.console(name)).await?;
                     (self.listener)(Event::Restarted(name.clone()));
                     Ok::<_, Error>((name.clone(), socket))

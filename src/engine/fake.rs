@@ -419,6 +419,10 @@ impl Engine for Fake {
         after
     }
 
+    async fn cgroup(&self, _: &str) -> Result<Option<String>> {
+        Ok(None)
+    }
+
     async fn start(&self, id: &str) -> Result<()> {
         let after = self.call(format!("start {id}")).await?;
         self.boot(id)?;

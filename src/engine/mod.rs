@@ -21,10 +21,7 @@ mod step;
 mod store;
 
 pub use images::{Image, ImageRecord, Images, Layer, StepRoot, chain_id, sha256};
-pub use spec::{
-    Content, IdsOrWhy, Mount, NODE_CAPABILITIES, NodeImage, NodeSpec, Plug, ProcessSpec, Seed, StepSpec,
-    node_capabilities,
-};
+pub use spec::{Content, IdsOrWhy, Mount, NODE_CAPABILITIES, NodeImage, NodeSpec, Plug, ProcessSpec, Seed, StepSpec};
 
 use crate::error::Result;
 use crate::host::Ids;
@@ -105,6 +102,8 @@ pub trait Engine: Send + Sync {
 
     /// Creates a node; its image is loaded and its cgroups exist already.
     async fn create(&self, spec: &NodeSpec) -> Result<()>;
+    /// The name of a created node's cgroup below the one that it was given; none: it is that one, or the engine makes it for the node.
+    async fn cgroup(&self, id: &str) -> Result<Option<String>>;
     /// Runs its first process.
     async fn start(&self, id: &str) -> Result<()>;
     /// Waits until the first process ends; its exit code.

@@ -1,6 +1,6 @@
 //! A container in the words of the OCI runtime spec, and the media types of the image spec.
 
-use super::{Mount, NodeSpec, ProcessSpec, StepSpec, node_capabilities, seccomp};
+use super::{Mount, NODE_CAPABILITIES, NodeSpec, ProcessSpec, StepSpec, seccomp};
 use crate::cgroup::View;
 use crate::host::{IDS, Ids};
 use crate::net::Namespaces;
@@ -45,9 +45,9 @@ const READ_ONLY: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys",
 /// Character devices that every container may use, besides those that the runtime adds by itself: tun and fuse.
 pub(super) const DEVICES: [(i64, i64); 2] = [(10, 200), (10, 229)];
 
-/// A session in a node that has these ids.
-pub(super) fn session(p: &ProcessSpec, ids: Option<Ids>) -> Value {
-    process(p, node_capabilities(ids))
+/// A session in a node.
+pub(super) fn session(p: &ProcessSpec) -> Value {
+    process(p, &NODE_CAPABILITIES)
 }
 
 fn process(p: &ProcessSpec, capabilities: &[&str]) -> Value {
@@ -77,7 +77,7 @@ pub(super) fn node(spec: &NodeSpec, root: &Path, namespaces: &Namespaces) -> Val
     let mut mounts = own_mounts();
     mounts.extend(cgroup_mounts(&spec.cgroup_view));
     mounts.extend(spec.mounts.iter().map(mount));
-    let process = process(&spec.process, node_capabilities(spec.ids));
+    let process = process(&spec.process, &NODE_CAPABILITIES);
     if spec.ids.is_some() {
         mounts.iter_mut().for_each(keep_locked);
     }
@@ -234,7 +234,6 @@ mod tests {
         let linux = own.linux().as_ref().unwrap();
         assert_eq!(linux.uid_mappings().as_ref().unwrap()[0].host_id(), 1_000_000);
         assert!(linux.namespaces().as_ref().unwrap().iter().any(|n| n.path().as_deref() == Some(Path::new("/u"))));
-        assert!(bounding(&bundle).contains(&Capability::SysAdmin) && !bounding(&bundle).contains(&Capability::SysNice));
         let spec = NodeSpec { ids: None, ..spec };
         let bundle = node(&spec, Path::new("rootfs"), &Namespaces { user: None, ..namespaces });
         let parsed: Spec = serde_json::from_value(bundle.clone()).unwrap();

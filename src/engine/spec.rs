@@ -72,13 +72,9 @@ pub enum Content {
     Link(String),
 }
 
-/// What a node, and a session in it, may do beyond what every container may: mounting, and priorities.
+/// What a node, and a session in it, may do beyond what every container may: mounting, and the priorities of others' processes. In a
+/// user namespace nobody raises one, but OAR's login shell has root set those of oar's to what they are, and ends where that fails.
 pub const NODE_CAPABILITIES: [&str; 2] = ["CAP_SYS_ADMIN", "CAP_SYS_NICE"];
-
-/// The same for a node with these ids: priorities are the host's, and in a user namespace nobody may set them.
-pub fn node_capabilities(ids: Option<Ids>) -> &'static [&'static str] {
-    if ids.is_some() { &NODE_CAPABILITIES[..1] } else { &NODE_CAPABILITIES }
-}
 
 /// Ids for the nodes of a cluster, held for them until the second value is dropped; or why nodes have the host's.
 pub type IdsOrWhy = std::result::Result<(Ids, Option<Reservation>), String>;

@@ -92,6 +92,10 @@ impl Engine for Containerd {
         furnish(pid, spec).doing(doing)
     }
 
+    async fn cgroup(&self, _: &str) -> Result<Option<String>> {
+        Ok(None)
+    }
+
     async fn start(&self, id: &str) -> Result<()> {
         let request = StartRequest { container_id: id.into(), exec_id: String::new() };
         self.client.tasks().start(request).await.map(drop).doing(|| format!("cannot start container {id}"))

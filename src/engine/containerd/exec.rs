@@ -32,7 +32,7 @@ impl Containerd {
         let exec_id = format!("exec-{:016x}", rand::random::<u64>());
         let doing = || format!("cannot run {} in container {id}", process.args.first().map_or("nothing", |a| a));
         let fifos = Fifos::create(&self.machine)?;
-        let value = serde_json::to_vec(&oci::session(process, self.ids_of(id).await?)).doing(doing)?;
+        let value = serde_json::to_vec(&oci::session(process)).doing(doing)?;
         let request = ExecProcessRequest {
             container_id: id.into(),
             stdin: if session.stdin.is_some() { fifos.text("stdin") } else { String::new() },

@@ -1,7 +1,6 @@
 //! What all parts of the adapter know: of the API, and of a node in both of its dialects.
 
-use crate::engine::{Mount, node_capabilities, oci};
-use crate::host::Ids;
+use crate::engine::{Mount, NODE_CAPABILITIES, oci};
 use crate::net::Port;
 use bollard::errors::Error as ApiError;
 
@@ -17,8 +16,8 @@ pub(super) fn is(error: &ApiError, status: u16) -> bool {
 }
 
 /// Exactly those that containerd gives: the engines' own defaults differ.
-pub(super) fn capabilities(ids: Option<Ids>) -> Vec<String> {
-    oci::CAPABILITIES.iter().chain(node_capabilities(ids)).copied().map(str::to_owned).collect()
+pub(super) fn capabilities() -> Vec<String> {
+    oci::CAPABILITIES.into_iter().chain(NODE_CAPABILITIES).map(str::to_owned).collect()
 }
 
 pub(super) fn is_read_only(mount: &Mount) -> bool {

@@ -10,7 +10,6 @@ use crate::engine::{
     oci, seccomp,
 };
 use crate::error::{Doing as _, Error, Result};
-use crate::host::Ids;
 use crate::net::{Access, Subnet};
 use async_trait::async_trait;
 use bollard::errors::Error as ApiError;
@@ -24,6 +23,7 @@ use bollard::query_parameters::{
 };
 use futures::StreamExt as _;
 use std::collections::HashMap;
+use std::os::unix::fs::fchown;
 use std::path::Path;
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -59,12 +59,6 @@ fn unlimited() -> i64 {
     }
 }
 
-/// The ids in the name of a directory such as `/var/lib/docker/231072.231072`.
-fn remapped(dir: &str) -> Option<Ids> {
-    let (users, groups) = Path::new(dir).file_name()?.to_str()?.split_once('.')?;
-    (users == groups).then(|| users.parse().ok().map(|first| Ids { first }))?
-}
-
 fn bind(source: &str, target: &str, read_only: bool) -> ApiMount {
     ApiMount {
         target: Some(target.into()),
@@ -78,7 +72,7 @@ fn bind(source: &str, target: &str, read_only: bool) -> ApiMount {
 
 impl Docker {
     /// Whether containers can be put below a cgroup of ours by its path: not where systemd is the one that makes cgroups.
-    async fn takes_cgroup_paths(&self) -> Result<bool> {
+    pub(super) async fn takes_cgroup_paths(&self) -> Result<bool> {
         if self.machine.is_rootless() {
             return Ok(false);
         }
@@ -88,23 +82,6 @@ impl Docker {
             Ok(about.cgroup_driver.is_some_and(|d| d.to_string() == "cgroupfs"))
         };
         self.cgroupfs.get_or_try_init(ask).await.copied()
-    }
-
-    /// What an Engine with `userns-remap` gives to all of its containers.
-    async fn remapped_ids(&self) -> Result<IdsOrWhy> {
-        let name = &self.info.name;
-        if self.podman {
-            return Ok(Err(format!("{name} is not asked for user namespaces")));
-        }
-        let about = self.api.info().await.doing(|| format!("cannot ask {name} whether it has user namespaces"))?;
-        if !about.security_options.iter().flatten().any(|option| option.split(',').any(|o| o == "name=userns")) {
-            return Ok(Err(format!("{name} runs without userns-remap")));
-        }
-        // It keeps all in a directory that is named after them.
-        let dir = about.docker_root_dir.unwrap_or_default();
-        Ok(remapped(&dir)
-            .map(|ids| (ids, None))
-            .ok_or_else(|| format!("{name} does not tell which ids it maps: {dir}")))
     }
 
     fn host_config(spec: &NodeSpec, below_ours: bool) -> HostConfig {
@@ -124,7 +101,7 @@ impl Docker {
             cgroup_parent: spec.cgroup.clone().filter(|_| below_ours),
             cgroupns_mode: Some(HostConfigCgroupnsModeEnum::PRIVATE),
             cap_drop: Some(vec!["ALL".into()]),
-            cap_add: Some(capabilities(spec.ids)),
+            cap_add: Some(capabilities()),
             device_cgroup_rules: Some(oci::DEVICES.iter().map(|(a, b)| format!("c {a}:{b} rwm")).collect()),
             pids_limit: Some(unlimited()),
             security_opt: Some(vec![seccomp, "apparmor=unconfined".into(), "label=disable".into()]),
@@ -190,14 +167,19 @@ impl Engine for Docker {
         self.drop_network(id).await
     }
 
-    async fn reserve_ids(&self, _: &str) -> Result<IdsOrWhy> {
-        self.remapped_ids().await
+    async fn reserve_ids(&self, id: &str) -> Result<IdsOrWhy> {
+        self.free_ids(id).await
     }
 
     async fn create(&self, spec: &NodeSpec) -> Result<()> {
         let doing = || format!("cannot create container {}", spec.id);
+        self.require_ids(spec.ids).await.doing(doing)?;
         let file = std::fs::OpenOptions::new().append(true).create(true).open(&spec.console);
-        file.doing(|| format!("cannot create {}", spec.console.display()))?;
+        let file = file.doing(|| format!("cannot create {}", spec.console.display()))?;
+        if let Some(ids) = spec.ids {
+            fchown(&file, Some(ids.first), Some(ids.first))
+                .doing(|| format!("cannot give {} away", spec.console.display()))?;
+        }
         let hierarchies =
             std::fs::read_to_string("/proc/self/cgroup").doing(|| "cannot read /proc/self/cgroup".into())?;
         // The variables are those of the first process alone: sessions would inherit what the engine knows.
@@ -235,6 +217,14 @@ impl Engine for Docker {
         };
         let named = CreateContainerOptionsBuilder::default().name(&spec.id).build();
         self.api.create_container(Some(named), body).await.map(drop).doing(doing)
+    }
+
+    async fn cgroup(&self, id: &str) -> Result<Option<String>> {
+        if !self.takes_cgroup_paths().await? {
+            return Ok(None);
+        }
+        let found = self.inspect(id).await?.ok_or_else(|| Error::new(format!("container {id} is gone")))?;
+        Ok(Some(if self.podman { format!("libpod-{}", found.id) } else { found.id }))
     }
 
     async fn start(&self, id: &str) -> Result<()> {
@@ -327,7 +317,7 @@ impl Engine for Docker {
 }
 
 fn info(container: Container) -> ContainerInfo {
-    let Container { name, created, state, config } = container;
+    let Container { name, created, state, config, .. } = container;
     ContainerInfo {
         id: name.trim_start_matches('/').to_owned(),
         labels: config.labels.unwrap_or_default(),
@@ -345,14 +335,6 @@ fn info(container: Container) -> ContainerInfo {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn an_engine_s_ids_are_in_the_name_of_its_directory() {
-        assert_eq!(remapped("/var/lib/docker/231072.231072"), Some(Ids { first: 231_072 }));
-        for other in ["/var/lib/docker", "/var/lib/docker/1.2", "/x/a.a", ""] {
-            assert_eq!(remapped(other), None, "{other}");
-        }
-    }
 
     #[test]
     fn hierarchies_with_several_controllers_are_named_whole() {

@@ -7,6 +7,7 @@ mod api;
 mod containers;
 mod exec;
 mod http;
+mod ids;
 mod images;
 mod libpod;
 mod networks;
@@ -52,6 +53,8 @@ pub struct Docker {
     podman: bool,
     /// Asked for when it is needed; see [`Docker::takes_cgroup_paths`].
     cgroupfs: tokio::sync::OnceCell<bool>,
+    /// The same; see [`Docker::remapped`].
+    remap: tokio::sync::OnceCell<Option<String>>,
 }
 
 fn numbers(version: &str) -> (u32, u32) {
@@ -93,6 +96,7 @@ impl Docker {
             store,
             socket: socket.into(),
             cgroupfs: tokio::sync::OnceCell::new(),
+            remap: tokio::sync::OnceCell::new(),
             podman: name == "Podman",
             patient,
             api,

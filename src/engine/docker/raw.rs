@@ -22,6 +22,7 @@ struct Listed {
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 pub(super) struct Container {
+    pub(super) id: String,
     pub(super) name: String,
     /// RFC 3339.
     pub(super) created: String,
@@ -71,8 +72,8 @@ impl Docker {
     /// Creates a container by Podman's own API.
     pub(super) async fn create_libpod(&self, container: &serde_json::Value) -> Result<()> {
         let doing = || format!("{} refuses it", self.info.name);
-        let path = format!("/v{OLDEST_PODMAN}.0.0/libpod/containers/create");
-        let answer = self.ask(Method::POST, &path, Some(container.to_string())).await.doing(doing)?;
+        let answer =
+            self.ask(Method::POST, &libpod("containers/create"), Some(container.to_string())).await.doing(doing)?;
         if answer.status == StatusCode::CREATED {
             return Ok(());
         }
@@ -83,8 +84,17 @@ impl Docker {
 
     /// An answer; none when the engine says that it is not there.
     async fn get<T: for<'de> Deserialize<'de>>(&self, path: &str) -> Result<Option<T>> {
+        self.get_at(&format!("/{}/{path}", version())).await
+    }
+
+    /// The same of Podman's own API.
+    pub(super) async fn get_libpod<T: for<'de> Deserialize<'de>>(&self, path: &str) -> Result<Option<T>> {
+        self.get_at(&libpod(path)).await
+    }
+
+    async fn get_at<T: for<'de> Deserialize<'de>>(&self, path: &str) -> Result<Option<T>> {
         let doing = || format!("cannot ask {} for {path}", self.info.name);
-        let answer = self.ask(Method::GET, &format!("/{}/{path}", version()), None).await.doing(doing)?;
+        let answer = self.ask(Method::GET, path, None).await.doing(doing)?;
         match answer.status {
             StatusCode::OK => serde_json::from_slice(&answer.body).doing(doing).map(Some),
             StatusCode::NOT_FOUND => Ok(None),
@@ -110,6 +120,10 @@ async fn in_time<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
     tokio::time::timeout(Duration::from_secs(LIMIT), work).await.map_err(late)?
 }
 
+fn libpod(path: &str) -> String {
+    format!("/v{OLDEST_PODMAN}.0.0/libpod/{path}")
+}
+
 fn version() -> String {
     format!("v{}.{}", OLDEST_API.0, OLDEST_API.1)
 }
@@ -120,7 +134,7 @@ mod tests {
 
     #[test]
     fn a_state_that_nobody_knows_is_read() {
-        let text = r#"{"Name": "/x", "Created": "2026-01-02T03:04:05.6Z", "Config": {"Labels": null, "Image": "i"},
+        let text = r#"{"Id": "1f", "Name": "/x", "Created": "2026-01-02T03:04:05.6Z", "Config": {"Labels": null, "Image": "i"},
                        "State": {"Status": "stopped", "Running": false, "Pid": 0, "ExitCode": 137, "More": []}}"#;
         let container: Container = serde_json::from_str(text).unwrap();
         assert_eq!((container.state.said.as_str(), container.state.exit_code), ("stopped", 137));
