@@ -20,8 +20,12 @@ pub struct Chosen {
 /// Decides, with what the engine has to offer.
 pub async fn choose(engine: &dyn Engine, machine: &Machine, env_id: &str, wish: Userns) -> Result<Chosen> {
     // In a user's own engine root is that user's already.
-    if wish == Userns::Off || machine.is_rootless() {
-        return Ok(Chosen { ids: None, _held: None, note: None });
+    let hosts_own = Chosen { ids: None, _held: None, note: None };
+    if machine.is_rootless() {
+        return Ok(hosts_own);
+    }
+    if wish == Userns::Off {
+        return engine.require_host_ids().await.map(|()| hosts_own);
     }
     match engine.reserve_ids(env_id).await? {
         Ok((ids, held)) => Ok(Chosen { ids: Some(ids), _held: held, note: None }),

@@ -419,6 +419,10 @@ impl Engine for Fake {
         after
     }
 
+    async fn require_host_ids(&self) -> Result<()> {
+        Ok(())
+    }
+
     async fn cgroup(&self, _: &str) -> Result<Option<String>> {
         Ok(None)
     }

@@ -100,6 +100,9 @@ pub trait Engine: Send + Sync {
     /// Ids of the host for the nodes of a cluster in place of the host's own, as far as this engine and host have user namespaces.
     async fn reserve_ids(&self, id: &str) -> Result<IdsOrWhy>;
 
+    /// Fails where nodes cannot have the host's own.
+    async fn require_host_ids(&self) -> Result<()>;
+
     /// Creates a node; its image is loaded and its cgroups exist already.
     async fn create(&self, spec: &NodeSpec) -> Result<()>;
     /// The name of a created node's cgroup below the one that it was given; none: it is that one, or the engine makes it for the node.

@@ -1,7 +1,7 @@
 //! Hosts whose root is nobody on the machine, and those whose root is the machine's.
 
 use super::{ready, ready_on, submit, travel, wait_state};
-use crate::support::{Engine, Workdir, alone, assert_same_state, host_state, require_root, texts};
+use crate::support::{Daemon, Engine, Workdir, alone, assert_same_state, host_state, require_root, texts};
 use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown};
@@ -33,7 +33,7 @@ fn hosts_have_ids_of_their_own() {
     let before = host_state();
     workdir.ok(&["start", "-n", "2"]);
     let root = root_of(&workdir, "node1");
-    assert!((524_288..=1_879_048_191).contains(&root) && root % 65_536 == 0, "{root}");
+    assert!((524_288..=1_879_048_191).contains(&root) && root.is_multiple_of(65_536), "{root}");
     for host in ["frontend", "server", "rsyslog", "node2"] {
         assert_eq!(root_of(&workdir, host), root, "they share /home");
     }
@@ -239,21 +239,60 @@ fn user_namespaces_are_chosen() {
 #[test]
 fn an_engine_without_user_namespaces_says_so() {
     require_root();
-    let _alone = Engine::Podman.alone();
-    let workdir = ready_on(Engine::Podman, "trixie");
+    let _alone = Engine::Docker.alone();
+    let workdir = ready_on(Engine::Docker, "trixie");
     let (code, text) = run(&workdir, &[], &["start", "-n", "1"]);
     assert_eq!(code, 0, "{text}");
     assert_eq!(
-        text.matches("note: the root of the nodes is the host's, as they have no user namespaces: Podman").count(),
+        text.matches("note: the root of the nodes is the host's, as they have no user namespaces: Docker Engine runs without userns-remap").count(),
         1,
         "{text}"
     );
     let text = workdir.fails(1, &["start", "-n", "1", "--userns=require"]);
-    assert!(text.contains("nodes cannot have user namespaces: Podman") && text.contains("--userns=off"), "{text}");
+    assert!(
+        text.contains("nodes cannot have user namespaces: Docker Engine runs without userns-remap")
+            && text.contains("--userns=off"),
+        "{text}"
+    );
     assert_eq!(workdir.sh("node1", "hostname"), "node1\n", "the one that ran goes on");
     let (code, text) = run(&workdir, &[("OARDOCKER_USERNS", "off")], &["start", "-n", "1"]);
     assert!(code == 0 && !text.contains("user namespaces"), "{text}");
     workdir.ok(&["stop"]);
+}
+
+/// What a Docker Engine gives to all of its containers is a cluster's as well.
+#[test]
+fn a_docker_that_remaps() {
+    const FIRST: u32 = 1_878_917_120;
+    require_root();
+    let _alone = alone();
+    let built = Engine::Docker;
+    {
+        let _docker = Daemon::start(built);
+        ready_on(built, "trixie").ok(&["stop"]);
+    }
+    let (docker, ids) = Daemon::docker_remapped(FIRST);
+    let host = format!("unix://{}", docker.socket().display());
+    let workdir = Workdir::on(built, "trixie");
+    let variables = [("OARDOCKER_DOCKER_HOST", host.as_str())];
+    let ok = |args: &[&str]| {
+        let (code, text) = run(&workdir, &variables, args);
+        assert_eq!(code, 0, "{args:?}: {text}");
+        text
+    };
+    ok(&["start", "-n", "1", "--userns=require"]);
+    assert!(ok(&["exec", "--no-tty", "node1", "cat /proc/self/uid_map"]).contains(&format!(" {FIRST} ")));
+    ok(&["reset", "node1"]);
+    let job = "oarsub -l nodes=1,walltime=0:5 'cat /proc/self/cpuset; oarsh node1 hostname' >/dev/null
+               for _ in $(seq 100); do grep -qs node1 OAR.1.stdout && break; sleep 0.2; done; cat OAR.1.stdout";
+    assert_eq!(ok(&["exec", "--no-tty", "frontend", job]), "/oar/docker_1\nnode1\n");
+    // Its images belong to those ids: others are not to be had, and that is told before the cluster that runs is stopped.
+    let (code, text) = run(&workdir, &variables, &["start", "-n", "1", "--userns=off"]);
+    assert_eq!(code, 1, "{text}");
+    assert!(text.contains("runs with userns-remap") && text.contains("leave --userns=off away"), "{text}");
+    assert_eq!(ok(&["exec", "--no-tty", "node1", "hostname"]), "node1\n");
+    ok(&["stop"]);
+    drop((docker, ids));
 }
 
 /// All of a cluster's day as it was before there were user namespaces.

@@ -78,7 +78,7 @@ attempt("sysrq", write("/proc/sysrq-trigger", "h"))
 attempt("kernel memory", lambda: os.open("/proc/kcore", os.O_RDONLY) and len(os.read(os.open("/proc/kcore", os.O_RDONLY), 1)) > 0)
 
 # A program that the kernel runs on the host when a cgroup gets empty.
-for base in "/dev/oar_cgroups_links", "/sys/fs/cgroup":
+for base in filter(os.path.isdir, ("/dev/oar_cgroups_links", "/sys/fs/cgroup")):
     for top in sorted(os.listdir(base)):
         for name in "release_agent", "notify_on_release":
             path = os.path.join(base, top, name)
@@ -168,7 +168,7 @@ opens("sysfs", a_writable("sysfs", "", ("class/net/", "devices/virtual/net/")))
 
 if own_ids:
     # Limits of its own, on each hierarchy; and the way up.
-    for base in "/dev/oar_cgroups_links", "/sys/fs/cgroup":
+    for base in filter(os.path.isdir, ("/dev/oar_cgroups_links", "/sys/fs/cgroup")):
         tops = [os.path.join(base, top) for top in sorted(os.listdir(base))] if base.startswith("/dev") else [base]
         for top in filter(os.path.isdir, tops):
             for name in "cpuset.cpus", "cpu.shares", "memory.limit_in_bytes", "pids.max", "cpu.max", "memory.max", "freezer.state", "cgroup.freeze":

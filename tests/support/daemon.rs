@@ -82,6 +82,20 @@ impl Daemon {
         Self::run(Engine::Docker, command, dir, data, None)
     }
 
+    /// Docker with `userns-remap`: all of its containers have ids from this one on. An account of the system has them as long as the
+    /// value that comes with it.
+    pub fn docker_remapped(first: u32) -> (Self, Subordinate) {
+        let dir = PathBuf::from(format!("{}.remap", Engine::Docker.daemon_dir().display()));
+        let data = super::data_root().join("docker-remapped");
+        end_leftover(&dir, &data);
+        fs::create_dir_all(&dir).unwrap();
+        let ids = Subordinate::give("games", first);
+        let rules = iptables_save();
+        let more = ["--bridge=none", "--ip-forward=false", "--userns-remap=games"];
+        let command = dockerd(&dir, &data, &more);
+        (Self::run(Engine::Docker, command, dir, data, Some(rules)), ids)
+    }
+
     fn run(engine: Engine, mut command: Command, dir: PathBuf, data: PathBuf, rules: Option<String>) -> Self {
         // Podman would make the directories above it for root alone, too, and other users' tests are below them.
         fs::create_dir_all(&data).unwrap();
@@ -145,6 +159,38 @@ fn dockerd(dir: &Path, data: &Path, more: &[&str]) -> Command {
         .arg(format!("--host=unix://{}", dir.join("sock").display()))
         .args(more);
     command
+}
+
+/// Lines of /etc/subuid and /etc/subgid, taken away with the value.
+pub struct Subordinate(String);
+
+const SUBORDINATE: [&str; 2] = ["/etc/subuid", "/etc/subgid"];
+
+impl Subordinate {
+    fn give(account: &str, first: u32) -> Self {
+        let line = format!("{account}:{first}:65536\n");
+        // Also what a killed run of the tests has left.
+        let ids = Self(line.clone());
+        ids.take_away();
+        for file in SUBORDINATE {
+            let before = fs::read_to_string(file).unwrap_or_default();
+            fs::write(file, before + &line).unwrap();
+        }
+        ids
+    }
+
+    fn take_away(&self) {
+        for file in SUBORDINATE {
+            let text = fs::read_to_string(file).unwrap_or_default();
+            fs::write(file, text.replace(&self.0, "")).unwrap();
+        }
+    }
+}
+
+impl Drop for Subordinate {
+    fn drop(&mut self) {
+        self.take_away();
+    }
 }
 
 /// An answer of an engine, as text.

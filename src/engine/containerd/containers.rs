@@ -92,6 +92,10 @@ impl Engine for Containerd {
         furnish(pid, spec).doing(doing)
     }
 
+    async fn require_host_ids(&self) -> Result<()> {
+        Ok(())
+    }
+
     async fn cgroup(&self, _: &str) -> Result<Option<String>> {
         Ok(None)
     }

@@ -167,13 +167,16 @@ impl Engine for Docker {
         self.drop_network(id).await
     }
 
-    async fn reserve_ids(&self, id: &str) -> Result<IdsOrWhy> {
-        self.free_ids(id).await
+    async fn reserve_ids(&self, _: &str) -> Result<IdsOrWhy> {
+        self.their_ids().await
+    }
+
+    async fn require_host_ids(&self) -> Result<()> {
+        self.refuse_if_remapped().await
     }
 
     async fn create(&self, spec: &NodeSpec) -> Result<()> {
         let doing = || format!("cannot create container {}", spec.id);
-        self.require_ids(spec.ids).await.doing(doing)?;
         let file = std::fs::OpenOptions::new().append(true).create(true).open(&spec.console);
         let file = file.doing(|| format!("cannot create {}", spec.console.display()))?;
         if let Some(ids) = spec.ids {
@@ -224,7 +227,7 @@ impl Engine for Docker {
             return Ok(None);
         }
         let found = self.inspect(id).await?.ok_or_else(|| Error::new(format!("container {id} is gone")))?;
-        Ok(Some(if self.podman { format!("libpod-{}", found.id) } else { found.id }))
+        Ok(Some(found.id))
     }
 
     async fn start(&self, id: &str) -> Result<()> {

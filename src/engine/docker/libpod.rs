@@ -2,23 +2,22 @@
 //! in such a container would be one in the host's cgroups.
 
 use super::api::{CONSOLE, MARK, capabilities, host_ip, is_read_only};
-use super::{ids, networks};
+use super::networks;
 use crate::engine::{NodeSpec, oci, seccomp};
 use crate::error::{Doing as _, Result};
-use crate::host::{Ids, Machine};
+use crate::host::Machine;
 use serde_json::{Value, json};
 use std::io::Write as _;
 use std::path::PathBuf;
 
 /// Podman reads the profile of system calls from a file.
-fn seccomp_file(machine: &Machine, ids: Option<Ids>) -> Result<PathBuf> {
-    let name = if ids.is_some() { "seccomp-own-ids.json" } else { "seccomp.json" };
-    let (dir, path) = (machine.runtime_dir(), machine.runtime_dir().join(name));
+fn seccomp_file(machine: &Machine) -> Result<PathBuf> {
+    let (dir, path) = (machine.runtime_dir(), machine.runtime_dir().join("seccomp.json"));
     let doing = || format!("cannot write {}", path.display());
     std::fs::create_dir_all(dir).doing(doing)?;
     // Whole at every moment: containers are created side by side.
     let mut file = tempfile::NamedTempFile::new_in(dir).doing(doing)?;
-    file.write_all(seccomp::of(ids).to_string().as_bytes()).doing(doing)?;
+    file.write_all(seccomp::of(None).to_string().as_bytes()).doing(doing)?;
     file.persist(&path).map_err(|e| e.error).doing(doing)?;
     Ok(path)
 }
@@ -67,7 +66,7 @@ pub(super) fn container(
         "cgroupns": {"nsmode": "private"},
         "cap_drop": ["ALL"],
         "cap_add": capabilities(),
-        "seccomp_profile_path": seccomp_file(machine, spec.ids)?,
+        "seccomp_profile_path": seccomp_file(machine)?,
         "apparmor_profile": "unconfined",
         "selinux_opts": ["disable"],
         "resource_limits": {"pids": {"limit": processes}},
@@ -79,10 +78,6 @@ pub(super) fn container(
         "systemd": "false",
         "sdnotifyMode": "ignore",
     });
-    if let Some(ids) = spec.ids {
-        wanted["userns"] = json!({"nsmode": "private"});
-        wanted["idmappings"] = ids::mappings(ids);
-    }
     if let Some(path) = spec.cgroup.as_ref().filter(|_| below_ours) {
         wanted["cgroup_parent"] = json!(path);
     }

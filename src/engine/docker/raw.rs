@@ -72,8 +72,8 @@ impl Docker {
     /// Creates a container by Podman's own API.
     pub(super) async fn create_libpod(&self, container: &serde_json::Value) -> Result<()> {
         let doing = || format!("{} refuses it", self.info.name);
-        let answer =
-            self.ask(Method::POST, &libpod("containers/create"), Some(container.to_string())).await.doing(doing)?;
+        let path = format!("/v{OLDEST_PODMAN}.0.0/libpod/containers/create");
+        let answer = self.ask(Method::POST, &path, Some(container.to_string())).await.doing(doing)?;
         if answer.status == StatusCode::CREATED {
             return Ok(());
         }
@@ -84,17 +84,8 @@ impl Docker {
 
     /// An answer; none when the engine says that it is not there.
     async fn get<T: for<'de> Deserialize<'de>>(&self, path: &str) -> Result<Option<T>> {
-        self.get_at(&format!("/{}/{path}", version())).await
-    }
-
-    /// The same of Podman's own API.
-    pub(super) async fn get_libpod<T: for<'de> Deserialize<'de>>(&self, path: &str) -> Result<Option<T>> {
-        self.get_at(&libpod(path)).await
-    }
-
-    async fn get_at<T: for<'de> Deserialize<'de>>(&self, path: &str) -> Result<Option<T>> {
         let doing = || format!("cannot ask {} for {path}", self.info.name);
-        let answer = self.ask(Method::GET, path, None).await.doing(doing)?;
+        let answer = self.ask(Method::GET, &format!("/{}/{path}", version()), None).await.doing(doing)?;
         match answer.status {
             StatusCode::OK => serde_json::from_slice(&answer.body).doing(doing).map(Some),
             StatusCode::NOT_FOUND => Ok(None),
@@ -118,10 +109,6 @@ impl Docker {
 async fn in_time<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
     let late = |_| Error::new(format!("it does not answer within {LIMIT} s"));
     tokio::time::timeout(Duration::from_secs(LIMIT), work).await.map_err(late)?
-}
-
-fn libpod(path: &str) -> String {
-    format!("/v{OLDEST_PODMAN}.0.0/libpod/{path}")
 }
 
 fn version() -> String {
