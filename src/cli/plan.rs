@@ -4,6 +4,7 @@ use super::table;
 use crate::cluster::contents::Source;
 use crate::cluster::plan::{Host, Plan};
 use crate::error::{Doing as _, Result};
+use crate::host::IDS;
 use crate::net::Access;
 use crate::workdir;
 
@@ -16,6 +17,7 @@ pub fn json(plan: &Plan) -> Result<String> {
 pub fn text(plan: &Plan) -> String {
     let facts = [
         ("Network", vec![format!("{}, reached by {}", plan.subnet, reached_by(plan.access.as_ref()))]),
+        ("Users", vec![users(plan)]),
         ("Ports", ports(plan)),
         ("Shared", shared(plan)),
         ("/home", vec![home(plan)]),
@@ -36,6 +38,16 @@ fn reached_by(access: Option<&Access>) -> String {
             let users = users.iter().map(|id| format!("account {id}"));
             ["root".to_owned()].into_iter().chain(users).collect::<Vec<_>>().join(" and ")
         }
+    }
+}
+
+/// Whose the hosts' accounts are on this machine.
+fn users(plan: &Plan) -> String {
+    match plan.hosts.first().and_then(|host| host.spec.ids) {
+        Some(ids) => format!("their own, {} to {} of this host", ids.first, ids.of(IDS - 1)),
+        // Nobody can be kept from a network of one's own engine.
+        None if plan.access.is_none() => "yours in /etc/subuid".into(),
+        None => "those of this host: their root is its root".into(),
     }
 }
 

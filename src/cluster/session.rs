@@ -5,7 +5,7 @@ use super::files::Files;
 use crate::engine::io::{Chunk, Session};
 use crate::engine::{ContainerInfo, Engine, ProcessSpec, State};
 use crate::error::{Error, Result};
-use crate::host::Accounts;
+use crate::host::{Accounts, IDS};
 use crate::rooted::Root;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -54,6 +54,15 @@ pub fn process(container: &ContainerInfo, wish: &Wish) -> Result<ProcessSpec> {
     let root = Root::open(Path::new(&format!("/proc/{}/root", container.pid)))?;
     let accounts = Accounts::read(&root)?;
     let user = accounts.user(&wish.user)?;
+    if container.ids().is_some() && user.uid.max(user.gid) >= IDS {
+        return Err(Error::new(format!(
+            "{} has the number {}, and hosts with ids of their own have them up to {}",
+            user.name,
+            user.uid.max(user.gid),
+            IDS - 1
+        ))
+        .hint("start the cluster with the host's: oardocker start --userns=off"));
+    }
     let cwd = match wish.workdir.strip_prefix('~') {
         Some(rest) if rest.is_empty() || rest.starts_with('/') => format!("{}{rest}", user.home),
         _ => wish.workdir.clone(),

@@ -51,6 +51,11 @@ fn hosts_have_ids_of_their_own() {
     let owners = "stat -c '%u:%g %a' /etc/shadow /usr/bin/sudo /var/lib/oar; stat -c %U /etc/hosts /etc/resolv.conf";
     assert_eq!(workdir.root_sh("node1", owners).lines().last(), Some("root"));
     assert!(workdir.root_sh("node1", owners).starts_with("0:42 640\n0:0 4755\n"));
+    assert!(
+        workdir
+            .fails(1, &["exec", "-l", "70000", "node1", "true"])
+            .contains("hosts with ids of their own have them up to 65535")
+    );
     // Streams can be opened by their names.
     assert_eq!(workdir.sh("node1", "echo out > /dev/stdout; echo err > /dev/stderr"), "out\n");
 
@@ -226,6 +231,12 @@ fn user_namespaces_are_chosen() {
     assert!(workdir.fails(1, &["start"]).contains("unknown variant `maybe`"));
     fs::write(&manifest, &original).unwrap();
     assert!(planned(&[], &[]), "the default");
+    assert!(workdir.ok(&["start", "--plan"]).contains("Users    their own, "));
+    assert!(
+        workdir
+            .ok(&["start", "--plan", "--userns=off"])
+            .contains("Users    those of this host: their root is its root")
+    );
     for (variables, args) in
         [(&[][..], &["start", "--userns=maybe"][..]), (&[("OARDOCKER_USERNS", "maybe")], &["start"])]
     {

@@ -127,6 +127,7 @@ async fn show(context: &mut Context, params: &Params) -> Result<()> {
     let images = facts::images(images.as_ref(), &request).await?;
     let subnet = net::proposed(&workdir.env_id)?;
     let chosen = userns::choose(engine.as_ref(), &context.machine, &workdir.env_id, request.userns).await?;
+    chosen.note.iter().for_each(|line| context.ui.note(line));
     let facts = Facts::collect(&request, &context.machine, &cgroups, images, subnet, chosen.ids)?;
     let plan = plan::plan(&request, &facts);
     context.ui.data(&if params.json { shown::json(&plan)? } else { shown::text(&plan) });

@@ -149,20 +149,14 @@ fn mount(ids: Ids, snapshots: &Path, place: &Path) -> Result<()> {
     let copy = File::open(snapshots).and_then(|dir| Copy::of(&dir, false)).doing(doing)?;
     copy.show_as(&namespace, false).doing(doing)?;
     // Nobody else is to see them so.
-    host::private_dir(&machine_dir(place))?;
+    host::private_dir(place.parent().unwrap_or(Path::new("/")))?;
     host::private_dir(place)?;
     copy.attach(place)
-}
-
-fn machine_dir(place: &Path) -> PathBuf {
-    place.parent().unwrap_or(Path::new("/")).to_owned()
 }
 
 fn unmount(place: &Path) {
     let _ = umount2(place, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW);
     let _ = fs::remove_dir(place);
-    // The last one takes the directory of all along.
-    let _ = fs::remove_dir(machine_dir(place));
 }
 
 /// Takes away what a killed oardocker left of that.
