@@ -58,3 +58,67 @@ pub fn adapt(host: &mut NodeSpec) {
     host.seeds.push(Seed { path: UNIT.0, content: Content::Text(UNIT.1.into()) });
     host.seeds.push(Seed { path: WANTED.0, content: Content::Link(WANTED.1.into()) });
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cluster::plan::tests::sample;
+    use crate::engine::fake::Fake;
+    use std::path::Path;
+
+    #[tokio::test]
+    async fn what_an_engine_cannot_is_told_once_refused_or_not_missed() {
+        let (fake, machine) = (Fake::new().unwrap(), Machine::below(Path::new("/o")));
+        let chosen = choose(&fake, &machine, "ab12", Userns::Auto).await.unwrap();
+        let note = chosen.note.unwrap();
+        assert!(
+            chosen.ids.is_none() && note.contains("the fake runs nothing") && note.contains("--userns=off"),
+            "{note}"
+        );
+        let error = choose(&fake, &machine, "ab12", Userns::Require).await.unwrap_err();
+        assert!(error.to_string().contains("the fake runs nothing"), "{error}");
+        let chosen = choose(&fake, &machine, "ab12", Userns::Off).await.unwrap();
+        assert!(chosen.ids.is_none() && chosen.note.is_none());
+    }
+
+    /// Where there are v1 controllers and ids of its own, and nowhere else.
+    #[test]
+    fn oar_moves_its_processes_itself_where_root_may_not() {
+        let has = |host: &NodeSpec| host.seeds.iter().any(|seed| seed.path == UNIT.0);
+        for mut host in sample().hosts.into_iter().map(|host| host.spec) {
+            assert_eq!(has(&host), host.hostname != "rsyslog", "{}", host.hostname);
+            host.seeds.clear();
+            let mut with_the_host_s_ids = NodeSpec { ids: None, ..host.clone() };
+            host.cgroup_view.controllers.clear();
+            [&mut host, &mut with_the_host_s_ids].into_iter().for_each(adapt);
+            assert!(!has(&host) && !has(&with_the_host_s_ids));
+        }
+    }
+
+    /// The forms that OAR's `oarsh_shell` has had: of each only what moves processes changes.
+    #[test]
+    fn lines_that_move_processes_lose_their_oardodo() {
+        let dir = tempfile::tempdir().unwrap();
+        let shell = dir.path().join("oarsh_shell");
+        let before = r#"if $OARDIR/oardodo/oardodo sh -c "mkdir -p $M/cpuset/$C/$U" && \
+$OARDIR/oardodo/oardodo sh -c "cat $M/cpuset/$C/cpuset.mems > $M/cpuset/$C/$U/cpuset.mems"
+    oardodo sh -c "echo $p > $c/$CPUSETNAME/tasks" || return 1
+$OARDIR/oardodo/oardodo renice 0 $$ $PPID
+exec $OARDIR/oardodo/oardodo "$@"
+export PATH=$OARDIR/oardodo:$PATH
+"#;
+        let after = before
+            .replace("if $OARDIR/oardodo/oardodo sh", "if sh")
+            .replace("$OARDIR/oardodo/oardodo sh", "sh")
+            .replace("    oardodo sh", "    sh");
+        std::fs::write(&shell, before).unwrap();
+        // As systemd reads the line.
+        let line =
+            UNIT.1.lines().find_map(|l| l.strip_prefix("ExecStart=/bin/sh -c '")).unwrap().strip_suffix('\'').unwrap();
+        let script =
+            line.replace("$$", "$").replace("\\\\", "\\").replace("/usr/lib/oar/oarsh_shell", shell.to_str().unwrap());
+        let ran = std::process::Command::new("sh").args(["-c", &script]).status().unwrap();
+        assert!(ran.success());
+        assert_eq!(std::fs::read_to_string(&shell).unwrap(), after);
+    }
+}

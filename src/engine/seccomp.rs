@@ -75,7 +75,7 @@ const AF_VSOCK: u64 = 40;
 /// The profile of a node whose root is nobody on the host.
 fn strict() -> Value {
     let names: Vec<&str> = REFUSED.iter().chain(&REFUSED_IN_USER_NAMESPACES).copied().collect();
-    of_rules(vec![no_keys(), refused(&names), refused_if("socket", "SCMP_CMP_EQ", AF_VSOCK)])
+    of_rules(&[no_keys(), refused(&names), refused_if("socket", "SCMP_CMP_EQ", AF_VSOCK)])
 }
 
 /// The profile of a node with these ids.
@@ -95,7 +95,7 @@ pub(super) fn profile() -> Value {
     rules.extend(others.map(|command| refused_if("bpf", "SCMP_CMP_EQ", command)));
     // Also those with bits that the kernel does not look at.
     rules.push(refused_if("bpf", "SCMP_CMP_GT", last));
-    of_rules(rules)
+    of_rules(&rules)
 }
 
 fn refused(names: &[&str]) -> Value {
@@ -109,7 +109,7 @@ fn refused_if(call: &str, op: &str, value: u64) -> Value {
     rule
 }
 
-fn of_rules(rules: Vec<Value>) -> Value {
+fn of_rules(rules: &[Value]) -> Value {
     json!({"defaultAction": "SCMP_ACT_ALLOW", "architectures": architectures(), "syscalls": rules})
 }
 
