@@ -20,7 +20,7 @@ pub use ids::{IDS, Ids, Reservation, reserve as reserve_ids};
 pub use locks::{Lock, is_locked, lock, lock_patiently, share, try_lock};
 pub use machine::{Machine, starts_inside};
 pub use mounts::{locked_options, overlay_features, restrict, unescape, unmount_below};
-pub use namespaces::{Copy, Map, UserNamespace, probe as probe_user_namespaces};
+pub use namespaces::{Map, MountCopy, UserNamespace, probe as probe_user_namespaces};
 pub use paths::{own_data_dir, podman_socket, session_dir};
 pub use powers::{Own, Owners, Powers};
 pub use process::{invoking_user, primary_group, shed_descriptors};

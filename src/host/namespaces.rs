@@ -130,7 +130,7 @@ impl Holder {
         // SAFETY: the child makes system calls and nothing else, until it ends.
         let forked = unsafe { fork() };
         if let Ok(ForkResult::Child) = forked {
-            hold(tells.as_raw_fd(), hears.as_raw_fd(), orders.as_raw_fd());
+            hold(tells.as_raw_fd(), hears.as_raw_fd());
         }
         pthread_sigmask(SigmaskHow::SIG_SETMASK, Some(&before), None)?;
         match forked? {
@@ -166,10 +166,16 @@ impl Drop for Holder {
 }
 
 /// The child's life: a user namespace, then on the next order a network namespace in that, then waiting to be killed.
-fn hold(tells: i32, hears: i32, orders: i32) -> ! {
+fn hold(tells: i32, hears: i32) -> ! {
     // SAFETY: plain system calls on descriptors that are open and memory that is this function's.
     unsafe {
-        nix::libc::close(orders);
+        // Other threads may be at the same: of their pipes and of ours nobody but us is to have the other end.
+        let (low, high) = (i64::from(tells.min(hears)), i64::from(tells.max(hears)));
+        for (first, last) in [(0, low - 1), (low + 1, high - 1), (high + 1, i64::from(u32::MAX))] {
+            if first <= last {
+                nix::libc::close_range(first as u32, last as u32, 0);
+            }
+        }
         for flag in [nix::libc::CLONE_NEWUSER, nix::libc::CLONE_NEWNET] {
             let code = if nix::libc::unshare(flag) == 0 { 0 } else { *nix::libc::__errno_location() };
             let told = nix::libc::write(tells, (&raw const code).cast(), 4);
@@ -184,9 +190,9 @@ fn hold(tells: i32, hears: i32, orders: i32) -> ! {
 
 /// A copy of a mount, mounted nowhere yet.
 #[derive(Debug)]
-pub struct Copy(OwnedFd);
+pub struct MountCopy(OwnedFd);
 
-impl Copy {
+impl MountCopy {
     /// Of what is open, with all that is mounted below it if that is wanted.
     pub fn of(open: &impl AsFd, whole: bool) -> std::io::Result<Self> {
         let below = if whole { OpenTreeFlags::AT_RECURSIVE } else { OpenTreeFlags::empty() };
@@ -231,7 +237,7 @@ impl Copy {
     }
 }
 
-impl AsFd for Copy {
+impl AsFd for MountCopy {
     fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
         self.0.as_fd()
     }
@@ -256,7 +262,7 @@ fn try_overlay(dir: &Path) -> Result<()> {
     unshare(CloneFlags::CLONE_NEWNS).doing(|| "cannot create a mount namespace".into())?;
     let (none, private) = (None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE);
     mount(none, "/", none, private, none).doing(|| "cannot leave the host's mounts".into())?;
-    let copy = File::open(dir).and_then(|dir| Copy::of(&dir, false)).doing(|| told("cannot copy the mount of"))?;
+    let copy = File::open(dir).and_then(|dir| MountCopy::of(&dir, false)).doing(|| told("cannot copy the mount of"))?;
     copy.show_as(&namespace, false).doing(|| told("the kernel cannot show other owners of the files in"))?;
     // Older kernels take no layer from what is mounted nowhere.
     copy.attach(&layer)?;
@@ -301,7 +307,7 @@ mod tests {
         }
         let map = Map::exchanging(RANGE, (1234, 1234), 1000);
         let namespace = UserNamespace::new(&map).unwrap().open().unwrap();
-        let copy = Copy::of(&File::open(&of).unwrap(), true).unwrap();
+        let copy = MountCopy::of(&File::open(&of).unwrap(), true).unwrap();
         copy.show_as(&namespace, true).unwrap();
         copy.lock_read_only().unwrap();
         copy.attach(&at).unwrap();
@@ -324,6 +330,19 @@ mod tests {
         let error = probe(Path::new("/proc")).unwrap_err();
         assert!(error.to_string().contains("cannot show other owners of the files in /proc"), "{error}");
         assert_eq!(mounts(), before);
+    }
+
+    /// What they are made by ends with who asked for it, also when many are made at once: none has an end of another's pipe.
+    #[test]
+    #[ignore = "needs root"]
+    fn many_at_once_do_not_keep_each_other() {
+        let made: Vec<_> =
+            (0..8).map(|_| std::thread::spawn(|| UserNamespace::new(&Map::of(RANGE)).unwrap())).collect();
+        let made: Vec<UserNamespace> = made.into_iter().map(|thread| thread.join().unwrap()).collect();
+        for namespace in &made {
+            let open = fs::read_dir(namespace.holder.path("fd")).unwrap().count();
+            assert_eq!(open, 2, "its own ends and nothing of ours");
+        }
     }
 
     #[test]

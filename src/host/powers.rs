@@ -1,7 +1,7 @@
 //! What only root may do on this machine, for what is made of a cluster: a trait, so that all the rest can be tried without root.
 
 use super::mounts;
-use super::namespaces::{Copy, Map, UserNamespace};
+use super::namespaces::{Map, MountCopy, UserNamespace};
 use crate::error::{Doing as _, Result};
 use crate::rooted;
 use nix::mount::{MsFlags, mount};
@@ -39,7 +39,7 @@ fn pin_shown(opened: &OwnedFd, place: &Path, map: &Map, read_only: bool) -> Resu
     let doing = || format!("cannot mount {}", place.display());
     rooted::make_place(opened, place)?;
     let namespace = UserNamespace::new(map)?.open()?;
-    let copy = Copy::of(opened, true).doing(doing)?;
+    let copy = MountCopy::of(opened, true).doing(doing)?;
     // What is mounted below it may be of a kind that cannot: then only that is as it is.
     let shown = copy.show_as(&namespace, true).or_else(|_| copy.show_as(&namespace, false));
     if read_only {

@@ -11,7 +11,7 @@ use super::{Containerd, SNAPSHOTTER};
 use crate::engine::IdsOrWhy;
 use crate::engine::spec::noted_ids;
 use crate::error::{Doing as _, Error, Result};
-use crate::host::{self, Copy, Ids, Machine, Map, UserNamespace};
+use crate::host::{self, Ids, Machine, Map, MountCopy, UserNamespace};
 use containerd_client::services::v1::{GetContainerRequest, ListContainersRequest, PluginsRequest};
 use containerd_client::types::Mount;
 use nix::mount::{MntFlags, umount2};
@@ -146,7 +146,7 @@ fn place(machine: &Machine, id: &str) -> PathBuf {
 fn mount(ids: Ids, snapshots: &Path, place: &Path) -> Result<()> {
     let doing = || format!("cannot show the layers in {} as a container's", snapshots.display());
     let namespace = UserNamespace::new(&Map::of(ids))?.open()?;
-    let copy = File::open(snapshots).and_then(|dir| Copy::of(&dir, false)).doing(doing)?;
+    let copy = File::open(snapshots).and_then(|dir| MountCopy::of(&dir, false)).doing(doing)?;
     copy.show_as(&namespace, false).doing(doing)?;
     // Nobody else is to see them so.
     host::private_dir(place.parent().unwrap_or(Path::new("/")))?;
