@@ -46,7 +46,7 @@ fn users(plan: &Plan) -> String {
     match plan.hosts.first().and_then(|host| host.spec.ids) {
         Some(ids) => format!("their own, {} to {} of this host", ids.first, ids.of(IDS - 1)),
         // Nobody can be kept from a network of one's own engine.
-        None if plan.access.is_none() => "yours in /etc/subuid".into(),
+        None if plan.access.is_none() => "root is you, the others are yours in /etc/subuid".into(),
         None => "those of this host: their root is its root".into(),
     }
 }

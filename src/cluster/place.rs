@@ -4,12 +4,12 @@ use super::contents::{self, Contents, Shared, Source};
 use super::cow;
 use super::files::Files;
 use crate::error::{Doing as _, Result};
-use crate::host::{self, IDS, Ids, Map, Owners, Powers, make_dir, private_dir, write_file};
+use crate::host::{self, IDS, Ids, Map, Owners, Plain, Powers, make_dir, private_dir, write_file};
 use crate::rooted::{Root, own_path};
 use rustix::fs::{Mode, OFlags};
 use std::fs::{self, File};
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, lchown};
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, fchown, lchown};
 use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
@@ -56,8 +56,9 @@ impl Place {
                 )?;
             }
             let owners = owners(shared, &opened, user)?;
+            let owner = rustix::fs::fstat(&opened).map_or(0, |stat| stat.st_uid);
             let refused = self.powers.pin(&opened, &shared.place, &owners)?;
-            notes.extend(note(shared, &owners, refused));
+            notes.extend(note(shared, &owners, user.filter(|user| *user != owner).map(|_| owner), refused));
         }
         contents.copies.iter().try_for_each(|copy| cow::mount(copy, self.powers.as_ref()))?;
         Ok(notes)
@@ -92,31 +93,61 @@ impl Place {
     }
 }
 
-/// As whose the hosts see the files of something shared: those of who shares it, or of its owner, as user docker's, and the other way
-/// round. Of what they only read, root's are root's as well.
+/// Whose files user docker of the hosts has: of who shares them, or of the folder's owner.
+fn sharer(opened: &OwnedFd, user: Option<u32>) -> std::io::Result<(u32, Option<u32>)> {
+    let stat = rustix::fs::fstat(opened)?;
+    let account = user.unwrap_or(stat.st_uid);
+    let group = user.and_then(|_| host::invoking_group()).or_else(|| host::primary_group(account));
+    let group = group.or_else(|| (account == stat.st_uid).then_some(stat.st_gid));
+    // The host's group root is given to nobody who is not root.
+    Ok((account, group.filter(|group| *group != 0 || account == 0)))
+}
+
+/// As whose the hosts see the files of something shared: those of who shares it as user docker's, and the other way round. Of what they
+/// only read, root's are root's as well.
 fn owners(shared: &Shared, opened: &OwnedFd, user: Option<u32>) -> Result<Owners> {
     let Some(ids) = shared.ids else { return Ok(Owners::Plain) };
-    let doing = || format!("cannot tell whose {} is", shared.place.display());
-    let stat = rustix::fs::fstat(opened).map_err(std::io::Error::from).doing(doing)?;
-    let account = user.unwrap_or(stat.st_uid);
-    let group = host::primary_group(account).unwrap_or(stat.st_gid);
-    let map = Map::exchanging(ids, (account, group), contents::DOCKER);
+    let (account, group) = sharer(opened, user).doing(|| format!("cannot tell whose {} is", shared.place.display()))?;
+    let map = Map::exchanging(ids, account, group, contents::DOCKER);
     let scripts = matches!(shared.source, Source::Directory(_));
     Ok(Owners::Shown { map: if scripts { map.with_root(ids) } else { map }, read_only: shared.read_only })
 }
 
-/// What the user should know of how something is shared.
-fn note(shared: &Shared, owners: &Owners, refused: Option<String>) -> Option<String> {
-    let Source::Volume(path) = &shared.source else { return None };
-    if let Some(why) = refused {
-        return Some(format!("in {path} all files are nobody's for the nodes, as it cannot show other owners: {why}"));
-    }
-    match owners {
-        Owners::Shown { map, read_only: false } if map.shows_root() => Some(format!(
+/// What the user should know of how something is shared. `foreign` is its owner, if that is not who shares it.
+fn note(shared: &Shared, owners: &Owners, foreign: Option<u32>, refused: Option<Plain>) -> Option<String> {
+    let path = match &shared.source {
+        Source::Volume(path) => path.clone(),
+        Source::Directory(path) => path.display().to_string(),
+        Source::History { .. } => return None,
+    };
+    match (refused, owners, foreign) {
+        (Some(Plain { below: false, why }), _, _) => {
+            Some(format!("in {path} all files are nobody's for the nodes, as it cannot show other owners: {why}"))
+        }
+        (Some(Plain { below: true, why }), _, _) => Some(format!(
+            "below {path} something is mounted that cannot show other owners: in all that is mounted there, files are nobody's for the nodes: {why}"
+        )),
+        _ if matches!(shared.source, Source::Directory(_)) => None,
+        (None, Owners::Shown { read_only: false, .. }, Some(owner)) => {
+            Some(format!("{path} is account {owner}'s, not yours: for the nodes its files are nobody's"))
+        }
+        (None, Owners::Shown { map, read_only: false }, None) if map.shows_root() => Some(format!(
             "{path} is root's: what nodes write there is root's as well, set-uid programs too; share it :ro or :cow, or give it to an account"
         )),
         _ => None,
     }
+}
+
+/// Tries whether a history can be given to whom it is for, and leaves it as it was.
+pub(super) fn try_giving(shared: &Shared, opened: &OwnedFd) -> Result<()> {
+    let Source::History { path, owner } = &shared.source else { return Ok(()) };
+    let doing = || format!("cannot give {} to account {owner}, for which it is kept", path.display());
+    let stat = rustix::fs::fstat(opened).map_err(std::io::Error::from).doing(doing)?;
+    if stat.st_uid == *owner {
+        return Ok(());
+    }
+    fchown(opened, Some(*owner), Some(*owner)).doing(doing)?;
+    fchown(opened, Some(stat.st_uid), Some(stat.st_gid)).doing(doing)
 }
 
 /// Has what belongs to the accounts of an image belong to those of the hosts. One file may have several names.

@@ -52,10 +52,11 @@ pub async fn start(
     require_its_engine(backend.engine.as_ref(), &files)?;
     bootable(backend.images.as_ref(), workdir, cgroups).await?;
     let warning = net::resolv_conf()?.warning;
-    for shared in shared(&files, &request.volumes, None) {
-        place::open(&request.env_dir, &shared)?;
-    }
     let chosen = userns::choose(backend.engine.as_ref(), machine, &workdir.env_id, request.userns).await?;
+    for shared in shared(&files, &request.volumes, chosen.ids) {
+        let opened = place::open(&request.env_dir, &shared)?;
+        place::try_giving(&shared, &opened)?;
+    }
     net::check_free(machine, &workdir.env_id, &files.ports(), &request.ports())?;
     let hosts = u32::try_from(super::names(request.nodes).len()).unwrap_or(u32::MAX);
     net::require_room(hosts)?;

@@ -85,7 +85,8 @@ pub fn process(container: &ContainerInfo, wish: &Wish) -> Result<ProcessSpec> {
         cwd,
         uid: user.uid,
         gid: user.gid,
-        groups: user.groups,
+        // A host with ids of its own has no others, and files of theirs are nobody's.
+        groups: user.groups.into_iter().filter(|group| container.ids().is_none() || *group < IDS).collect(),
         terminal: wish.terminal,
     })
 }

@@ -47,14 +47,21 @@ pub struct Reservation {
 
 /// A free range for who has this name, the same one as long as it is free. `known` are those of an engine's containers.
 pub fn reserve(machine: &Machine, name: &str, known: &[Ids]) -> Result<(Ids, Reservation)> {
-    let taken = taken()?;
+    let mut taken = taken()?;
+    let free = |ids: Ids, taken: &[Range<u64>]| {
+        !known.contains(&ids) && !taken.iter().any(|range| ids.overlaps(range)) && !is_an_account(ids)
+    };
     for slot in candidates(name) {
         let ids = Ids { first: slot * IDS };
-        if known.contains(&ids) || taken.iter().any(|range| ids.overlaps(range)) || is_an_account(ids) {
+        if !free(ids, &taken) {
             continue;
         }
         if let Some(lock) = lock(machine, slot)? {
-            return Ok((ids, Reservation { _lock: lock }));
+            // Who had the lock before may have used them since we looked.
+            taken = self::taken()?;
+            if free(ids, &taken) {
+                return Ok((ids, Reservation { _lock: lock }));
+            }
         }
     }
     Err(Error::new("no range of 65536 user ids is free on this host"))

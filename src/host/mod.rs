@@ -22,6 +22,6 @@ pub use machine::{Machine, starts_inside};
 pub use mounts::{locked_options, overlay_features, restrict, unescape, unmount_below};
 pub use namespaces::{Map, MountCopy, UserNamespace, probe as probe_user_namespaces};
 pub use paths::{own_data_dir, podman_socket, session_dir};
-pub use powers::{Own, Owners, Powers};
-pub use process::{invoking_user, primary_group, shed_descriptors};
+pub use powers::{Own, Owners, Plain, Powers};
+pub use process::{invoking_group, invoking_user, primary_group, shed_descriptors};
 pub use zone::{is_zone, time_zone};

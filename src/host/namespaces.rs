@@ -33,19 +33,19 @@ impl Map {
         Self { users: lines.clone(), groups: lines }
     }
 
-    /// Files of a range as they are, and those of one other account (user and group) as if `inside` of the range had them.
-    pub fn exchanging(ids: Ids, other: (u32, u32), inside: u32) -> Self {
-        let lines = |other: u32| {
+    /// Files of a range as they are, and those of one other user, and group if there is one, as if `inside` of the range had them.
+    pub fn exchanging(ids: Ids, user: u32, group: Option<u32>, inside: u32) -> Self {
+        let lines = |other: Option<u32>| {
             let own = ids.first..ids.first + IDS;
             let place = ids.of(inside);
-            if own.contains(&other) {
+            let Some(other) = other.filter(|other| !own.contains(other)) else {
                 return vec![(ids.first, ids.first, IDS)];
-            }
+            };
             let after = place + 1;
             let all = [(own.start, own.start, inside), (other, place, 1), (after, after, own.end - after)];
             all.into_iter().filter(|(_, _, count)| *count > 0).collect()
         };
-        Self { users: lines(other.0), groups: lines(other.1) }
+        Self { users: lines(Some(user)), groups: lines(group) }
     }
 
     /// The same, with files of the host's root as if root of the range had them.
@@ -65,7 +65,7 @@ impl Map {
 
     /// Whether the host's root is one of those whose files are shown.
     pub fn shows_root(&self) -> bool {
-        self.users.iter().any(|(from, _, _)| *from == 0)
+        self.users.iter().chain(&self.groups).any(|(from, _, _)| *from == 0)
     }
 }
 
@@ -84,7 +84,13 @@ impl UserNamespace {
     pub fn new(map: &Map) -> Result<Self> {
         let doing = || "cannot create a user namespace".to_owned();
         let mut holder = Holder::begin().doing(doing)?;
-        holder.answer().doing(doing)?;
+        holder
+            .answer()
+            .map_err(|e| match e.raw_os_error() {
+                Some(nix::libc::ENOSPC) => "the host allows none (sysctl user.max_user_namespaces)".into(),
+                _ => e.to_string(),
+            })
+            .doing(doing)?;
         for (file, lines) in [("uid_map", &map.users), ("gid_map", &map.groups)] {
             fs::write(holder.path(file), text(lines))
                 .doing(|| format!("cannot say which ids a user namespace has ({file})"))?;
@@ -130,7 +136,7 @@ impl Holder {
         // SAFETY: the child makes system calls and nothing else, until it ends.
         let forked = unsafe { fork() };
         if let Ok(ForkResult::Child) = forked {
-            hold(tells.as_raw_fd(), hears.as_raw_fd());
+            hold(tells.as_raw_fd(), hears.as_raw_fd(), orders.as_raw_fd());
         }
         pthread_sigmask(SigmaskHow::SIG_SETMASK, Some(&before), None)?;
         match forked? {
@@ -166,9 +172,11 @@ impl Drop for Holder {
 }
 
 /// The child's life: a user namespace, then on the next order a network namespace in that, then waiting to be killed.
-fn hold(tells: i32, hears: i32) -> ! {
+fn hold(tells: i32, hears: i32, orders: i32) -> ! {
     // SAFETY: plain system calls on descriptors that are open and memory that is this function's.
     unsafe {
+        // Kernels before 5.9 cannot do what follows.
+        nix::libc::close(orders);
         // Other threads may be at the same: of their pipes and of ours nobody but us is to have the other end.
         let (low, high) = (i64::from(tells.min(hears)), i64::from(tells.max(hears)));
         for (first, last) in [(0, low - 1), (low + 1, high - 1), (high + 1, i64::from(u32::MAX))] {
@@ -256,7 +264,7 @@ fn try_overlay(dir: &Path) -> Result<()> {
     let ids = Ids { first: 1_878_982_656 };
     let told = |what: &str| format!("{what} {}", dir.display());
     let namespace = UserNamespace::new(&Map::of(ids))?.open()?;
-    let place = tempfile::tempdir().doing(|| "cannot make a directory".into())?;
+    let place = tempfile::tempdir_in("/run").doing(|| "cannot make a directory".into())?;
     let (layer, other) = (place.path().join("layer"), place.path().join("other"));
     [&layer, &other].into_iter().try_for_each(fs::create_dir).doing(|| "cannot make a directory".into())?;
     unshare(CloneFlags::CLONE_NEWNS).doing(|| "cannot create a mount namespace".into())?;
@@ -282,15 +290,17 @@ mod tests {
 
     #[test]
     fn maps_show_each_id_once() {
-        let map = Map::exchanging(RANGE, (1234, 100), 1000);
+        let map = Map::exchanging(RANGE, 1234, Some(100), 1000);
         assert_eq!(text(&map.users), "1000000 1000000 1000\n1234 1001000 1\n1001001 1001001 64535\n");
         assert_eq!(text(&map.groups).lines().nth(1), Some("100 1001000 1"));
         let with_root = map.with_root(RANGE);
         assert_eq!(text(&with_root.users), "0 1000000 1\n1000001 1000001 999\n1234 1001000 1\n1001001 1001001 64535\n");
         // Root is that account already, and what the range left there before is as it is.
-        let of_root = Map::exchanging(RANGE, (0, 0), 1000);
+        let of_root = Map::exchanging(RANGE, 0, Some(0), 1000);
         assert_eq!(of_root.clone().with_root(RANGE), of_root);
-        assert_eq!(text(&Map::exchanging(RANGE, (1_001_000, 0), 1000).users), "1000000 1000000 65536\n");
+        let own = Map::exchanging(RANGE, 1_001_000, None, 1000);
+        assert_eq!([text(&own.users), text(&own.groups)], ["1000000 1000000 65536\n", "1000000 1000000 65536\n"]);
+        assert!(of_root.shows_root() && !own.shows_root() && Map::exchanging(RANGE, 1, Some(0), 1000).shows_root());
     }
 
     #[test]
@@ -305,7 +315,7 @@ mod tests {
             fs::write(of.join(name), "").unwrap();
             std::os::unix::fs::chown(of.join(name), Some(owner), Some(owner)).unwrap();
         }
-        let map = Map::exchanging(RANGE, (1234, 1234), 1000);
+        let map = Map::exchanging(RANGE, 1234, Some(1234), 1000);
         let namespace = UserNamespace::new(&map).unwrap().open().unwrap();
         let copy = MountCopy::of(&File::open(&of).unwrap(), true).unwrap();
         copy.show_as(&namespace, true).unwrap();

@@ -13,8 +13,8 @@ use std::path::Path;
 pub trait Powers: Send + Sync {
     /// Mounts a directory onto itself so that set-uid programs and devices there mean nothing on the host.
     fn disarm(&self, dir: &Path) -> Result<()>;
-    /// Shows what is open at a place of ours. The value is why that is not with the owners that it should have.
-    fn pin(&self, opened: &OwnedFd, place: &Path, owners: &Owners) -> Result<Option<String>>;
+    /// Shows what is open at a place of ours. The value is what of it is not with the owners that it should have.
+    fn pin(&self, opened: &OwnedFd, place: &Path, owners: &Owners) -> Result<Option<Plain>>;
     /// Mounts an overlay.
     fn overlay(&self, options: &str, place: &Path) -> Result<()>;
     /// Gives a file or directory to an account and its group.
@@ -35,18 +35,28 @@ pub enum Owners {
     },
 }
 
-fn pin_shown(opened: &OwnedFd, place: &Path, map: &Map, read_only: bool) -> Result<Option<String>> {
+/// What could not be shown with other owners.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Plain {
+    /// Only what is mounted below it.
+    pub below: bool,
+    /// Why.
+    pub why: String,
+}
+
+fn pin_shown(opened: &OwnedFd, place: &Path, map: &Map, read_only: bool) -> Result<Option<Plain>> {
     let doing = || format!("cannot mount {}", place.display());
     rooted::make_place(opened, place)?;
     let namespace = UserNamespace::new(map)?.open()?;
     let copy = MountCopy::of(opened, true).doing(doing)?;
-    // What is mounted below it may be of a kind that cannot: then only that is as it is.
-    let shown = copy.show_as(&namespace, true).or_else(|_| copy.show_as(&namespace, false));
+    // What is mounted below it may be of a kind that cannot: then all of that is as it is.
+    let refused = copy.show_as(&namespace, true).err();
+    let below = refused.is_some() && copy.show_as(&namespace, false).is_ok();
     if read_only {
         copy.lock_read_only().doing(doing)?;
     }
     copy.attach(place)?;
-    Ok(shown.err().map(|e| e.to_string()))
+    Ok(refused.map(|e| Plain { below, why: e.to_string() }))
 }
 
 /// This process's own.
@@ -58,7 +68,7 @@ impl Powers for Own {
         mounts::disarm(dir)
     }
 
-    fn pin(&self, opened: &OwnedFd, place: &Path, owners: &Owners) -> Result<Option<String>> {
+    fn pin(&self, opened: &OwnedFd, place: &Path, owners: &Owners) -> Result<Option<Plain>> {
         match owners {
             Owners::Plain => rooted::pin(opened, place).map(|()| None),
             Owners::Shown { map, read_only } => pin_shown(opened, place, map, *read_only),

@@ -19,6 +19,11 @@ pub fn invoking_user() -> Option<u32> {
     std::env::var("SUDO_UID").ok()?.parse().ok().filter(|uid| *uid != 0 && nix::unistd::geteuid().is_root())
 }
 
+/// Its group.
+pub fn invoking_group() -> Option<u32> {
+    std::env::var("SUDO_GID").ok()?.parse().ok().filter(|_| invoking_user().is_some())
+}
+
 /// The group that an account's files have when nothing else is said, if this host knows the account.
 pub fn primary_group(user: u32) -> Option<u32> {
     let user = nix::unistd::User::from_uid(nix::unistd::Uid::from_raw(user)).ok()??;

@@ -126,7 +126,10 @@ fn folder(dir: &Path, name: &str) -> String {
         fs::set_permissions(folder.join(file), fs::Permissions::from_mode(0o600)).unwrap();
         chown(folder.join(file), Some(owner), Some(owner)).unwrap();
     }
-    chown(&folder, Some(CALLER), Some(CALLER)).unwrap();
+    // As after `chown CALLER`, without a group.
+    fs::write(folder.join("zgroup"), "zgroup\n").unwrap();
+    fs::set_permissions(folder.join("zgroup"), fs::Permissions::from_mode(0o640)).unwrap();
+    chown(&folder, Some(CALLER), Some(0)).unwrap();
     folder.display().to_string()
 }
 
@@ -161,7 +164,12 @@ fn who_shares_a_folder_is_user_docker() {
     for place in ["rw", "ro", "cow"] {
         let owners =
             workdir.sh("node1", &format!("cd /v/{place}; stat -c %U . mine root other; cat mine; cat root 2>&1; true"));
-        assert_eq!(owners, format!("docker\ndocker\nnobody\nnobody\nmine\ncat: root: Permission denied\n"), "{place}");
+        assert_eq!(owners, "docker\ndocker\nnobody\nnobody\nmine\ncat: root: Permission denied\n", "{place}");
+        assert_eq!(
+            workdir.sh("node1", &format!("cat /v/{place}/zgroup 2>/dev/null; true")),
+            "",
+            "nor is docker in group root"
+        );
     }
     let written = "cd /v/rw; echo d > docker; sudo sh -c 'echo r > by-root; cp /usr/bin/id set-uid; chmod 4755 set-uid; cat root other'; echo $?";
     assert_eq!(workdir.sh("node1", written).lines().last(), Some("1"), "not even its root reads them");
@@ -171,7 +179,7 @@ fn who_shares_a_folder_is_user_docker() {
     assert_eq!([owner(format!("{rw}/by-root")), owner(format!("{rw}/set-uid"))], [root, root], "nobody on the machine");
     // Copies are each host's own, with the same owners.
     workdir.sh("node1", "cd /v/cow; echo changed >> mine; mv mine renamed; mkdir new; sudo touch new/by-root");
-    assert_eq!(workdir.sh("node2", "cat /v/cow/mine; ls /v/cow"), "mine\nmine\nother\nroot\n");
+    assert_eq!(workdir.sh("node2", "cat /v/cow/mine; ls /v/cow"), "mine\nmine\nother\nroot\nzgroup\n");
     assert_eq!(
         workdir.sh("node1", "stat -c %U /v/cow/renamed /v/cow/new/by-root; cat /v/cow/renamed"),
         "docker\nroot\nmine\nchanged\n"

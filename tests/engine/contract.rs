@@ -8,10 +8,10 @@ use oardocker::engine::fake::{Answer, Fake};
 use oardocker::engine::io::{Chunk, Session};
 use oardocker::engine::select::{self, Backend};
 use oardocker::engine::{
-    Content, Image, Images, Layer, NodeImage, NodeSpec, Plug, ProcessSpec, Seed, State, StepSpec, address,
+    Content, Image, Images, Layer, Mount, NodeImage, NodeSpec, Plug, ProcessSpec, Seed, State, StepSpec, address,
 };
 use oardocker::error::Result;
-use oardocker::host::Machine;
+use oardocker::host::{Ids, Machine};
 use oardocker::image::build::{Builder, Options};
 use oardocker::image::layer;
 use oardocker::image::name::Name;
@@ -339,4 +339,42 @@ async fn nodes(subject: &Subject, image: &Image) {
     engine.remove(NODE).await.unwrap();
     assert!(engine.restart(NODE, &spec.console).await.is_err(), "it is gone");
     assert!(engine.settled(&engine.orphans().unwrap()).await.unwrap());
+    engine.require_host_ids().await.unwrap();
+    if let Ok((ids, held)) = engine.reserve_ids(ID).await.unwrap() {
+        node_of_its_own(subject, &spec, ids).await;
+        drop(held);
+    }
+}
+
+/// One with ids of its own: what it finds is its root's, also in what it has mounted itself.
+async fn node_of_its_own(subject: &Subject, spec: &NodeSpec, ids: Ids) {
+    let engine = &subject.backend.engine;
+    let mut spec = NodeSpec { ids: Some(ids), ..spec.clone() };
+    spec.image.volumes = vec!["/run/made".into(), "/opt/made".into()];
+    spec.mounts.push(Mount {
+        target: "/run".into(),
+        kind: "tmpfs".into(),
+        source: "tmpfs".into(),
+        options: vec!["nosuid".into(), "nodev".into(), "mode=755".into()],
+    });
+    spec.plug.subnet = engine.create_network(ID, &Access::root()).await.unwrap();
+    engine.create(&spec).await.unwrap();
+    engine.start(NODE).await.unwrap();
+    let found = exec(
+        &subject.backend,
+        "stat -c %u / /etc/hosts /etc/shadow /run/made /opt/made; cut -d' ' -f1- /proc/self/uid_map",
+    )
+    .await;
+    let (code, out, err) = found.unwrap();
+    let words: Vec<&str> = out.split_whitespace().collect();
+    assert_eq!(
+        (code, words.as_slice()),
+        (0, ["0", "0", "0", "0", "0", "0", ids.first.to_string().as_str(), "65536"].as_slice()),
+        "{err}"
+    );
+    let listed = engine.containers().await.unwrap();
+    assert_eq!(listed.iter().find(|c| c.id == NODE).unwrap().ids(), Some(ids));
+    let (other, _held) = engine.reserve_ids(ID).await.unwrap().unwrap();
+    assert_ne!(other, ids, "they are taken");
+    engine.remove(NODE).await.unwrap();
 }

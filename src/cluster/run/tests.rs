@@ -5,7 +5,7 @@ use crate::cluster::plan::tests::{image, request};
 use crate::cluster::{HOST_LABEL, ROLES};
 use crate::engine::ProcessSpec;
 use crate::engine::fake::{Answer, Fake, Trouble};
-use crate::host::Owners;
+use crate::host::{Owners, Plain};
 use crate::rooted::Root;
 use std::collections::BTreeMap;
 use std::fs;
@@ -32,7 +32,7 @@ impl Powers for NoPowers {
     fn disarm(&self, dir: &Path) -> Result<()> {
         self.call(&format!("disarm {}", dir.display()))
     }
-    fn pin(&self, _: &OwnedFd, place: &Path, _: &Owners) -> Result<Option<String>> {
+    fn pin(&self, _: &OwnedFd, place: &Path, _: &Owners) -> Result<Option<Plain>> {
         self.call(&format!("pin {}", place.display()))?;
         fs::create_dir_all(place).map(|()| None).map_err(|e| Error::new(e.to_string()))
     }

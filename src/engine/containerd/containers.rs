@@ -243,7 +243,11 @@ impl Containerd {
         let pid = self.create_task(id, shown.mounts.clone(), Stdio::Log(console)).await;
         // The overlay has them by now.
         drop(shown);
-        pid
+        pid.map_err(|e| {
+            e.hint(
+                "if it works without user namespaces, tell us why it does not with them: oardocker start --userns=off",
+            )
+        })
     }
 
     /// The process id of the task, which waits to be started.
@@ -312,7 +316,11 @@ impl Containerd {
 fn furnish(pid: u32, spec: &NodeSpec) -> Result<()> {
     let root = Root::open(Path::new(&format!("/proc/{pid}/root")))?.given_to(spec.ids.map_or(0, |ids| ids.first));
     for volume in &spec.image.volumes {
-        root.make_dir(Path::new(volume))?;
+        // In what the node itself has mounted there are only its own accounts.
+        let made = root.make_dir(Path::new(volume)).map(drop);
+        made.or_else(|e| {
+            spec.ids.map_or(Err(e), |ids| ids::as_root_of(ids, || root.make_dir(Path::new(volume)).map(drop)))
+        })?;
     }
     spec.seeds.iter().try_for_each(|seed| match &seed.content {
         Content::Text(text) => root.replace(Path::new(seed.path), text.as_bytes(), 0o644),

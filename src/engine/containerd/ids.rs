@@ -15,6 +15,7 @@ use crate::host::{self, Ids, Machine, Map, MountCopy, UserNamespace};
 use containerd_client::services::v1::{GetContainerRequest, ListContainersRequest, PluginsRequest};
 use containerd_client::types::Mount;
 use nix::mount::{MntFlags, umount2};
+use nix::unistd::{Gid, Uid};
 use prost::Message as _;
 use prost_types::Any;
 use std::collections::HashMap;
@@ -34,14 +35,23 @@ impl Containerd {
         if let Some(why) = self.no_ids.get_or_try_init(|| self.probe()).await? {
             return Ok(Err(why.clone()));
         }
+        loop {
+            let (machine, id, known) = (self.machine.clone(), id.to_owned(), self.known_ids().await?);
+            let reserved = tokio::task::spawn_blocking(move || host::reserve_ids(&machine, &id, &known)).await;
+            let (ids, held) = reserved.doing(|| "cannot look for free ids".into())??;
+            // Another one may have given them to containers since we looked, and before we had the lock.
+            if !self.known_ids().await?.contains(&ids) {
+                return Ok(Ok((ids, Some(held))));
+            }
+        }
+    }
+
+    /// Those of all containers.
+    async fn known_ids(&self) -> Result<Vec<Ids>> {
         let doing = || "cannot list containers of containerd".to_owned();
         let request = ListContainersRequest { filters: Vec::new() };
         let all = self.client.containers().list(request).await.doing(doing)?.into_inner().containers;
-        let known: Vec<Ids> = all.iter().filter_map(|container| noted(&container.labels)).collect();
-        let (machine, id) = (self.machine.clone(), id.to_owned());
-        let reserved = tokio::task::spawn_blocking(move || host::reserve_ids(&machine, &id, &known)).await;
-        let (ids, held) = reserved.doing(|| "cannot look for free ids".into())??;
-        Ok(Ok((ids, Some(held))))
+        Ok(all.iter().filter_map(|container| noted(&container.labels)).collect())
     }
 
     async fn probe(&self) -> Result<Option<String>> {
@@ -88,6 +98,17 @@ pub(super) fn give_top(mounts: &[Mount], ids: Ids) -> Result<()> {
     let doing = || format!("cannot give {top} to the container");
     let meta = fs::symlink_metadata(top).doing(doing)?;
     lchown(top, Some(ids.of(meta.uid())), Some(ids.of(meta.gid()))).doing(doing)
+}
+
+/// Does something in a container's tree as its root, on a thread of its own: accounts are entered by thread.
+pub(super) fn as_root_of<T: Send>(ids: Ids, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+    let entered = || {
+        nix::unistd::setfsgid(Gid::from_raw(ids.first));
+        nix::unistd::setfsuid(Uid::from_raw(ids.first));
+        work()
+    };
+    let done = std::thread::scope(|scope| scope.spawn(entered).join());
+    done.unwrap_or_else(|_| Err(Error::new("the thread that works as a container's root ended early")))
 }
 
 /// Mounts for a container's task, as long as the value.
@@ -148,6 +169,7 @@ fn mount(ids: Ids, snapshots: &Path, place: &Path) -> Result<()> {
     let namespace = UserNamespace::new(&Map::of(ids))?.open()?;
     let copy = File::open(snapshots).and_then(|dir| MountCopy::of(&dir, false)).doing(doing)?;
     copy.show_as(&namespace, false).doing(doing)?;
+    unmount(place);
     // Nobody else is to see them so.
     host::private_dir(place.parent().unwrap_or(Path::new("/")))?;
     host::private_dir(place)?;
@@ -155,7 +177,8 @@ fn mount(ids: Ids, snapshots: &Path, place: &Path) -> Result<()> {
 }
 
 fn unmount(place: &Path) {
-    let _ = umount2(place, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW);
+    // There may be several, of oardockers that were killed.
+    while umount2(place, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW).is_ok() {}
     let _ = fs::remove_dir(place);
 }
 

@@ -4,7 +4,7 @@
 use super::Docker;
 use crate::engine::IdsOrWhy;
 use crate::error::{Doing as _, Error, Result};
-use crate::host::Ids;
+use crate::host::{self, Ids};
 use std::path::Path;
 
 impl Docker {
@@ -22,6 +22,13 @@ impl Docker {
                 Error::new(format!("{name} has userns-remap: {why}")).hint("give it the cgroup driver cgroupfs")
             );
         }
+        // Shared folders are shown with other owners here as well.
+        let shared = self.machine.data_dir().to_owned();
+        host::private_dir(&shared.join("clusters"))?;
+        let tried = tokio::task::spawn_blocking(move || host::probe_user_namespaces(&shared)).await;
+        tried
+            .doing(|| "cannot try user namespaces".into())?
+            .doing(|| format!("{name} has userns-remap, and cannot be used here"))?;
         let ids = remapped_ids(dir);
         ids.map(|ids| Ok((ids, None)))
             .ok_or_else(|| Error::new(format!("{name} does not tell which ids its userns-remap gives: {dir}")))
