@@ -122,6 +122,7 @@ mod tests {
     /// What a user sees of a cluster of two nodes with a folder of his own.
     const SHOWN: &str = "\
 Network  10.158.0.0/22, reached by root and account 1000
+Users    their own, 1000000 to 1065535 of this host
 Ports    127.0.0.1:40080 -> frontend:80
 Shared   /src -> /x (cow)
 /home    empty
