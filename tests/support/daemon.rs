@@ -89,7 +89,7 @@ impl Daemon {
         let data = super::data_root().join("docker-remapped");
         end_leftover(&dir, &data);
         fs::create_dir_all(&dir).unwrap();
-        let ids = Subordinate::give("games", first);
+        let ids = Subordinate::give("games", first, data.clone());
         let rules = iptables_save();
         let more = ["--bridge=none", "--ip-forward=false", "--userns-remap=games"];
         let command = dockerd(&dir, &data, &more);
@@ -161,16 +161,19 @@ fn dockerd(dir: &Path, data: &Path, more: &[&str]) -> Command {
     command
 }
 
-/// Lines of /etc/subuid and /etc/subgid, taken away with the value.
-pub struct Subordinate(String);
+/// Lines of /etc/subuid and /etc/subgid, and gigabytes of who has those ids, taken away with the value.
+pub struct Subordinate {
+    line: String,
+    data: PathBuf,
+}
 
 const SUBORDINATE: [&str; 2] = ["/etc/subuid", "/etc/subgid"];
 
 impl Subordinate {
-    fn give(account: &str, first: u32) -> Self {
+    fn give(account: &str, first: u32, data: PathBuf) -> Self {
         let line = format!("{account}:{first}:65536\n");
-        // Also what a killed run of the tests has left.
-        let ids = Self(line.clone());
+        let ids = Self { line: line.clone(), data };
+        // What a killed run of the tests has left.
         ids.take_away();
         for file in SUBORDINATE {
             let before = fs::read_to_string(file).unwrap_or_default();
@@ -182,7 +185,7 @@ impl Subordinate {
     fn take_away(&self) {
         for file in SUBORDINATE {
             let text = fs::read_to_string(file).unwrap_or_default();
-            fs::write(file, text.replace(&self.0, "")).unwrap();
+            fs::write(file, text.replace(&self.line, "")).unwrap();
         }
     }
 }
@@ -190,6 +193,7 @@ impl Subordinate {
 impl Drop for Subordinate {
     fn drop(&mut self) {
         self.take_away();
+        let _ = fs::remove_dir_all(&self.data);
     }
 }
 
