@@ -109,8 +109,12 @@ fn owners(shared: &Shared, opened: &OwnedFd, user: Option<u32>) -> Result<Owners
     let Some(ids) = shared.ids else { return Ok(Owners::Plain) };
     let (account, group) = sharer(opened, user).doing(|| format!("cannot tell whose {} is", shared.place.display()))?;
     let map = Map::exchanging(ids, account, group, contents::DOCKER);
-    let scripts = matches!(shared.source, Source::Directory(_));
-    Ok(Owners::Shown { map: if scripts { map.with_root(ids) } else { map }, read_only: shared.read_only })
+    let map = match shared.source {
+        Source::Directory(_) => map.with_root(ids),
+        _ if shared.read_only => map.with_others(),
+        _ => map,
+    };
+    Ok(Owners::Shown { map, read_only: shared.read_only })
 }
 
 /// What the user should know of how something is shared. `foreign` is its owner, if that is not who shares it.

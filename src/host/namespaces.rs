@@ -63,6 +63,25 @@ impl Map {
         self
     }
 
+    /// The same, with files of all others as they are. Who cannot write there can be shown them, and an overlay needs it: it reads as the
+    /// host's root, which has no power over files of accounts that are shown as nobody's.
+    pub fn with_others(mut self) -> Self {
+        for lines in [&mut self.users, &mut self.groups] {
+            let both = lines.iter().flat_map(|(from, to, count)| [(*from, *count), (*to, *count)]);
+            let mut taken: Vec<(u32, u32)> = both.collect();
+            taken.sort_unstable();
+            let mut next = 0;
+            // The last number is no account's.
+            for (start, count) in taken.into_iter().chain([(u32::MAX, 0)]) {
+                if next < start {
+                    lines.push((next, next, start - next));
+                }
+                next = next.max(start + count);
+            }
+        }
+        self
+    }
+
     /// Whether the host's root is one of those whose files are shown.
     pub fn shows_root(&self) -> bool {
         self.users.iter().chain(&self.groups).any(|(from, _, _)| *from == 0)
@@ -300,6 +319,10 @@ mod tests {
         assert_eq!(of_root.clone().with_root(RANGE), of_root);
         let own = Map::exchanging(RANGE, 1_001_000, None, 1000);
         assert_eq!([text(&own.users), text(&own.groups)], ["1000000 1000000 65536\n", "1000000 1000000 65536\n"]);
+        let others = Map::exchanging(RANGE, 1234, None, 1000).with_others();
+        let rest = "0 0 1234\n1235 1235 998765\n1065536 1065536 4293901759\n";
+        assert_eq!(text(&others.users), format!("1000000 1000000 1000\n1234 1001000 1\n1001001 1001001 64535\n{rest}"));
+        assert_eq!(text(&others.groups), "1000000 1000000 65536\n0 0 1000000\n1065536 1065536 4293901759\n");
         assert!(of_root.shows_root() && !own.shows_root() && Map::exchanging(RANGE, 1, Some(0), 1000).shows_root());
     }
 
