@@ -109,11 +109,8 @@ fn owners(shared: &Shared, opened: &OwnedFd, user: Option<u32>) -> Result<Owners
     let Some(ids) = shared.ids else { return Ok(Owners::Plain) };
     let (account, group) = sharer(opened, user).doing(|| format!("cannot tell whose {} is", shared.place.display()))?;
     let map = Map::exchanging(ids, account, group, contents::DOCKER);
-    let map = match shared.source {
-        Source::Directory(_) => map.with_root(ids),
-        _ if shared.read_only => map.with_others(),
-        _ => map,
-    };
+    let scripts = matches!(shared.source, Source::Directory(_));
+    let map = if scripts { map.with_root(ids) } else { map }.with_others();
     Ok(Owners::Shown { map, read_only: shared.read_only })
 }
 

@@ -63,8 +63,8 @@ impl Map {
         self
     }
 
-    /// The same, with files of all others as they are. Who cannot write there can be shown them, and an overlay needs it: it reads as the
-    /// host's root, which has no power over files of accounts that are shown as nobody's.
+    /// The same, with files of all others as they are: of accounts that a node does not have. Otherwise nobody could write to a file whose
+    /// group is another one, and an overlay could not read it: it reads as the host's root, whose power ends where an id is no account's.
     pub fn with_others(mut self) -> Self {
         for lines in [&mut self.users, &mut self.groups] {
             let both = lines.iter().flat_map(|(from, to, count)| [(*from, *count), (*to, *count)]);
@@ -82,9 +82,9 @@ impl Map {
         self
     }
 
-    /// Whether the host's root is one of those whose files are shown.
+    /// Whether the host's root, or its group, is somebody else there.
     pub fn shows_root(&self) -> bool {
-        self.users.iter().chain(&self.groups).any(|(from, _, _)| *from == 0)
+        self.users.iter().chain(&self.groups).any(|(from, to, _)| *from == 0 && *to != 0)
     }
 }
 
@@ -323,7 +323,12 @@ mod tests {
         let rest = "0 0 1234\n1235 1235 998765\n1065536 1065536 4293901759\n";
         assert_eq!(text(&others.users), format!("1000000 1000000 1000\n1234 1001000 1\n1001001 1001001 64535\n{rest}"));
         assert_eq!(text(&others.groups), "1000000 1000000 65536\n0 0 1000000\n1065536 1065536 4293901759\n");
-        assert!(of_root.shows_root() && !own.shows_root() && Map::exchanging(RANGE, 1, Some(0), 1000).shows_root());
+        assert!(
+            !others.shows_root()
+                && of_root.shows_root()
+                && !own.shows_root()
+                && Map::exchanging(RANGE, 1, Some(0), 1000).shows_root()
+        );
     }
 
     #[test]

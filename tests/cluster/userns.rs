@@ -171,12 +171,17 @@ fn who_shares_a_folder_is_user_docker() {
             "nor is docker in group root"
         );
     }
-    let written = "cd /v/rw; echo d > docker; sudo sh -c 'echo r > by-root; cp /usr/bin/id set-uid; chmod 4755 set-uid; cat root other'; echo $?";
+    let written = "cd /v/rw; echo d > docker; mkdir sub; \
+                   sudo sh -c 'echo r > sub/by-root; cp /usr/bin/id sub/set-uid; chmod 4755 sub/set-uid; cat root other'; echo $?";
     assert_eq!(workdir.sh("node1", written).lines().last(), Some("1"), "not even its root reads them");
     let root = root_of(&workdir, "node1");
     let owner = |path: String| fs::metadata(path).unwrap().uid();
     assert_eq!(owner(format!("{rw}/docker")), CALLER);
-    assert_eq!([owner(format!("{rw}/by-root")), owner(format!("{rw}/set-uid"))], [root, root], "nobody on the machine");
+    assert_eq!(
+        [owner(format!("{rw}/sub/by-root")), owner(format!("{rw}/sub/set-uid"))],
+        [root, root],
+        "nobody on the machine"
+    );
     // Copies are each host's own, with the same owners.
     workdir.sh("node1", "cd /v/cow; echo changed >> mine; mv mine renamed; mkdir new; sudo touch new/by-root");
     assert_eq!(workdir.sh("node2", "cat /v/cow/mine; ls /v/cow"), "mine\nmine\nother\nroot\nzgroup\n");
@@ -193,7 +198,7 @@ fn who_shares_a_folder_is_user_docker() {
         "nobody\nnobody\ndocker\nother\n"
     );
     assert_eq!(
-        workdir.root_sh("node1", "stat -c %U /v/rw/by-root"),
+        workdir.root_sh("node1", "stat -c %U /v/rw/sub/by-root"),
         "root\n",
         "what it has left there before is its own"
     );
