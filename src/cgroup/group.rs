@@ -101,11 +101,7 @@ impl Hierarchy for Mounted {
 /// The files of a v2 cgroup that go with it to who may manage it.
 fn delegated() -> Vec<String> {
     let told = words(Path::new("/sys/kernel/cgroup/delegate"));
-    let members = V2_MEMBERS.map(ToOwned::to_owned);
-    members
-        .into_iter()
-        .chain(told.into_iter().filter(|file| !V2_MEMBERS.contains(&file.as_str()) && !file.contains('/')))
-        .collect()
+    if told.is_empty() { V2_MEMBERS.map(ToOwned::to_owned).into() } else { told }
 }
 
 fn generic(dir: &Path, v2: bool) -> Subsystem {

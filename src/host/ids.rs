@@ -67,9 +67,14 @@ pub fn reserve(machine: &Machine, name: &str, known: &[Ids]) -> Result<(Ids, Res
     Err(Error::new("no range of 65536 user ids is free on this host"))
 }
 
+/// A number for a name, the same on every machine and in every version: FNV-1a.
+pub fn hash(name: &str) -> u32 {
+    name.bytes().fold(0x811c_9dc5, |h, b| (h ^ u32::from(b)).wrapping_mul(0x0100_0193))
+}
+
 /// All numbers of ranges, beginning with the name's own.
 fn candidates(name: &str) -> impl Iterator<Item = u32> {
-    let hash = name.bytes().fold(0x811c_9dc5_u32, |h, b| (h ^ u32::from(b)).wrapping_mul(0x0100_0193));
+    let hash = hash(name);
     let count = SLOTS.end - SLOTS.start;
     (0..count).map(move |i| SLOTS.start + (hash % count + i) % count)
 }

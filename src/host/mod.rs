@@ -16,11 +16,11 @@ mod zone;
 
 pub use accounts::{Accounts, User};
 pub use files::{make_dir, private_dir, remove_dir, write_file};
-pub use ids::{IDS, Ids, Reservation, reserve as reserve_ids};
+pub use ids::{IDS, Ids, Reservation, hash, reserve as reserve_ids};
 pub use locks::{Lock, is_locked, lock, lock_patiently, share, try_lock};
 pub use machine::{Machine, starts_inside};
 pub use mounts::{locked_options, overlay_features, restrict, unescape, unmount_below};
-pub use namespaces::{Map, MountCopy, UserNamespace, probe as probe_user_namespaces};
+pub use namespaces::{Map, MountCopy, UserNamespace, pin_namespace, probe as probe_user_namespaces};
 pub use paths::{own_data_dir, podman_socket, session_dir};
 pub use powers::{Own, Owners, Plain, Powers};
 pub use process::{invoking_group, invoking_user, primary_group, shed_descriptors};

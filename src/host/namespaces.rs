@@ -123,10 +123,7 @@ impl UserNamespace {
         self.holder.go_on().doing(doing)?;
         self.holder.answer().doing(doing)?;
         for (kind, place) in [("user", user), ("net", network)] {
-            let doing = || format!("cannot mount {}", place.display());
-            File::create(place).doing(doing)?;
-            let source = self.holder.path(&format!("ns/{kind}"));
-            mount(Some(source.as_str()), place, None::<&str>, MsFlags::MS_BIND, None::<&str>).doing(doing)?;
+            pin_namespace(&self.holder.path(&format!("ns/{kind}")), place)?;
         }
         Ok(())
     }
@@ -135,6 +132,13 @@ impl UserNamespace {
     pub fn open(self) -> Result<File> {
         File::open(self.holder.path("ns/user")).doing(|| "cannot open a user namespace".into())
     }
+}
+
+/// Mounts a namespace of a process at a path of ours, so that it lives on there.
+pub fn pin_namespace(of: &str, place: &Path) -> Result<()> {
+    let doing = || format!("cannot mount {}", place.display());
+    File::create(place).doing(doing)?;
+    mount(Some(of), place, None::<&str>, MsFlags::MS_BIND, None::<&str>).doing(doing)
 }
 
 /// The child. It is killed with the value; when we are killed it notices that nobody is at the other end of its pipe.

@@ -1,9 +1,8 @@
 //! Interfaces and namespaces over netlink.
 
 use crate::error::{Doing as _, Error, Result};
-use crate::host::{Ids, Map, UserNamespace};
+use crate::host::{self, Ids, Map, UserNamespace};
 use futures::TryStreamExt as _;
-use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, setns, unshare};
 use rtnetlink::packet_route::link::{LinkAttribute, LinkMessage};
 use rtnetlink::{Handle, LinkBridge, LinkUnspec, LinkVeth, RouteMessageBuilder, new_connection};
@@ -26,7 +25,7 @@ pub(super) struct Veth {
 /// A link group per network: the kernel deletes all of a group in one go, where one by one each would wait for a grace
 /// period.
 pub(super) fn group(id: &str) -> u32 {
-    id.bytes().fold(0x811c_9dc5_u32, |h, b| (h ^ u32::from(b)).wrapping_mul(0x0100_0193)) | 0x4000_0000
+    host::hash(id) | 0x4000_0000
 }
 
 /// A netlink handle; the connection ends with the runtime it was made in.
@@ -90,9 +89,7 @@ pub(super) async fn attach(path: &Path, user: Option<(Ids, &Path)>, veth: Veth) 
 /// Enters a new namespace with the calling thread, and mounts it at a path.
 fn enter_new(path: &Path) -> Result<()> {
     unshare(CloneFlags::CLONE_NEWNET).doing(|| "cannot create a network namespace".into())?;
-    File::create(path).doing(|| format!("cannot create {}", path.display()))?;
-    mount(Some("/proc/thread-self/ns/net"), path, None::<&str>, MsFlags::MS_BIND, None::<&str>)
-        .doing(|| format!("cannot mount {}", path.display()))
+    host::pin_namespace("/proc/thread-self/ns/net", path)
 }
 
 /// Makes a namespace with nothing in it.

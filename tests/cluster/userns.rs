@@ -328,5 +328,6 @@ fn trixie_without_user_namespaces() {
     let manifest = workdir.root.join(".oardocker/manifest.json");
     let text = fs::read_to_string(&manifest).unwrap();
     fs::write(&manifest, text.replacen('{', "{\n  \"userns\": \"off\",", 1)).unwrap();
+    assert!(workdir.ok(&["start", "--plan"]).contains("their root is its root"), "that is what it is about");
     travel(&workdir);
 }

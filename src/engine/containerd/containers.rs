@@ -245,7 +245,8 @@ impl Containerd {
         drop(shown);
         pid.map_err(|e| {
             e.hint(
-                "if it works without user namespaces, tell us why it does not with them: oardocker start --userns=off",
+                "user namespaces need runc 1.1 or newer, and directories above containerd's state that others may pass through; \
+                 without them: oardocker start --userns=off",
             )
         })
     }
