@@ -85,6 +85,8 @@ pub struct Cgroups {
     for_jobs: Vec<&'static str>,
     /// Whether the engine makes the containers' cgroups, so that there are none of ours.
     foreign: bool,
+    /// The cgroup that is the root of all of ours, as the kernel names it: the empty one, or what a user without root was given.
+    above: String,
 }
 
 fn node_path(env_id: &str, node: &str) -> String {
@@ -106,7 +108,13 @@ impl Cgroups {
         };
         let there = |c: &&str| layout != Layout::Unified && root.join(c).join("tasks").exists();
         let for_jobs = FOR_JOBS.into_iter().filter(there).collect();
-        Ok(Self { root: root.into(), layout, for_jobs, foreign: false })
+        Ok(Self { root: root.into(), layout, for_jobs, foreign: false, above: String::new() })
+    }
+
+    /// The same for a user who was given that cgroup, as the kernel names it, and nothing above it.
+    pub fn delegated(self, cgroup: &Path) -> Self {
+        let above = cgroup.to_string_lossy().trim_end_matches('/').to_owned();
+        Self { root: self.root.join(above.trim_start_matches('/')), above, ..self }
     }
 
     /// The same where the engine makes the containers' cgroups: nothing is made or removed.
@@ -116,7 +124,7 @@ impl Cgroups {
 
     /// Fails where a container's systemd could not have cgroups of its own: v1 has no safe way to leave some to a user.
     pub fn require_delegation(&self) -> Result<()> {
-        if !self.foreign || self.layout == Layout::Unified {
+        if self.above.is_empty() && !self.foreign || self.layout == Layout::Unified {
             return Ok(());
         }
         Err(Error::new("without root a cluster needs a host with unified (v2) cgroups, and this one has v1")
@@ -143,12 +151,12 @@ impl Cgroups {
 
     /// The path of a node below any controller; none where the engine finds it a place.
     pub fn node(&self, env_id: &str, node: &str) -> Option<String> {
-        (!self.foreign).then(|| node_path(env_id, node))
+        (!self.foreign).then(|| self.above.clone() + &node_path(env_id, node))
     }
 
     /// The path, below any controller, that containers of an environment have theirs in; none where the engine finds them a place.
     pub fn parent(&self, env_id: &str) -> Option<String> {
-        (!self.foreign).then(|| format!("/{OURS}/{env_id}"))
+        (!self.foreign).then(|| format!("{}/{OURS}/{env_id}", self.above))
     }
 
     /// Creates a node's directories in every hierarchy. A v1 cpuset starts empty and would hold no process. With an `owner` the node makes
@@ -232,6 +240,19 @@ mod tests {
         let of = |d: &tempfile::TempDir| Cgroups::detect(d.path()).unwrap().layout;
         assert_eq!((of(&unified), of(&hybrid), of(&legacy)), (Layout::Unified, Layout::Hybrid, Layout::Legacy));
         assert!(Cgroups::detect(tree(&["x"]).path()).is_err());
+    }
+
+    #[test]
+    fn a_user_s_cgroups_are_below_what_was_given() {
+        let dir = tree(&["cgroup.controllers", "user.slice/a.service/cgroup.controllers"]);
+        let cgroups = Cgroups::detect(dir.path()).unwrap().delegated(Path::new("/user.slice/a.service"));
+        cgroups.create("ab", "node1", None).unwrap();
+        assert!(dir.path().join("user.slice/a.service/oardocker/ab/node1").is_dir());
+        assert_eq!(cgroups.node("ab", "node1").as_deref(), Some("/user.slice/a.service/oardocker/ab/node1"));
+        assert_eq!(cgroups.parent("ab").as_deref(), Some("/user.slice/a.service/oardocker/ab"));
+        assert!(cgroups.exists("ab") && cgroups.require_delegation().is_ok());
+        let hybrid = Cgroups::detect(tree(&["unified/cgroup.procs", "cpuset/tasks"]).path()).unwrap();
+        assert!(hybrid.delegated(Path::new("/a")).require_delegation().is_err());
     }
 
     #[test]

@@ -15,7 +15,7 @@ pub mod values;
 use crate::cluster::keeper;
 use crate::engine::rootless;
 use crate::error::{Error, Result};
-use crate::host::Machine;
+use crate::host::{Machine, Root};
 use commands::Context;
 use parse::{Env, Invocation, Line, Parsed, Parser, Refusal};
 use std::ffi::OsString;
@@ -50,10 +50,8 @@ pub fn run(args: Vec<OsString>) -> u8 {
         ui.data(&complete::offer(&words, &commands::completion::hosts(&words)));
         return 0;
     }
-    if let Some(env_id) = env.get(keeper::VARIABLE) {
-        let global: Vec<OsString> = words.iter().map(OsString::from).collect();
-        let kept = rootless::enter("managed").and_then(|machine| keeper::keep(&machine, env_id, &global));
-        return match kept {
+    if let Some(outcome) = serve(&words, &env) {
+        return match outcome {
             Ok(()) => 0,
             Err(e) => {
                 ui.error(&e);
@@ -79,6 +77,16 @@ pub fn run(args: Vec<OsString>) -> u8 {
     }
 }
 
+/// What an oardocker does that another one has started to stay: none if it is not one.
+fn serve(words: &[String], env: &Env) -> Option<Result<()>> {
+    if env.contains_key(rootless::HOLDER) {
+        return Some(rootless::hold());
+    }
+    let env_id = env.get(keeper::VARIABLE)?;
+    let global: Vec<OsString> = words.iter().map(OsString::from).collect();
+    Some(rootless::enter("managed").and_then(|machine| keeper::keep(&machine, env_id, &global)))
+}
+
 /// Prints why a line is refused, as text or as one JSON object.
 fn refuse(ui: &Ui, refusal: &Refusal, env: &Env) -> u8 {
     if env.get("OARDOCKER_USAGE_ERRORS").is_some_and(|v| v == "json") {
@@ -101,7 +109,7 @@ fn refuse(ui: &Ui, refusal: &Refusal, env: &Env) -> u8 {
 fn execute(ui: &Arc<Ui>, line: Line) -> u8 {
     // Before there are threads.
     let needed = line.chain.iter().any(|i| i.command.needs_engine());
-    let machine = match if needed { rootless::enter(&line.global.docker_host) } else { Ok(Machine::new(false)) } {
+    let machine = match if needed { rootless::enter(&line.global.docker_host) } else { Ok(Machine::new(Root::Host)) } {
         Ok(machine) => machine,
         Err(e) => {
             ui.error(&e);
@@ -144,11 +152,9 @@ fn execute(ui: &Arc<Ui>, line: Line) -> u8 {
             if !rest.is_empty() {
                 ui.talk(&format!("Not run: {}", rest.join(", ")));
             }
-            context.close().await;
-            return code;
+            return context.end().await.max(code);
         }
-        context.close().await;
-        0
+        context.end().await
     });
     // A thread that still waits for input of a terminal must not keep the program.
     runtime.shutdown_background();

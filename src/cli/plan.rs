@@ -44,9 +44,9 @@ fn reached_by(access: Option<&Access>) -> String {
 /// Whose the hosts' accounts are on this machine.
 fn users(plan: &Plan) -> String {
     match plan.hosts.first().and_then(|host| host.spec.ids) {
-        Some(ids) => format!("their own, {} to {} of this host", ids.first, ids.of(IDS - 1)),
         // Nobody can be kept from a network of one's own engine.
-        None if plan.access.is_none() => "root is you, the others are yours in /etc/subuid".into(),
+        _ if plan.access.is_none() => "root is you, the others are yours in /etc/subuid".into(),
+        Some(ids) => format!("their own, {} to {} of this host", ids.first, ids.of(IDS - 1)),
         None => "those of this host: their root is its root".into(),
     }
 }

@@ -312,7 +312,7 @@ impl StepUplink {
             files.push((path, format!("/etc/{name}")));
         }
         let id = steps_id(env_id);
-        let way = if machine.is_rootless() {
+        let way = if machine.is_podmans() {
             Way::Outlet(Outlet::new(machine, &id))
         } else {
             Way::Bridge { network: OnceCell::new(), next: AtomicU32::new(1), indices: Mutex::default() }

@@ -34,8 +34,14 @@ const ENDING: Duration = Duration::from_secs(10);
 pub fn summon(machine: &Machine, files: &Files, env_id: &str, global: &[OsString]) -> Result<()> {
     let doing = || "cannot start what wakes nodes".to_owned();
     let log = std::fs::File::create(files.path("keeper.log")).doing(doing)?;
-    let mut command = Command::new(machine.program());
-    command.arg0("oardocker");
+    let mut command = if machine.delegated_cgroup().is_some() {
+        // Not in the session of who starts it, where it would stay without a cluster. Another program starts it there.
+        host::in_scope(machine, std::env::current_exe().doing(doing)?)
+    } else {
+        let mut command = Command::new(machine.program());
+        command.arg0("oardocker");
+        command
+    };
     command.args(global).env(VARIABLE, env_id).current_dir("/").stdin(Stdio::null());
     command.envs(machine.inherited().doing(doing)?);
     host::shed_descriptors(&mut command);

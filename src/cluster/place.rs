@@ -107,6 +107,10 @@ fn sharer(opened: &OwnedFd, user: Option<u32>) -> std::io::Result<(u32, Option<u
 /// only read, root's are root's as well.
 fn owners(shared: &Shared, opened: &OwnedFd, user: Option<u32>) -> Result<Owners> {
     let Some(ids) = shared.ids else { return Ok(Owners::Plain) };
+    if ids.first == 0 {
+        // Without root no disk of the host can show other owners.
+        return Ok(if shared.read_only { Owners::Locked } else { Owners::Plain });
+    }
     let (account, group) = sharer(opened, user).doing(|| format!("cannot tell whose {} is", shared.place.display()))?;
     let map = Map::exchanging(ids, account, group, contents::DOCKER);
     let scripts = matches!(shared.source, Source::Directory(_));

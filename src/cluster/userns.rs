@@ -21,7 +21,7 @@ pub struct Chosen {
 pub async fn choose(engine: &dyn Engine, machine: &Machine, env_id: &str, wish: Userns) -> Result<Chosen> {
     // In a user's own engine root is that user's already.
     let hosts_own = Chosen { ids: None, _held: None, note: None };
-    if machine.is_rootless() {
+    if machine.is_podmans() {
         return Ok(hosts_own);
     }
     if wish == Userns::Off {

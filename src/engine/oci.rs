@@ -88,7 +88,7 @@ pub(super) fn node(spec: &NodeSpec, root: &Path, namespaces: &Namespaces) -> Val
     in_cgroup(bundle, spec.cgroup.as_deref())
 }
 
-/// Runtimes make a bind read-only by mounting it anew, with all its flags: in a user namespace none may be left out.
+/// Runtimes make a bind read-only by mounting it anew, with all its flags: in a user namespace, the caller's too, none may be left out.
 fn keep_locked(mount: &mut Value) {
     let is =
         |mount: &Value, option: &str| mount["options"].as_array().is_some_and(|all| all.iter().any(|o| o == option));
@@ -117,6 +117,7 @@ pub(super) fn step(spec: &StepSpec, root: &Path) -> Value {
     let capabilities: Vec<&str> = spec.capabilities.iter().map(String::as_str).collect();
     let mut mounts = own_mounts();
     mounts.extend(spec.mounts.iter().map(mount));
+    mounts.iter_mut().for_each(keep_locked);
     let process = process(&spec.process, &capabilities);
     in_cgroup(bundle(&process, "build", &mounts, root, &spec.netns), spec.cgroup.as_deref())
 }

@@ -73,8 +73,11 @@ async fn auto(machine: &Machine) -> Result<(Backend, Option<String>)> {
         })?;
         return Ok(taken(Backend::docker(machine, Path::new(path)).await?, " (DOCKER_HOST)"));
     }
-    if let Some(socket) = podman_socket().filter(|_| machine.is_rootless()) {
+    if let Some(socket) = podman_socket().filter(|_| machine.is_podmans()) {
         return Ok(taken(Backend::docker(machine, &socket).await?, ""));
+    }
+    if machine.is_rootless() {
+        return managed(machine).await;
     }
     if UnixStream::connect(SYSTEM_SOCKET).is_ok() {
         return Ok(taken(Backend::containerd(machine, Path::new(SYSTEM_SOCKET), false).await?, ""));
@@ -101,7 +104,8 @@ async fn managed(machine: &Machine) -> Result<(Backend, Option<String>)> {
     let socket = machine.managed_socket();
     let backend = Backend::containerd(machine, &socket, true).await?;
     let verb = if started { "Started" } else { "Using" };
-    let line = format!("{verb} managed containerd {} at {}", backend.engine.info().version, socket.display());
+    let whose = if machine.is_rootless() { " without root" } else { "" };
+    let line = format!("{verb} managed containerd {} at {}{whose}", backend.engine.info().version, socket.display());
     Ok((backend, Some(line)))
 }
 

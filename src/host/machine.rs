@@ -1,36 +1,51 @@
 //! This machine as one oardocker uses it: where it keeps things, and whether its root is the host's. A value, made once and handed
 //! to whoever needs it.
 
+use super::ids::hash;
 use super::paths;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
-/// Says in an oardocker that another one has started that it is inside already.
+/// Says in an oardocker that another one has started whose root it is there already.
 const INSIDE: &str = "_OARDOCKER_INSIDE";
 
 /// Ourselves, also after somebody has put a newer one in our place.
 const OURSELVES: &str = "/proc/self/exe";
+
+/// Whose root oardocker is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Root {
+    /// The host's; or nobody's, and then nothing that needs one is possible.
+    Host,
+    /// A user's, in the namespaces of that user's Podman.
+    Podman,
+    /// A user's, in namespaces of oardocker's own, with a cgroup (below the mounted root of them) that the user's systemd has left to it.
+    User {
+        /// That cgroup, as the kernel names it.
+        cgroup: PathBuf,
+    },
+}
 
 /// The value. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Machine {
     data: PathBuf,
     runtime: PathBuf,
-    rootless: bool,
+    root: Root,
     program: PathBuf,
 }
 
 impl Machine {
-    /// As the environment's variables and this user's account have it. `rootless` says that root is only root in a user's
-    /// namespaces: nothing of the host's network and cgroups can be made.
-    pub fn new(rootless: bool) -> Self {
+    /// As the environment's variables and this user's account have it.
+    pub fn new(root: Root) -> Self {
+        let rootless = root != Root::Host;
         let (data, runtime) = (paths::data_dir(rootless), paths::runtime_dir(rootless));
-        Self { data, runtime, rootless, program: OURSELVES.into() }
+        Self { data, runtime, root, program: OURSELVES.into() }
     }
 
     /// One with these directories, whatever the environment says.
     pub fn at(data: PathBuf, runtime: PathBuf) -> Self {
-        Self { data, runtime, rootless: false, program: OURSELVES.into() }
+        Self { data, runtime, root: Root::Host, program: OURSELVES.into() }
     }
 
     /// One that keeps all in a directory and runs nothing of itself.
@@ -60,9 +75,27 @@ impl Machine {
         self.runtime.join("containerd/containerd.sock")
     }
 
-    /// Whether root is only root in a user's namespaces.
+    /// Whether root is only root in a user's namespaces: nothing of the host's network and limits can be changed.
     pub fn is_rootless(&self) -> bool {
-        self.rootless
+        self.root != Root::Host
+    }
+
+    /// Whether that is in a Podman's namespaces.
+    pub fn is_podmans(&self) -> bool {
+        self.root == Root::Podman
+    }
+
+    /// The cgroup that a user's systemd has left to oardocker, which is all that there is for it.
+    pub fn delegated_cgroup(&self) -> Option<&Path> {
+        match &self.root {
+            Root::User { cgroup } => Some(cgroup),
+            _ => None,
+        }
+    }
+
+    /// The name of the unit of a user's systemd that keeps the namespaces of this machine's oardocker.
+    pub fn unit(&self) -> String {
+        format!("oardocker-{:08x}.service", hash(&self.runtime.to_string_lossy()))
     }
 
     /// What to run for another oardocker.
@@ -76,16 +109,24 @@ impl Machine {
             ("OARDOCKER_DATA_DIR", std::path::absolute(&self.data)?.into()),
             ("OARDOCKER_RUNTIME_DIR", std::path::absolute(&self.runtime)?.into()),
         ];
-        if self.rootless {
-            all.push((INSIDE, "1".into()));
+        match &self.root {
+            Root::Host => {}
+            Root::Podman => all.push((INSIDE, "podman".into())),
+            Root::User { cgroup } => all.push((INSIDE, cgroup.into())),
         }
         Ok(all)
     }
 }
 
-/// Whether this one was started inside the namespaces of a user's own engine, as another one says. Root's own is not.
-pub fn starts_inside() -> bool {
+/// Whose root this one is, if it is anybody's: another one has started it inside of a user's namespaces, and says so. The host's own root
+/// is nobody else's.
+pub fn whose_root() -> Root {
     let own = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
     let is_all = own.split_whitespace().nth(2).is_some_and(|count| count == "4294967295");
-    std::env::var_os(INSIDE).is_some() && !is_all
+    match std::env::var_os(INSIDE) {
+        None => Root::Host,
+        Some(_) if is_all => Root::Host,
+        Some(word) if word == "podman" => Root::Podman,
+        Some(cgroup) => Root::User { cgroup: cgroup.into() },
+    }
 }

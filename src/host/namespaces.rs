@@ -33,6 +33,15 @@ impl Map {
         Self { users: lines.clone(), groups: lines }
     }
 
+    /// All that the namespace of this process has, as it is. The kernel wants ids apart that are apart in there.
+    pub fn same() -> Result<Self> {
+        let read = |file: &str| {
+            let path = format!("/proc/self/{file}");
+            fs::read_to_string(&path).doing(|| format!("cannot read {path}"))
+        };
+        Ok(Self { users: same(&read("uid_map")?), groups: same(&read("gid_map")?) })
+    }
+
     /// Files of a range as they are, and those of one other user, and group if there is one, as if `inside` of the range had them.
     pub fn exchanging(ids: Ids, user: u32, group: Option<u32>, inside: u32) -> Self {
         let lines = |other: Option<u32>| {
@@ -86,6 +95,16 @@ impl Map {
     pub fn shows_root(&self) -> bool {
         self.users.iter().chain(&self.groups).any(|(from, to, _)| *from == 0 && *to != 0)
     }
+}
+
+/// Of the text of a namespace's map.
+fn same(text: &str) -> Vec<Line> {
+    let line = |line: &str| {
+        let fields: Vec<u32> = line.split_whitespace().filter_map(|field| field.parse().ok()).collect();
+        let &[first, _, count] = fields.as_slice() else { return None };
+        Some((first, first, count))
+    };
+    text.lines().filter_map(line).collect()
 }
 
 fn text(lines: &[Line]) -> String {
@@ -333,6 +352,13 @@ mod tests {
                 && !own.shows_root()
                 && Map::exchanging(RANGE, 1, Some(0), 1000).shows_root()
         );
+    }
+
+    #[test]
+    fn ids_that_are_apart_stay_apart() {
+        let own = "         0       1000          1\n         1     100000      65535\n";
+        assert_eq!(text(&same(own)), "0 0 1\n1 1 65535\n");
+        assert_eq!(text(&Map::same().unwrap().users), text(&same(&fs::read_to_string("/proc/self/uid_map").unwrap())));
     }
 
     #[test]

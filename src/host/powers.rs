@@ -26,6 +26,8 @@ pub trait Powers: Send + Sync {
 pub enum Owners {
     /// As they are.
     Plain,
+    /// The same, and nobody who has it from us can make it writable.
+    Locked,
     /// As those of a node's ids; nobody there can make a read-only one writable.
     Shown {
         /// Which are whose.
@@ -42,6 +44,13 @@ pub struct Plain {
     pub below: bool,
     /// Why.
     pub why: String,
+}
+
+fn pin_locked(opened: &OwnedFd, place: &Path) -> Result<()> {
+    rooted::make_place(opened, place)?;
+    let copy = MountCopy::of(opened, true).doing(|| format!("cannot mount {}", place.display()))?;
+    copy.lock_read_only().doing(|| format!("cannot make {} read-only", place.display()))?;
+    copy.attach(place)
 }
 
 fn pin_shown(opened: &OwnedFd, place: &Path, map: &Map, read_only: bool) -> Result<Option<Plain>> {
@@ -71,6 +80,7 @@ impl Powers for Own {
     fn pin(&self, opened: &OwnedFd, place: &Path, owners: &Owners) -> Result<Option<Plain>> {
         match owners {
             Owners::Plain => rooted::pin(opened, place).map(|()| None),
+            Owners::Locked => pin_locked(opened, place).map(|()| None),
             Owners::Shown { map, read_only } => pin_shown(opened, place, map, *read_only),
         }
     }

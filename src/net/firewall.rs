@@ -27,7 +27,7 @@ pub struct Access {
     /// Accounts, root among them without being named; none: everybody.
     pub users: Option<Vec<u32>>,
     /// Published ports.
-    pub ports: Vec<u16>,
+    pub ports: Vec<Port>,
 }
 
 impl Access {
@@ -51,7 +51,7 @@ fn guard(id: &str, bridge: &str, access: &Access) -> String {
     let Some(users) = &access.users else { return fresh };
     let list = |numbers: &mut dyn Iterator<Item = String>| numbers.collect::<Vec<_>>().join(", ");
     let users = list(&mut [0].iter().chain(users).map(ToString::to_string));
-    let mut ports = list(&mut access.ports.iter().map(ToString::to_string));
+    let mut ports = list(&mut access.ports.iter().map(|port| port.host.to_string()));
     if !ports.is_empty() {
         ports = format!(
             "    ip daddr 127.0.0.0/8 tcp dport {{ {ports} }} meta skuid != {{ {users} }} reject with tcp reset\n"
@@ -124,6 +124,19 @@ fn ruleset(id: &str, bridge: &str, subnet: Subnet, published: Published<'_>) -> 
 pub(super) fn apply(id: &str, bridge: &str, subnet: Subnet, access: &Access) -> Result<()> {
     let rules = guard(id, bridge, access) + &ruleset(id, bridge, subnet, None);
     nft(&["-f", "-"], &rules).map(drop).doing(|| "cannot set up NAT with nft".into())
+}
+
+/// In a namespace that pasta speaks for: its releases of 2023 send segments without any flag, which belong to no connection that is
+/// translated. The kernel would take them for its own, and answer that there is no such connection.
+pub(super) fn drop_strays() -> Result<()> {
+    let rules = "table inet oardocker_strays {
+  chain incoming {
+    type filter hook prerouting priority mangle; policy accept;
+    ct state invalid drop
+  }
+}
+";
+    nft(&["-f", "-"], rules).map(drop).doing(|| "cannot set up NAT with nft".into())
 }
 
 /// Publishes ports of the container at this address.
@@ -219,7 +232,8 @@ mod tests {
 
     #[test]
     fn other_accounts_are_kept_out_unless_asked() {
-        let text = |users| guard("x", "b", &Access { users, ports: vec![40080, 46668] });
+        let ports = [(40_080, 80), (46_668, 6668)].map(|(host, container)| Port { host, container, any: false });
+        let text = |users| guard("x", "b", &Access { users, ports: ports.clone().into() });
         let closed = text(Some(vec![1000]));
         assert!(closed.contains("oifname \"b\" ct direction original meta skuid != { 0, 1000 } reject"), "{closed}");
         assert!(closed.contains("tcp dport { 40080, 46668 } meta skuid != { 0, 1000 } reject"), "{closed}");

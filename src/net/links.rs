@@ -1,5 +1,6 @@
 //! Interfaces and namespaces over netlink.
 
+use super::hub::Hub;
 use crate::error::{Doing as _, Error, Result};
 use crate::host::{self, Ids, Map, UserNamespace};
 use futures::TryStreamExt as _;
@@ -28,31 +29,57 @@ pub(super) fn group(id: &str) -> u32 {
     host::hash(id) | 0x4000_0000
 }
 
-/// A netlink handle; the connection ends with the runtime it was made in.
+/// A netlink handle of a namespace; the connection ends with the runtime it was made in.
+fn handle_in(hub: &Hub) -> Result<Handle> {
+    let runtime = tokio::runtime::Handle::current();
+    let (connection, handle) = hub.within(|| {
+        let _runtime = runtime.enter();
+        // The socket belongs to where it is made, whoever uses it later.
+        let (connection, handle, _) = new_connection().doing(|| "cannot open a netlink socket".into())?;
+        Ok((connection, handle))
+    })?;
+    tokio::spawn(connection);
+    Ok(handle)
+}
+
+/// One of the namespace that the calling thread is in.
 fn handle() -> Result<Handle> {
     let (connection, handle, _) = new_connection().doing(|| "cannot open a netlink socket".into())?;
     tokio::spawn(connection);
     Ok(handle)
 }
 
-async fn index(handle: &Handle, name: &str) -> Result<Option<u32>> {
+async fn look_up(handle: &Handle, name: &str) -> Result<Option<LinkMessage>> {
     let found = handle.link().get().match_name(name).execute().try_next().await;
     match found {
-        Ok(link) => Ok(link.map(|l| l.header.index)),
+        Ok(link) => Ok(link),
         Err(rtnetlink::Error::NetlinkError(e)) if e.raw_code() == -nix::libc::ENODEV => Ok(None),
         Err(e) => Err(e).doing(|| format!("cannot look up interface {name}")),
     }
 }
 
-pub(super) async fn create_bridge(name: &str, address: Ipv4Addr, prefix: u8) -> Result<()> {
+async fn index(handle: &Handle, name: &str) -> Result<Option<u32>> {
+    Ok(look_up(handle, name).await?.map(|link| link.header.index))
+}
+
+/// A new namespace has nothing, and that one down.
+pub(super) async fn raise_loopback(hub: &Hub) -> Result<()> {
+    let doing = || "cannot set up a loopback interface".to_owned();
+    handle_in(hub)?.link().set(LinkUnspec::new_with_name("lo").up().build()).execute().await.doing(doing)
+}
+
+pub(super) async fn create_bridge(hub: &Hub, name: &str, address: Ipv4Addr, prefix: u8) -> Result<()> {
     let doing = || format!("cannot create bridge {name}");
-    let handle = handle()?;
+    let handle = handle_in(hub)?;
     handle.link().add(LinkBridge::new(name).mtu(mtu()).build()).execute().await.doing(doing)?;
     // The host has no address there but the one that is given: rules are about that.
-    let ipv6 = format!("/proc/sys/net/ipv6/conf/{name}/disable_ipv6");
-    if Path::new(&ipv6).exists() {
-        std::fs::write(&ipv6, "1").doing(|| format!("cannot set {ipv6} to 1"))?;
-    }
+    hub.within(|| {
+        let ipv6 = format!("/proc/sys/net/ipv6/conf/{name}/disable_ipv6");
+        if !Path::new(&ipv6).exists() {
+            return Ok(());
+        }
+        std::fs::write(&ipv6, "1").doing(|| format!("cannot set {ipv6} to 1"))
+    })?;
     handle.link().set(LinkUnspec::new_with_name(name).up().build()).execute().await.doing(doing)?;
     let index = index(&handle, name).await?.ok_or_else(|| Error::new("it vanished")).doing(doing)?;
     handle.address().add(index, IpAddr::V4(address), prefix).execute().await.doing(doing)
@@ -71,15 +98,18 @@ pub fn mtu() -> u32 {
 }
 
 /// Makes a namespace with one interface, in a user namespace that is made at a path of its own if there are ids for it.
-pub(super) async fn attach(path: &Path, user: Option<(Ids, &Path)>, veth: Veth) -> Result<()> {
-    let host = handle()?;
+pub(super) async fn attach(hub: &Hub, path: &Path, user: Option<(Ids, &Path)>, veth: Veth) -> Result<()> {
+    let host = handle_in(hub)?;
     let bridge =
-        index(&host, &veth.bridge).await?.ok_or_else(|| Error::new(format!("bridge {} is gone", veth.bridge)))?;
-    let (path, name) = (path.to_owned(), veth.host_end.clone());
+        look_up(&host, &veth.bridge).await?.ok_or_else(|| Error::new(format!("bridge {} is gone", veth.bridge)))?;
+    let (mtu, bridge) = (mtu_of(&bridge), bridge.header.index);
+    let (path, name, hub) = (path.to_owned(), veth.host_end.clone(), hub.clone());
     let user = user.map(|(ids, place)| (ids, place.to_owned()));
     let group = veth.group;
-    on_a_thread(move || make_namespace(&path, user.as_ref().map(|(ids, place)| (*ids, place.as_path())), &veth))
-        .await?;
+    on_a_thread(move || {
+        make_namespace(&hub, &path, user.as_ref().map(|(ids, place)| (*ids, place.as_path())), &veth, mtu)
+    })
+    .await?;
     let index = index(&host, &name).await?.ok_or_else(|| Error::new(format!("interface {name} vanished")))?;
     let mut link: LinkMessage = LinkUnspec::new_with_index(index).controller(bridge).up().build();
     link.attributes.push(LinkAttribute::Group(group));
@@ -109,13 +139,14 @@ async fn on_a_thread(work: impl FnOnce() -> Result<()> + Send + 'static) -> Resu
 
 /// The same in a user namespace, which is mounted as well.
 fn enter_new_of(ids: Ids, user: &Path, path: &Path) -> Result<()> {
-    UserNamespace::new(&Map::of(ids))?.pin_with_network(user, path)?;
+    let map = if ids.first == 0 { Map::same()? } else { Map::of(ids) };
+    UserNamespace::new(&map)?.pin_with_network(user, path)?;
     let doing = || format!("cannot enter {}", path.display());
     setns(File::open(path).doing(doing)?, CloneFlags::CLONE_NEWNET).doing(doing)
 }
 
-fn make_namespace(path: &Path, user: Option<(Ids, &Path)>, veth: &Veth) -> Result<()> {
-    let host = File::open("/proc/thread-self/ns/net").doing(|| "cannot open the host's network namespace".into())?;
+fn make_namespace(hub: &Hub, path: &Path, user: Option<(Ids, &Path)>, veth: &Veth, mtu: u32) -> Result<()> {
+    let host = hub.open()?;
     match user {
         Some((ids, user)) => enter_new_of(ids, user, path)?,
         None => enter_new(path)?,
@@ -128,7 +159,7 @@ fn make_namespace(path: &Path, user: Option<(Ids, &Path)>, veth: &Veth) -> Resul
         let handle = handle()?;
         let doing = || "cannot set up the interface of a container".to_owned();
         handle.link().set(LinkUnspec::new_with_name("lo").up().build()).execute().await.doing(doing)?;
-        let pair = LinkVeth::new("eth0", &veth.host_end).mtu(mtu_of(&veth.bridge)).up().build();
+        let pair = LinkVeth::new("eth0", &veth.host_end).mtu(mtu).up().build();
         handle.link().add(pair).execute().await.doing(doing)?;
         let out = LinkUnspec::new_with_name(&veth.host_end).setns_by_fd(host.as_raw_fd()).build();
         handle.link().set(out).execute().await.doing(doing)?;
@@ -139,17 +170,17 @@ fn make_namespace(path: &Path, user: Option<(Ids, &Path)>, veth: &Veth) -> Resul
     })
 }
 
-/// Seen from inside the new namespace /sys still shows the host's interfaces: it was mounted there.
-fn mtu_of(interface: &str) -> u32 {
-    std::fs::read_to_string(format!("/sys/class/net/{interface}/mtu"))
-        .ok()
-        .and_then(|m| m.trim().parse().ok())
-        .unwrap_or(1500)
+fn mtu_of(link: &LinkMessage) -> u32 {
+    let known = link.attributes.iter().find_map(|attribute| match attribute {
+        LinkAttribute::Mtu(mtu) => Some(*mtu),
+        _ => None,
+    });
+    known.unwrap_or(1500)
 }
 
 /// Removes an interface; one that is gone is fine.
-pub(super) async fn remove(name: &str) -> Result<()> {
-    let handle = handle()?;
+pub(super) async fn remove(hub: &Hub, name: &str) -> Result<()> {
+    let handle = handle_in(hub)?;
     let Some(index) = index(&handle, name).await? else { return Ok(()) };
     match handle.link().del(index).execute().await {
         Err(rtnetlink::Error::NetlinkError(e)) if e.raw_code() == -nix::libc::ENODEV => Ok(()),

@@ -5,6 +5,7 @@
 //!
 //! ```text
 //! bridge oard-<id>             nft table ip oardocker_<id>             iptables rules with the comment oardocker_<id>
+//! without root both of them in a namespace that is mounted at .hub below, with a pasta
 //! <runtime dir>/netns/<id>/<container>       the mounted namespaces
 //!                         /<container>.user  the user namespace that owns it, where there is one
 //! <runtime dir>/netns/lock                 held while a free subnet or port is chosen
@@ -12,8 +13,10 @@
 
 mod firewall;
 mod forward;
+mod hub;
 mod links;
 mod names;
+mod pasta;
 mod proxy;
 mod relay;
 mod slirp;
@@ -27,6 +30,7 @@ pub use subnet::{Subnet, require_room, use_pools};
 
 use crate::error::{Doing as _, Error, Result};
 use crate::host::{self, Ids, Machine, private_dir};
+use hub::Hub;
 use nix::mount::{MntFlags, umount2};
 use std::collections::HashMap;
 use std::fs::{self, File};
@@ -71,20 +75,35 @@ impl Network {
     pub async fn create(machine: &Machine, id: &str, access: &Access) -> Result<Self> {
         Self::remove(machine, id).await?;
         make_netns_dir(machine, id)?;
+        let hub = Hub::of(machine, id);
+        hub.make().await?;
         let lock = lock(machine).await?;
         let subnet = subnet::choose(id, &[])?;
-        let created = links::create_bridge(&bridge(id), subnet.gateway(), subnet.prefix()).await;
+        let created = links::create_bridge(&hub, &bridge(id), subnet.gateway(), subnet.prefix()).await;
         drop(lock);
         created?;
         let network = Self::open(machine, id, subnet);
-        let ready = firewall::enable_forwarding(&bridge(id))
-            .and_then(|()| firewall::apply(id, &bridge(id), network.subnet, access))
-            .and_then(|()| forward::open(id, &bridge(id)));
-        if let Err(e) = ready {
+        if let Err(e) = network.connect(&hub, access).await {
             let _ = Self::remove(machine, id).await;
             return Err(e);
         }
         Ok(network)
+    }
+
+    /// Lets the bridge's packets out, and in what is for it.
+    async fn connect(&self, hub: &Hub, access: &Access) -> Result<()> {
+        let (id, bridge) = (&self.id, bridge(&self.id));
+        hub.within(|| {
+            firewall::enable_forwarding(&bridge)?;
+            firewall::apply(id, &bridge, self.subnet, access)
+        })?;
+        match hub.own() {
+            None => forward::open(id, &bridge),
+            Some(namespace) => {
+                hub.within(firewall::drop_strays)?;
+                pasta::attach(&self.machine, namespace, &access.ports).await
+            }
+        }
     }
 
     /// A network that exists already.
@@ -106,9 +125,14 @@ impl Network {
             prefix: self.subnet.prefix(),
             gateway: self.subnet.gateway(),
         };
-        links::attach(&network, user.as_ref().map(|(ids, path)| (*ids, path.as_path())), veth)
-            .await
-            .doing(|| format!("cannot connect {name} to the network"))?;
+        links::attach(
+            &Hub::of(&self.machine, &self.id),
+            &network,
+            user.as_ref().map(|(ids, path)| (*ids, path.as_path())),
+            veth,
+        )
+        .await
+        .doing(|| format!("cannot connect {name} to the network"))?;
         Ok(Namespaces { network, user: user.map(|(_, path)| path) })
     }
 
@@ -118,7 +142,7 @@ impl Network {
 
     /// Removes one namespace and its interface.
     pub async fn detach(&self, name: &str, index: u32) -> Result<()> {
-        links::remove(&format!("v{}.{index}", self.id)).await?;
+        links::remove(&Hub::of(&self.machine, &self.id), &format!("v{}.{index}", self.id)).await?;
         unmount(&self.user_namespace(name))?;
         unmount(&netns_dir(&self.machine, &self.id).join(name))
     }
@@ -129,14 +153,16 @@ impl Network {
             return Ok(());
         }
         let _lock = lock(&self.machine).await?;
-        let taken = firewall::published()?;
+        let hub = Hub::of(&self.machine, &self.id);
+        let taken = hub.within(firewall::published)?;
         if let Some((port, id)) =
             ports.iter().find_map(|p| Some((p.host, taken.get(&p.host).filter(|id| **id != self.id)?)))
         {
             return Err(Error::new(format!("port {port} is taken: the cluster {id} publishes it since a moment ago"))
                 .hint("choose other ports with `start --port-bindings-offset 50000`"));
         }
-        firewall::publish(&self.id, &bridge(&self.id), self.subnet, self.subnet.host(index)?, ports)
+        let address = self.subnet.host(index)?;
+        hub.within(|| firewall::publish(&self.id, &bridge(&self.id), self.subnet, address, ports))
     }
 
     /// Removes everything that belongs to this id, whoever made it.
@@ -145,6 +171,8 @@ impl Network {
         if !machine.is_rootless() {
             errors.extend(Self::remove_interfaces(id).await.err());
         }
+        // All of a network that is in a namespace goes with that.
+        errors.extend(Hub::of(machine, id).own().and_then(|namespace| pasta::end(namespace).err()));
         let dir = netns_dir(machine, id);
         for entry in fs::read_dir(&dir).into_iter().flatten().flatten() {
             errors.extend(unmount(&entry.path()).err());
@@ -160,7 +188,7 @@ impl Network {
 
     /// Of the host, with the rules that are about them.
     async fn remove_interfaces(id: &str) -> Result<()> {
-        let mut errors = Vec::new();
+        let (mut errors, host) = (Vec::new(), Hub::host());
         errors.extend(forward::close(id).err());
         errors.extend(firewall::remove(id).err());
         errors.extend(links::remove_group(&bridge(id), links::group(id)).await.err());
@@ -169,7 +197,7 @@ impl Network {
         for entry in fs::read_dir("/sys/class/net").into_iter().flatten().flatten() {
             let name = entry.file_name().to_string_lossy().into_owned();
             if name.starts_with(&prefix) {
-                errors.extend(links::remove(&name).await.err());
+                errors.extend(links::remove(&host, &name).await.err());
             }
         }
         Error::all(errors)
@@ -246,13 +274,13 @@ pub async fn forget(machine: &Machine, id: &str) -> Result<()> {
     if machine.is_rootless() {
         return Ok(());
     }
-    let mut errors = Vec::new();
+    let (mut errors, host) = (Vec::new(), Hub::host());
     errors.extend(firewall::remove(id).err());
     let ports = PathBuf::from("/sys/class/net").join(bridge(id)).join("brif");
     for port in fs::read_dir(ports).into_iter().flatten().flatten() {
-        errors.extend(links::remove(&port.file_name().to_string_lossy()).await.err());
+        errors.extend(links::remove(&host, &port.file_name().to_string_lossy()).await.err());
     }
-    errors.extend(links::remove(&bridge(id)).await.err());
+    errors.extend(links::remove(&host, &bridge(id)).await.err());
     Error::all(errors)
 }
 

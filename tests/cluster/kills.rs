@@ -1,7 +1,7 @@
 //! Every command killed at random instants, on each engine: the next `stop` succeeds, and then nothing is left.
 
 use super::ready_on;
-use crate::support::{Engine, Workdir, assert_same_state, machine, oar_tarball, require_root, state_on, texts};
+use crate::support::{Engine, Workdir, assert_same_state, oar_tarball, require_root, state_on, texts};
 use std::collections::BTreeSet;
 use std::process::Stdio;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -91,8 +91,8 @@ fn kill_once(workdir: &Workdir, case: &Case, delay: Duration, before: &BTreeSet<
     let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
     std::thread::sleep(delay.saturating_sub(begun.elapsed()));
     // It may have ended by itself before.
-    if workdir.engine == Engine::Rootless {
-        machine::sh("pkill -KILL -u alice -x oardocker; true");
+    if let Some(user) = workdir.engine.user() {
+        user.signal(9);
     }
     let _ = child.kill();
     child.wait().unwrap();

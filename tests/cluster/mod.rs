@@ -95,7 +95,7 @@ pub fn get(port: u16, path: &str, headers: &str) -> (String, String) {
 
 /// The same from the machine that oardocker runs on.
 fn get_there(workdir: &Workdir, port: u16, path: &str, headers: &str) -> (String, String) {
-    if workdir.engine != Engine::Rootless {
+    if workdir.engine.user().is_none() {
         return get(port, path, headers);
     }
     let header = headers.trim();
@@ -137,8 +137,8 @@ pub fn travel(workdir: &Workdir) {
     assert_eq!(workdir.sh("frontend", &format!("cat OAR.{id}.stdout")), "node1\nnode2\nwho=it's = me\n");
 
     // The machine without root has no controllers to leave to its users, which is said.
-    assert_eq!(notes.contains("jobs run, but are not confined"), engine == Engine::Rootless, "{notes}");
-    if engine != Engine::Rootless {
+    assert_eq!(notes.contains("jobs run, but are not confined"), engine.user().is_some(), "{notes}");
+    if engine.user().is_none() {
         confinement(workdir);
     }
     interactive(workdir);
@@ -719,7 +719,7 @@ pub fn volumes(engine: Engine) {
     assert!(workdir.root_sh("node1", "echo x > /data/ro/file || true").is_empty());
     // A directory from below can be renamed, as git and make do; without root only by copying.
     let rename = match engine {
-        Engine::Rootless => "mv /data/cow/sub /data/cow/moved",
+        Engine::Rootless | Engine::Own => "mv /data/cow/sub /data/cow/moved",
         _ => "python3 -c \"import os; os.rename('/data/cow/sub', '/data/cow/moved')\"",
     };
     workdir.root_sh("node1", rename);

@@ -1,6 +1,8 @@
 //! Without root, on a machine where a user has a Podman: the journeys of the other engines, and what only such a user meets. They
 //! are in one place so that they follow each other, on one machine.
 
+mod own;
+
 use crate::cluster::{journey, kills::kill_at_random, volumes};
 use crate::session::sessions_on;
 use crate::support::{BINARY, Engine, Workdir, eventually, fixture, require_root, state_on};

@@ -1,6 +1,6 @@
 //! What becomes of a session's processes, of what it reads and writes, and what it finds: terminals, variables, files.
 
-use crate::support::{Engine, Pty, Workdir, eventually, texts};
+use crate::support::{Pty, Workdir, eventually, texts};
 use nix::sys::signal::Signal;
 use std::io::{Read as _, Seek as _, Write as _};
 use std::process::{Child, Command, Stdio};
@@ -24,9 +24,8 @@ fn session(workdir: &Workdir, args: &[&str]) -> Child {
 
 /// Sends a signal to oardocker alone, as `timeout` and job schedulers do.
 fn signal(workdir: &Workdir, child: &Child, signal: Signal) {
-    if workdir.engine == Engine::Rootless {
-        let line = format!("pkill -{} -u alice -x oardocker", signal as i32);
-        workdir.host_sh(&line);
+    if let Some(user) = workdir.engine.user() {
+        assert!(user.signal(signal as i32));
         return;
     }
     nix::sys::signal::kill(nix::unistd::Pid::from_raw(child.id() as i32), signal).unwrap();
@@ -98,7 +97,7 @@ pub fn input(workdir: &Workdir) {
     let loops = "list=$(mktemp); printf 'node1\\nserver\\nfrontend\\n' > $list; ";
     let on_each = "while read h; do $oardocker exec --no-tty $h hostname; done";
     // On the machine without root oardocker's input comes through a program of the machine's, which reads ahead.
-    if workdir.engine != Engine::Rootless {
+    if workdir.engine.user().is_none() {
         assert_eq!(bash(workdir, &format!("{loops} {on_each} < $list")), three, "a file");
         assert_eq!(bash(workdir, &format!("{loops} cat $list | {on_each}")), three, "a pipe");
         let two = "{ $oardocker exec --no-tty node1 'read a; read b; echo $a-$b'; cat; } < $list";
@@ -128,7 +127,7 @@ pub fn input(workdir: &Workdir) {
 
 /// A reader that is slow has made the pipe one that does not wait.
 pub fn slow_reader(workdir: &Workdir) {
-    if workdir.engine == Engine::Rootless {
+    if workdir.engine.user().is_some() {
         return;
     }
     let (mut reader, writer) = std::io::pipe().unwrap();
@@ -169,7 +168,7 @@ pub fn terminals(workdir: &Workdir) {
         assert!(code == 0 && said.contains(&format!("37 {}\r\n", 101 + i)), "{said}");
     }
     // The machine without root is reached through a terminal of its own.
-    if workdir.engine == Engine::Rootless {
+    if workdir.engine.user().is_some() {
         return;
     }
     for (name, fallback) in [

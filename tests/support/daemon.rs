@@ -42,7 +42,7 @@ impl Daemon {
         fs::create_dir_all(&dir).unwrap();
         let rules = iptables_save();
         let command = match engine {
-            Engine::Containerd | Engine::Rootless => panic!("that has no daemon here"),
+            Engine::Containerd | Engine::Rootless | Engine::Own => panic!("that has no daemon here"),
             Engine::Docker => {
                 // Without a bridge of its own, and leaving the policy of the host's FORWARD alone.
                 dockerd(&dir, &data, &["--bridge=none", "--ip-forward=false"])

@@ -68,6 +68,8 @@ pub enum Engine {
     Podman,
     /// The Podman of a user who is not root, on a machine of its own.
     Rootless,
+    /// A containerd that oardocker runs for a user who is not root, there.
+    Own,
 }
 
 impl Engine {
@@ -77,6 +79,7 @@ impl Engine {
             Self::Docker => "docker",
             Self::Podman => "podman",
             Self::Rootless => "rootless",
+            Self::Own => "own",
         }
     }
 
@@ -86,13 +89,22 @@ impl Engine {
             Self::Containerd => data_root(),
             Self::Docker | Self::Podman => data_root().join("compat"),
             // The user's home.
-            Self::Rootless => data_root().join("rootless"),
+            Self::Rootless | Self::Own => data_root().join(self.name()),
         }
     }
 
     /// OARDOCKER_RUNTIME_DIR.
     pub fn runtime_dir(self) -> PathBuf {
         if self == Self::Containerd { runtime_dir() } else { PathBuf::from(format!("{}.c", runtime_dir().display())) }
+    }
+
+    /// Whose it is, on the machine of users who are not root.
+    pub fn user(self) -> Option<machine::User> {
+        match self {
+            Self::Rootless => Some(machine::ALICE),
+            Self::Own => Some(machine::BOB),
+            _ => None,
+        }
     }
 
     /// Where the daemon of the tests keeps its socket.
@@ -127,7 +139,7 @@ impl Engine {
         static ONE: Mutex<()> = Mutex::new(());
         let one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
         let begun = Instant::now();
-        if self == Self::Rootless {
+        if self.user().is_some() {
             machine::keep();
         } else {
             machine::end();
@@ -201,20 +213,20 @@ impl Workdir {
 
     /// Makes a file the property of who runs oardocker.
     pub fn give(&self, path: &Path) {
-        if self.engine == Engine::Rootless {
-            std::os::unix::fs::chown(path, Some(machine::ALICE), Some(machine::ALICE)).unwrap();
+        if let Some(user) = self.engine.user() {
+            std::os::unix::fs::chown(path, Some(user.id), Some(user.id)).unwrap();
         }
     }
 
     /// What oardocker is called by: it, or what runs it elsewhere.
     pub fn program(&self) -> PathBuf {
-        if self.engine == Engine::Rootless { machine::program() } else { BINARY.into() }
+        self.engine.user().map_or_else(|| BINARY.into(), machine::User::program)
     }
 
     /// A line for the shell of the machine that oardocker runs on.
     #[track_caller]
     pub fn host_sh(&self, line: &str) -> String {
-        if self.engine == Engine::Rootless {
+        if self.engine.user().is_some() {
             return machine::sh(line);
         }
         let out = Command::new("sh").args(["-c", line]).output().unwrap();
@@ -224,8 +236,8 @@ impl Workdir {
 
     /// Kills an oardocker that [`Workdir::command`] has started.
     pub fn kill(&self, child: &mut Child) {
-        if self.engine == Engine::Rootless {
-            machine::sh("for _ in $(seq 50); do pkill -KILL -u alice -x oardocker && exit 0; sleep 0.1; done; exit 1");
+        if let Some(user) = self.engine.user() {
+            eventually("there is one to kill", 10, || user.signal(9).then_some(()));
         }
         let _ = child.kill();
         child.wait().unwrap();
@@ -234,7 +246,7 @@ impl Workdir {
     pub fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(self.program());
         command.args(args).current_dir(&self.root).stdin(Stdio::null());
-        if self.engine == Engine::Rootless {
+        if self.engine.user().is_some() {
             return command;
         }
         command
@@ -313,8 +325,8 @@ pub fn host_state() -> BTreeSet<String> {
 
 /// The same for any engine.
 pub fn state_on(engine: Engine) -> BTreeSet<String> {
-    if engine == Engine::Rootless {
-        return machine::state().lines().map(str::to_owned).collect();
+    if let Some(user) = engine.user() {
+        return user.state().lines().map(str::to_owned).collect();
     }
     let mut state = BTreeSet::new();
     let foreign = foreign();

@@ -4,7 +4,7 @@ use super::Context;
 use crate::cli::python::repr;
 use crate::cli::values::Wrong;
 use crate::cluster::{self, files::Files};
-use crate::host::Machine;
+use crate::host::{Machine, Root};
 use crate::workdir::Workdir;
 use clap_complete::ArgValueCandidates;
 use serde::Serialize;
@@ -51,7 +51,7 @@ pub(in crate::cli) fn hosts(words: &[String]) -> Vec<String> {
         .ok()
         .and_then(|workdir| {
             let all =
-                Files::own(&workdir.env_id).into_iter().chain([Files::new(&Machine::new(false), &workdir.env_id)]);
+                Files::own(&workdir.env_id).into_iter().chain([Files::new(&Machine::new(Root::Host), &workdir.env_id)]);
             all.into_iter().find_map(|files| files.public_nodes())
         })
         .map_or(1, |text| text.lines().count());

@@ -131,6 +131,8 @@ pub struct Context {
     backend: Option<Backend>,
     locks: Vec<Lock>,
     in_session: bool,
+    /// What nothing needs any more.
+    retiring: Option<Arc<dyn Engine>>,
     cancel: CancellationToken,
 }
 
@@ -144,7 +146,7 @@ impl Context {
     /// From the global options.
     pub fn new(ui: Arc<Ui>, machine: Machine, global: Global) -> Self {
         let cancel = CancellationToken::new();
-        Self { ui, global, machine, backend: None, locks: Vec::new(), in_session: false, cancel }
+        Self { ui, global, machine, backend: None, locks: Vec::new(), in_session: false, retiring: None, cancel }
     }
 
     /// Says that the user does not want the command any more; it ends when nothing of it is at work.
@@ -197,6 +199,8 @@ impl Context {
         if let Some(backend) = &self.backend {
             return Ok(backend.clone());
         }
+        // Whatever wants an engine wants it to stay.
+        self.retiring = None;
         let (backend, line) = select::connect(&self.machine, &address::parse(&self.global.docker_host)?).await?;
         // In a session, stderr belongs to the program inside.
         if let Some(line) = line.filter(|_| self.global.verbose || !self.in_session) {
@@ -261,6 +265,9 @@ impl Context {
 
     fn cgroups(&self, engine: &dyn Engine) -> Result<Cgroups> {
         let found = Cgroups::detect(&self.global.cgroup_path)?;
+        if let Some(cgroup) = self.machine.delegated_cgroup() {
+            return Ok(found.delegated(cgroup));
+        }
         Ok(if engine.info().makes_cgroups { found.of_the_engine() } else { found })
     }
 
@@ -330,6 +337,20 @@ impl Context {
     pub async fn close(&mut self) {
         self.release().await;
         self.backend = None;
+    }
+
+    /// Has an engine end what oardocker runs of it when nothing else is asked for on this line.
+    fn retire_at_end(&mut self, engine: Arc<dyn Engine>) {
+        self.retiring = Some(engine);
+    }
+
+    /// After the last command. The value is 1 if something could not be ended.
+    pub async fn end(&mut self) -> u8 {
+        self.close().await;
+        let Some(engine) = self.retiring.take() else { return 0 };
+        let Err(e) = engine.retire().await else { return 0 };
+        self.ui.error(&e);
+        e.exit_code()
     }
 
     async fn release(&self) {

@@ -5,7 +5,7 @@ use super::streams::Fifos;
 use super::{Containerd, SNAPSHOTTER, ids, managed, snapshots};
 use crate::engine::io::Session;
 use crate::engine::{ContainerInfo, Content, Engine, EngineInfo, IdsOrWhy, Image, NodeSpec, ProcessSpec, State, oci};
-use crate::error::{Doing as _, Result};
+use crate::error::{Doing as _, Error, Result};
 use crate::host::Ids;
 use crate::net::{Access, Subnet};
 use crate::rooted::Root;
@@ -93,7 +93,10 @@ impl Engine for Containerd {
     }
 
     async fn require_host_ids(&self) -> Result<()> {
-        Ok(())
+        if self.machine.delegated_cgroup().is_none() {
+            return Ok(());
+        }
+        Err(Error::new("without root nodes always have a user namespace").hint("leave --userns=off out"))
     }
 
     async fn cgroup(&self, _: &str) -> Result<Option<String>> {

@@ -32,6 +32,10 @@ mod runc {
 impl Containerd {
     /// A range that no container here has, nor anybody else; or why there can be none.
     pub(super) async fn free_ids(&self, id: &str) -> Result<IdsOrWhy> {
+        if self.machine.delegated_cgroup().is_some() {
+            // All that a user has, in a namespace of the node's own: in ours its root could take away what is read-only.
+            return Ok(Ok((Ids { first: 0 }, None)));
+        }
         if let Some(why) = self.no_ids.get_or_try_init(|| self.probe()).await? {
             return Ok(Err(why.clone()));
         }
@@ -128,7 +132,8 @@ impl Drop for Shown {
 
 /// The mounts of a snapshot with layers that belong to a container's ids.
 pub(super) async fn show(machine: &Machine, id: &str, ids: Ids, mut mounts: Vec<Mount>) -> Result<Shown> {
-    let layers = |option: &String| option.strip_prefix("lowerdir=").map(str::to_owned);
+    // Those of a user's own have the right owners already.
+    let layers = |option: &String| option.strip_prefix("lowerdir=").filter(|_| ids.first != 0).map(str::to_owned);
     let Some(lower) = mounts.iter().flat_map(|mount| &mount.options).find_map(layers) else {
         return Ok(Shown { mounts, place: None });
     };

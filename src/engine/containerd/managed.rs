@@ -18,7 +18,7 @@ use std::fs::{self, File};
 use std::os::unix::fs::{DirBuilderExt as _, FileTypeExt as _};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 /// A private daemon boots in 0.03 s here; a busy machine may need a hundred times that.
@@ -30,13 +30,22 @@ pub fn ensure(machine: &Machine) -> Result<bool> {
         return Ok(false);
     }
     let dir = private_dir(&machine.runtime_dir().join("containerd"))?;
+    if machine.delegated_cgroup().is_some() {
+        // Who keeps the namespaces is about to start it again.
+        return await_answer(machine, &watch(&dir)?, || None).map(|()| true);
+    }
     let lock = File::create(dir.join("lock")).doing(|| format!("cannot create a lock in {}", dir.display()))?;
     let _lock = host::lock(lock).doing(|| format!("cannot take the lock in {}", dir.display()))?;
     if answers(machine) {
         return Ok(false);
     }
-    start(machine, &dir)?;
+    spawn(machine, &dir)?;
     Ok(true)
+}
+
+/// Runs it as a child, for who keeps a user's namespaces.
+pub fn run(machine: &Machine) -> Result<Child> {
+    spawn(machine, &private_dir(&machine.runtime_dir().join("containerd"))?)
 }
 
 /// Whether there is a `containerd` program to run.
@@ -45,9 +54,10 @@ pub fn installed() -> bool {
     std::env::split_paths(&path).any(|dir| dir.join("containerd").is_file())
 }
 
-/// Ends the managed containerd, if it runs. Its images stay on disk.
+/// Ends the managed containerd, if it runs. Its images stay on disk. Without root the namespaces end as well.
 pub(super) fn shut_down(machine: &Machine) -> Result<()> {
-    let Some(pid) = running_pid(machine) else { return Ok(()) };
+    let holder = machine.delegated_cgroup().and_then(|_| crate::engine::rootless::holder_of(machine));
+    let Some(pid) = holder.or_else(|| running_pid(machine)) else { return Ok(()) };
     let pidfd = rustix::process::pidfd_open(pid_of(pid), rustix::process::PidfdFlags::empty());
     kill(Pid::from_raw(pid), Signal::SIGTERM).doing(|| format!("cannot end the managed containerd (pid {pid})"))?;
     if let Ok(fd) = pidfd {
@@ -83,15 +93,31 @@ fn private_dir(dir: &Path) -> Result<PathBuf> {
     Ok(dir.into())
 }
 
-fn start(machine: &Machine, dir: &Path) -> Result<()> {
+/// Sockets have to be short; a path from an environment variable may be anything.
+pub fn require_short_socket(machine: &Machine) -> Result<()> {
+    let socket = machine.managed_socket();
+    if socket.as_os_str().len() <= 100 {
+        return Ok(());
+    }
+    Err(Error::new(format!("{} is too long for a socket", socket.display()))
+        .hint("set OARDOCKER_RUNTIME_DIR to a shorter path"))
+}
+
+/// Tells of sockets that appear in a directory.
+fn watch(dir: &Path) -> Result<Inotify> {
+    let watch =
+        Inotify::init(InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC).doing(|| "cannot watch a directory".into())?;
+    watch
+        .add_watch(dir, AddWatchFlags::IN_CREATE | AddWatchFlags::IN_MOVED_TO)
+        .doing(|| format!("cannot watch {}", dir.display()))?;
+    Ok(watch)
+}
+
+fn spawn(machine: &Machine, dir: &Path) -> Result<Child> {
     let data = private_dir(&machine.data_dir().join("containerd"))?;
     let (config, log) = (data.join("config.toml"), data.join("containerd.log"));
     let socket = machine.managed_socket();
-    // Sockets have to be short; a path from an environment variable may be anything.
-    if socket.as_os_str().len() > 100 {
-        return Err(Error::new(format!("{} is too long for a socket", socket.display()))
-            .hint("set OARDOCKER_RUNTIME_DIR to a shorter path"));
-    }
+    require_short_socket(machine)?;
     let text = format!(
         "version = 2\nroot = {:?}\nstate = {:?}\n\
          disabled_plugins = [\"io.containerd.grpc.v1.cri\", \"io.containerd.internal.v1.opt\", \
@@ -105,11 +131,7 @@ fn start(machine: &Machine, dir: &Path) -> Result<()> {
     fs::write(&config, text).doing(|| format!("cannot write {}", config.display()))?;
     let log_file = File::create(&log).doing(|| format!("cannot create {}", log.display()))?;
     let _ = fs::remove_file(&socket);
-    let watch =
-        Inotify::init(InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC).doing(|| "cannot watch a directory".into())?;
-    watch
-        .add_watch(dir, AddWatchFlags::IN_CREATE | AddWatchFlags::IN_MOVED_TO)
-        .doing(|| format!("cannot watch {}", dir.display()))?;
+    let watch = watch(dir)?;
 
     let mut command = Command::new("containerd");
     command
@@ -131,22 +153,33 @@ fn start(machine: &Machine, dir: &Path) -> Result<()> {
     })?;
     let pid_file = dir.join("containerd.pid");
     fs::write(&pid_file, child.id().to_string()).doing(|| format!("cannot write {}", pid_file.display()))?;
+    let ended = || child.try_wait().ok().flatten().map(|status| format!("ended at once ({status})"));
+    match await_answer(machine, &watch, ended) {
+        Ok(()) => Ok(child),
+        Err(e) => {
+            let _ = child.kill();
+            let _ = child.wait();
+            Err(with_log(e, &log))
+        }
+    }
+}
 
-    let deadline = Instant::now() + BOOT;
+/// Waits until it answers, or has `ended`.
+fn await_answer(machine: &Machine, watch: &Inotify, mut ended: impl FnMut() -> Option<String>) -> Result<()> {
+    let (socket, deadline) = (machine.managed_socket(), Instant::now() + BOOT);
     loop {
         if fs::metadata(&socket).is_ok_and(|m| m.file_type().is_socket()) && answers(machine) {
             return Ok(());
         }
-        if let Ok(Some(status)) = child.try_wait() {
-            return Err(with_log(Error::new(format!("the managed containerd ended at once ({status})")), &log));
+        if let Some(how) = ended() {
+            return Err(Error::new(format!("the managed containerd {how}")));
         }
         let left = deadline.saturating_duration_since(Instant::now());
         if left.is_zero() {
-            let _ = child.kill();
-            return Err(with_log(Error::new(format!("the managed containerd did not answer within {BOOT:?}")), &log));
+            return Err(Error::new(format!("the managed containerd did not answer within {BOOT:?}")));
         }
         // Wakes at the creation of the socket; the short bound notices a daemon that died, or a bind not yet listening.
-        let fd = std::os::fd::AsFd::as_fd(&watch);
+        let fd = std::os::fd::AsFd::as_fd(watch);
         let mut fds = [nix::poll::PollFd::new(fd, nix::poll::PollFlags::POLLIN)];
         let _ = nix::poll::poll(&mut fds, nix::poll::PollTimeout::from(left.as_millis().min(50) as u16));
         let _ = watch.read_events();

@@ -13,7 +13,7 @@ mod snapshots;
 mod steps;
 mod streams;
 
-pub use managed::{ensure as ensure_managed, installed};
+pub use managed::{ensure as ensure_managed, installed, require_short_socket, run as run_managed};
 
 use super::EngineInfo;
 use super::step::Steps;

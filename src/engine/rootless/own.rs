@@ -1,0 +1,172 @@
+//! Namespaces of oardocker's own, one pair for each user and runtime directory, with a containerd in them. The first command that needs them
+//! has the user's systemd run a [`super::holder`]; they end with that: at the last `destroy`, with the user's last session, or at a reboot.
+//!
+//! ```text
+//! <runtime dir>/holder       locked by the process that keeps the namespaces, so the kernel tells which one that is
+//!              /holder.lock  held while one oardocker looks for it and starts it
+//!              /holder.log   what it says
+//! ```
+
+use super::{holder, join, requirements};
+use crate::engine::containerd;
+use crate::error::{Doing as _, Error, Result};
+use crate::host::{self, Machine, Root};
+use nix::fcntl::{FcntlArg, fcntl};
+use std::ffi::{OsStr, OsString};
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+
+/// Where hosts mount cgroups.
+pub(super) const CGROUPS: &str = "/sys/fs/cgroup";
+
+/// Enters them, made first if they are not there.
+pub(super) fn enter() -> Result<Machine> {
+    let doing = || "cannot run containers without root".to_owned();
+    requirements::session().doing(doing)?;
+    // Where directories are is the same for each kind of root that is a user's.
+    let machine = Machine::new(Root::User { cgroup: PathBuf::new() });
+    let pid = match holder_of(&machine) {
+        Some(pid) => pid,
+        None => begin(&machine).doing(doing)?,
+    };
+    let cgroup = cgroup_of(pid).doing(doing)?;
+    join(&pid.to_string()).doing(|| format!("cannot enter the namespaces of process {pid}, which are yours"))?;
+    see_all_programs();
+    Ok(Machine::new(Root::User { cgroup }))
+}
+
+/// A user's `PATH` may lack directories in which there are programs that we run.
+fn see_all_programs() {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let all = std::env::split_paths(&path).chain(requirements::SBIN.map(PathBuf::from));
+    if let Ok(path) = std::env::join_paths(all) {
+        // SAFETY: there is one thread.
+        unsafe { std::env::set_var("PATH", path) };
+    }
+}
+
+fn lock_file(machine: &Machine) -> PathBuf {
+    machine.runtime_dir().join("holder")
+}
+
+fn whole_file() -> nix::libc::flock {
+    nix::libc::flock {
+        l_type: nix::libc::F_WRLCK as i16,
+        l_whence: nix::libc::SEEK_SET as i16,
+        l_start: 0,
+        l_len: 0,
+        l_pid: 0,
+    }
+}
+
+/// The process that has the lock.
+pub(in crate::engine) fn holder_of(machine: &Machine) -> Option<i32> {
+    let file = File::options().write(true).open(lock_file(machine)).ok()?;
+    let mut lock = whole_file();
+    fcntl(&file, FcntlArg::F_GETLK(&mut lock)).ok()?;
+    (i32::from(lock.l_type) != nix::libc::F_UNLCK && lock.l_pid > 0).then_some(lock.l_pid)
+}
+
+/// Says that this process is the one that others have to enter, as long as the value.
+pub(super) fn declare(machine: &Machine) -> Result<File> {
+    let path = lock_file(machine);
+    let doing = || format!("cannot lock {}", path.display());
+    let file = File::options().write(true).create(true).truncate(false).open(&path).doing(doing)?;
+    fcntl(&file, FcntlArg::F_SETLK(&whole_file())).doing(doing)?;
+    Ok(file)
+}
+
+/// Has the user's systemd run a holder, unless somebody was faster.
+fn begin(machine: &Machine) -> Result<i32> {
+    let dir = machine.runtime_dir();
+    host::private_dir(dir)?;
+    host::make_dir(machine.data_dir(), 0o711)?;
+    let path = dir.join("holder.lock");
+    let lock = File::create(&path).doing(|| format!("cannot create {}", path.display()))?;
+    let _lock = host::lock(lock).doing(|| format!("cannot take the lock {}", path.display()))?;
+    if let Some(pid) = holder_of(machine) {
+        return Ok(pid);
+    }
+    requirements::check(machine.data_dir(), Path::new(CGROUPS))?;
+    containerd::require_short_socket(machine)?;
+    // One that was killed may not be gone with all that it kept.
+    host::stop_unit(machine)?;
+    let log = dir.join("holder.log");
+    File::create(&log).doing(|| format!("cannot create {}", log.display()))?;
+    let program = std::env::current_exe().doing(|| "cannot tell where oardocker is".into())?;
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let data = std::path::absolute(machine.data_dir()).doing(|| "cannot tell where images are kept".into())?;
+    let runtime = std::path::absolute(dir).doing(|| "cannot tell where runtime files are".into())?;
+    let variables: [(&str, &OsStr); 4] = [
+        (holder::VARIABLE, OsStr::new("1")),
+        ("OARDOCKER_DATA_DIR", data.as_os_str()),
+        ("OARDOCKER_RUNTIME_DIR", runtime.as_os_str()),
+        ("PATH", &path),
+    ];
+    let begun = host::start_unit(machine, &program, &variables, &log);
+    match (begun, holder_of(machine)) {
+        (Ok(()), Some(pid)) => Ok(pid),
+        (begun, _) => {
+            let error = begun.err().unwrap_or_else(|| Error::new("it ended at once"));
+            let text = fs::read_to_string(&log).unwrap_or_default();
+            let last: Vec<String> = text.lines().rev().take(10).map(Into::into).collect();
+            Err(error.detail(last.into_iter().rev()).hint(format!("its log is {}", log.display())))
+        }
+    }
+}
+
+/// The cgroup of the unit that a holder is in: it has one of its own in there.
+fn cgroup_of(pid: i32) -> Result<PathBuf> {
+    let file = format!("/proc/{pid}/cgroup");
+    let text = fs::read_to_string(&file).doing(|| format!("cannot read {file}"))?;
+    let own =
+        unit_of(&text).ok_or_else(|| Error::new(format!("{file} has no cgroup that was left to you: {text:?}")))?;
+    Ok(own.into())
+}
+
+/// Of the text of `/proc/<pid>/cgroup`.
+fn unit_of(text: &str) -> Option<OsString> {
+    let own = text.lines().find_map(|line| line.strip_prefix("0::"))?;
+    own.strip_suffix(holder::LEAF).filter(|unit| unit.starts_with('/') && unit.len() > 1).map(Into::into)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_process_that_holds_is_told_by_the_kernel() {
+        let dir = tempfile::tempdir().unwrap();
+        let machine = Machine::below(dir.path());
+        assert_eq!(holder_of(&machine), None, "there is no file");
+        fs::create_dir_all(machine.runtime_dir()).unwrap();
+        fs::write(lock_file(&machine), "").unwrap();
+        assert_eq!(holder_of(&machine), None, "nobody has it");
+        // A lock of one's own is none for who asks; so another process has it.
+        let mut child = std::process::Command::new("python3")
+            .args([
+                "-c",
+                "import fcntl,sys; f=open(sys.argv[1],'w'); fcntl.lockf(f,fcntl.LOCK_EX); print(1,flush=True); input()",
+            ])
+            .arg(lock_file(&machine))
+            .stdin(std::process::Stdio::piped())
+            .stdout(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        std::io::Read::read_exact(child.stdout.as_mut().unwrap(), &mut [0]).unwrap();
+        assert_eq!(holder_of(&machine), i32::try_from(child.id()).ok());
+        assert!(declare(&machine).is_err(), "there is one at most");
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert_eq!(holder_of(&machine), None, "it goes with its process");
+    }
+
+    #[test]
+    fn a_unit_s_cgroup_is_above_its_holder_s() {
+        let unit = "/user.slice/user-1000.slice/user@1000.service/app.slice/oardocker-1.service";
+        assert_eq!(unit_of(&format!("0::{unit}/holder\n")), Some(unit.into()));
+        for text in ["0::/holder\n", "0::/user.slice/session-1.scope\n", "1:cpuset:/holder\n", ""] {
+            assert_eq!(unit_of(text), None, "{text}");
+        }
+    }
+}
