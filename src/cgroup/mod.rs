@@ -131,6 +131,16 @@ impl Cgroups {
             .hint("boot the host with systemd.unified_cgroup_hierarchy=1 on the kernel's command line, or run oardocker as root"))
     }
 
+    /// What a user may ask for where the controllers that were given are not those that confine jobs; nothing where they are.
+    pub fn advice(&self) -> &'static str {
+        let given = std::fs::read_to_string(self.root.join("cgroup.controllers")).unwrap_or_default();
+        let has = |name: &str| given.split_whitespace().any(|given| given == name);
+        if ["cpuset", "cpu", "memory", "pids"].into_iter().all(has) {
+            return "";
+        }
+        "; as root: systemctl edit user@.service, the lines [Service] and Delegate=cpu cpuset io memory pids, then log in anew"
+    }
+
     fn mounted(&self) -> Mounted {
         Mounted { root: self.root.clone(), layout: self.layout }
     }

@@ -16,6 +16,7 @@ use crate::cluster::keeper;
 use crate::engine::rootless;
 use crate::error::{Error, Result};
 use crate::host::{Machine, Root};
+use crate::net;
 use commands::Context;
 use parse::{Env, Invocation, Line, Parsed, Parser, Refusal};
 use std::ffi::OsString;
@@ -81,6 +82,9 @@ pub fn run(args: Vec<OsString>) -> u8 {
 fn serve(words: &[String], env: &Env) -> Option<Result<()>> {
     if env.contains_key(rootless::HOLDER) {
         return Some(rootless::hold());
+    }
+    if let Some(orders) = env.get(net::DOOR) {
+        return Some(net::keep_door(orders));
     }
     let env_id = env.get(keeper::VARIABLE)?;
     let global: Vec<OsString> = words.iter().map(OsString::from).collect();

@@ -90,7 +90,7 @@ pub struct Contents {
 pub(super) fn contents(request: &Request, facts: &Facts, hosts: &[String]) -> Contents {
     let at = &facts.files;
     Contents {
-        dirs: dirs(at, hosts, id(facts.ids, 0)),
+        dirs: dirs(at, hosts, facts.ids),
         files: written(request, facts, hosts),
         shared: shared(at, &request.volumes, facts.ids),
         copies: cow::copies(at, hosts, &request.volumes, facts.rootless),
@@ -105,14 +105,20 @@ pub(super) fn id(ids: Option<Ids>, inside: u32) -> u32 {
     ids.map_or(inside, |ids| ids.of(inside))
 }
 
-/// `root` is that of the hosts, which write in two of them.
-fn dirs(at: &Files, hosts: &[String], root: u32) -> Vec<Dir> {
+/// Whose that is which hosts may not write to.
+fn stranger(ids: Option<Ids>) -> u32 {
+    ids.map_or(0, Ids::stranger)
+}
+
+/// The hosts' root writes in two of them.
+fn dirs(at: &Files, hosts: &[String], ids: Option<Ids>) -> Vec<Dir> {
+    let root = id(ids, 0);
     let dir = |path: PathBuf, mode, owner| Dir { path, mode, owner };
     let written = [at.log_dir(), at.home()].map(|path| dir(path, 0o700, root));
     let own = ["console", "kmsg", "notify", "cow", "pins", "profile"].map(|name| dir(at.path(name), 0o700, 0));
     // OAR's own account writes there, whose number is the image's.
-    let wake = dir(at.wake_dir(), 0o1777, 0);
-    let notify = hosts.iter().map(|host| dir(at.notify_dir(host), 0o755, 0));
+    let wake = dir(at.wake_dir(), 0o1777, stranger(ids));
+    let notify = hosts.iter().map(|host| dir(at.notify_dir(host), 0o755, stranger(ids)));
     let public = at.public().parent().map(|path| dir(path.into(), 0o755, 0));
     written.into_iter().chain(own).chain([wake]).chain(notify).chain(public).collect()
 }
@@ -136,14 +142,14 @@ fn written(request: &Request, facts: &Facts, hosts: &[String]) -> Vec<File> {
     ];
     let root = id(facts.ids, 0);
     // Nobody in the hosts may write to these, but that folders of the Python tool change whose the keys' variables are.
-    let owner = |name: &str| if facts.old && name == "ssh_environment" { root } else { 0 };
+    let owner = |name: &str| if facts.old && name == "ssh_environment" { root } else { stranger(facts.ids) };
     let named = named.map(|(name, text, mode)| File { path: at.path(name), text, mode, owner: owner(name) });
     let kmsg = hosts.iter().map(|host| File { path: at.kmsg(host), text: String::new(), mode: 0o600, owner: root });
     let profiles = images.iter().map(|(role, env)| File {
         path: at.profile(role),
         text: profile(env, &request.envs),
         mode: 0o644,
-        owner: 0,
+        owner: stranger(facts.ids),
     });
     // Last: completion finds a cluster by it.
     let public = File { path: at.public(), text: nodes, mode: 0o644, owner: 0 };

@@ -15,17 +15,37 @@ struct Limit {
     of: &'static str,
     each: u64,
     others: u64,
+    /// What a host needs at least: where root may not raise the limit, a cluster is refused only for this.
+    least: u64,
 }
 
 const LIMITS: [Limit; 7] = [
-    Limit { name: "fs.inotify.max_user_instances", of: "inotify instances of root", each: 9, others: 32 },
-    Limit { name: "fs.inotify.max_user_watches", of: "inotify watches of root", each: 64, others: 8192 },
-    Limit { name: "kernel.keys.root_maxkeys", of: "kernel keys of root", each: 4, others: 200 },
-    Limit { name: "kernel.pid_max", of: "process ids", each: 64, others: 4096 },
-    Limit { name: "kernel.threads-max", of: "threads", each: 64, others: 4096 },
-    Limit { name: "net.ipv4.neigh.default.gc_thresh3", of: "entries of the ARP tables", each: 8, others: 128 },
+    Limit {
+        name: "fs.inotify.max_user_instances",
+        of: "inotify instances of one account",
+        each: 9,
+        others: 32,
+        least: 6,
+    },
+    Limit {
+        name: "fs.inotify.max_user_watches",
+        of: "inotify watches of one account",
+        each: 64,
+        others: 8192,
+        least: 20,
+    },
+    Limit { name: "kernel.keys.root_maxkeys", of: "kernel keys of root", each: 4, others: 200, least: 0 },
+    Limit { name: "kernel.pid_max", of: "process ids", each: 64, others: 4096, least: 20 },
+    Limit { name: "kernel.threads-max", of: "threads", each: 64, others: 4096, least: 20 },
+    Limit {
+        name: "net.ipv4.neigh.default.gc_thresh3",
+        of: "entries of the ARP tables",
+        each: 8,
+        others: 128,
+        least: 0,
+    },
     // Shims, daemons and hosts open files, and the kernel has one table of them.
-    Limit { name: "fs.file-max", of: "open files", each: 512, others: 16_384 },
+    Limit { name: "fs.file-max", of: "open files", each: 512, others: 16_384, least: 256 },
 ];
 
 /// Ports that a bridge of the kernel has.
@@ -79,6 +99,11 @@ pub fn provide(hosts: u32, table: &dyn Table) -> Result<Vec<String>> {
         if table.set(limit.name, value) {
             lines
                 .push(format!("raised {} from {now} to {value}: {hosts} hosts need {needed} {}", limit.name, limit.of));
+        } else if hosts * limit.least <= now {
+            lines.push(format!(
+                "{hosts} hosts may need {needed} {}, and {now} are allowed: if services fail, as root: sysctl -w {}={value}",
+                limit.of, limit.name
+            ));
         } else {
             small.push((limit, now, needed, value));
         }
@@ -143,8 +168,11 @@ mod tests {
     #[test]
     fn what_cannot_be_raised_is_an_error_with_the_sysctl() {
         let error = provide(103, &fake(false)).unwrap_err();
-        assert!(error.to_string().contains("inotify instances of root (128 are allowed)"), "{error}");
+        assert!(error.to_string().contains("inotify instances of one account (128 are allowed)"), "{error}");
         assert_eq!(error.hints(), ["as root: sysctl -w fs.inotify.max_user_instances=1024"]);
+        // What might just do is tried.
+        let lines = provide(13, &fake(false)).unwrap();
+        assert!(lines[0].contains("may need 149 inotify instances of one account, and 128 are allowed"), "{lines:?}");
         assert!(provide(1024, &fake(true)).unwrap_err().to_string().contains("1023 ports"));
     }
 }

@@ -58,6 +58,7 @@ impl Place {
             let owners = owners(shared, &opened, user)?;
             let owner = rustix::fs::fstat(&opened).map_or(0, |stat| stat.st_uid);
             let refused = self.powers.pin(&opened, &shared.place, &owners)?;
+            notes.extend(unmapped(shared, owner));
             notes.extend(note(shared, &owners, user.filter(|user| *user != owner).map(|_| owner), refused));
         }
         contents.copies.iter().try_for_each(|copy| cow::mount(copy, self.powers.as_ref()))?;
@@ -107,7 +108,7 @@ fn sharer(opened: &OwnedFd, user: Option<u32>) -> std::io::Result<(u32, Option<u
 /// only read, root's are root's as well.
 fn owners(shared: &Shared, opened: &OwnedFd, user: Option<u32>) -> Result<Owners> {
     let Some(ids) = shared.ids else { return Ok(Owners::Plain) };
-    if ids.first == 0 {
+    if ids.are_a_user_s() {
         // Without root no disk of the host can show other owners.
         return Ok(if shared.read_only { Owners::Locked } else { Owners::Plain });
     }
@@ -116,6 +117,16 @@ fn owners(shared: &Shared, opened: &OwnedFd, user: Option<u32>) -> Result<Owners
     let scripts = matches!(shared.source, Source::Directory(_));
     let map = if scripts { map.with_root(ids) } else { map }.with_others();
     Ok(Owners::Shown { map, read_only: shared.read_only })
+}
+
+/// What a user without root should know of a folder that is theirs, and so the hosts' root's.
+fn unmapped(shared: &Shared, owner: u32) -> Option<String> {
+    let Source::Volume(path) = &shared.source else { return None };
+    let docker = shared.ids.filter(|ids| ids.are_a_user_s() && owner == 0 && !shared.read_only)?.of(contents::DOCKER);
+    let docker = host::number_outside(docker)?;
+    Some(format!(
+        "{path} is yours, and so root's in the nodes: user docker writes there only what others may. To let docker: setfacl -R -m u:{docker}:rwX,d:u:{docker}:rwX {path}"
+    ))
 }
 
 /// What the user should know of how something is shared. `foreign` is its owner, if that is not who shares it.

@@ -51,6 +51,6 @@ impl Request {
     /// Who on the host may reach the cluster.
     pub fn access(&self) -> Access {
         let users = (!self.any).then(|| self.user.into_iter().collect());
-        Access { users, ports: self.ports() }
+        Access { users, ports: self.ports().iter().map(|p| p.host).collect() }
     }
 }

@@ -248,9 +248,9 @@ impl Runner {
             session::capture(self.engine.as_ref(), &server, &["/bin/cat", "/run/oardocker-job-manager"]).await?;
         if manager.trim() == "none" {
             old_folder::unconfine(self.engine.as_ref(), &self.env_id, names).await?;
-            (self.listener)(Event::Note(
-                "OAR has no job manager for this host's cgroups: jobs run, but are not confined to their cores".into(),
-            ));
+            let note = "OAR has no job manager for this host's cgroups: jobs run, but are not confined to their cores";
+            let advice = if self.machine.is_rootless() { self.cgroups.advice() } else { "" };
+            (self.listener)(Event::Note(format!("{note}{advice}")));
         }
         Ok(None)
     }

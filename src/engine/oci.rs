@@ -2,7 +2,8 @@
 
 use super::{Mount, NODE_CAPABILITIES, NodeSpec, ProcessSpec, StepSpec, seccomp};
 use crate::cgroup::View;
-use crate::host::{IDS, Ids};
+use crate::error::Result;
+use crate::host::{Ids, Line, Map};
 use crate::net::Namespaces;
 use serde_json::{Value, json};
 use std::path::Path;
@@ -73,7 +74,7 @@ fn process(p: &ProcessSpec, capabilities: &[&str]) -> Value {
 }
 
 /// The bundle of a node. `root` is the root filesystem, absolute or relative to the bundle.
-pub(super) fn node(spec: &NodeSpec, root: &Path, namespaces: &Namespaces) -> Value {
+pub(super) fn node(spec: &NodeSpec, root: &Path, namespaces: &Namespaces) -> Result<Value> {
     let mut mounts = own_mounts();
     mounts.extend(cgroup_mounts(&spec.cgroup_view));
     mounts.extend(spec.mounts.iter().map(mount));
@@ -83,9 +84,9 @@ pub(super) fn node(spec: &NodeSpec, root: &Path, namespaces: &Namespaces) -> Val
     }
     let mut bundle = bundle(&process, &spec.hostname, &mounts, root, &namespaces.network);
     if let (Some(ids), Some(path)) = (spec.ids, &namespaces.user) {
-        in_user_namespace(&mut bundle, ids, path);
+        in_user_namespace(&mut bundle, ids, path)?;
     }
-    in_cgroup(bundle, spec.cgroup.as_deref())
+    Ok(in_cgroup(bundle, spec.cgroup.as_deref()))
 }
 
 /// Runtimes make a bind read-only by mounting it anew, with all its flags: in a user namespace, the caller's too, none may be left out.
@@ -101,15 +102,21 @@ fn keep_locked(mount: &mut Value) {
     }
 }
 
-fn in_user_namespace(bundle: &mut Value, ids: Ids, path: &Path) {
-    let map = json!([{"containerID": 0, "hostID": ids.first, "size": IDS}]);
+fn in_user_namespace(bundle: &mut Value, ids: Ids, path: &Path) -> Result<()> {
+    // runc 1.1.15 wants those of the namespace, line by line.
+    let map = Map::of(ids)?;
+    let mappings = |lines: &[Line]| -> Vec<Value> {
+        let line = |(inside, outside, count): &Line| json!({"containerID": inside, "hostID": outside, "size": count});
+        lines.iter().map(line).collect()
+    };
     let linux = &mut bundle["linux"];
     if let Some(namespaces) = linux["namespaces"].as_array_mut() {
         namespaces.push(json!({"type": "user", "path": path}));
     }
-    linux["uidMappings"] = map.clone();
-    linux["gidMappings"] = map;
+    linux["uidMappings"] = mappings(map.users()).into();
+    linux["gidMappings"] = mappings(map.groups()).into();
     linux["seccomp"] = seccomp::of(Some(ids));
+    Ok(())
 }
 
 /// The bundle of a build step.
@@ -230,13 +237,13 @@ mod tests {
             console: "/c".into(),
         };
         let namespaces = Namespaces { network: "/n".into(), user: Some("/u".into()) };
-        let bundle = node(&spec, Path::new("rootfs"), &namespaces);
+        let bundle = node(&spec, Path::new("rootfs"), &namespaces).unwrap();
         let own: Spec = serde_json::from_value(bundle.clone()).unwrap();
         let linux = own.linux().as_ref().unwrap();
         assert_eq!(linux.uid_mappings().as_ref().unwrap()[0].host_id(), 1_000_000);
         assert!(linux.namespaces().as_ref().unwrap().iter().any(|n| n.path().as_deref() == Some(Path::new("/u"))));
         let spec = NodeSpec { ids: None, ..spec };
-        let bundle = node(&spec, Path::new("rootfs"), &Namespaces { user: None, ..namespaces });
+        let bundle = node(&spec, Path::new("rootfs"), &Namespaces { user: None, ..namespaces }).unwrap();
         let parsed: Spec = serde_json::from_value(bundle.clone()).unwrap();
         let linux = parsed.linux().as_ref().unwrap();
         assert!(linux.readonly_paths().as_ref().unwrap().iter().any(|p| p == "/proc/sys"));

@@ -28,9 +28,28 @@ pub struct Ids {
 }
 
 impl Ids {
+    /// Those of a user without root, as the user's namespace numbers them: all that it has but the last one, whose files are nobody's for
+    /// who has these.
+    pub const OF_USER: Self = Self { first: 0 };
+
+    /// Whether they are those.
+    pub fn are_a_user_s(self) -> bool {
+        self == Self::OF_USER
+    }
+
     /// A user or group of the range.
     pub fn of(self, inside: u32) -> u32 {
         self.first + inside
+    }
+
+    /// How many there are.
+    pub fn count(self) -> u32 {
+        if self.are_a_user_s() { IDS - 1 } else { IDS }
+    }
+
+    /// Whose the files are that who has these may not change: the machine's root, or what stands for it.
+    pub fn stranger(self) -> u32 {
+        if self.are_a_user_s() { IDS - 1 } else { 0 }
     }
 
     fn overlaps(self, other: &Range<u64>) -> bool {

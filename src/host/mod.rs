@@ -22,7 +22,9 @@ pub use ids::{IDS, Ids, Reservation, hash, reserve as reserve_ids};
 pub use locks::{Lock, is_locked, lock, lock_patiently, share, try_lock};
 pub use machine::{Machine, Root, whose_root};
 pub use mounts::{locked_options, overlay_features, restrict, unescape, unmount_below};
-pub use namespaces::{Map, MountCopy, UserNamespace, pin_namespace, probe as probe_user_namespaces};
+pub use namespaces::{
+    Line, Map, MountCopy, UserNamespace, number_outside, pin_namespace, probe as probe_user_namespaces,
+};
 pub use paths::{own_data_dir, podman_socket, session_dir};
 pub use powers::{Own, Owners, Plain, Powers};
 pub use process::{invoking_group, invoking_user, primary_group, shed_descriptors};

@@ -17,7 +17,7 @@ use std::os::fd::{AsFd, AsRawFd as _, OwnedFd};
 use std::path::Path;
 
 /// How ids inside are numbered outside: first inside, first outside, how many.
-type Line = (u32, u32, u32);
+pub type Line = (u32, u32, u32);
 
 /// Which ids a namespace has, or as which a mount shows the owners of files.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,18 +28,26 @@ pub struct Map {
 
 impl Map {
     /// A range, from 0 on.
-    pub fn of(ids: Ids) -> Self {
-        let lines = vec![(0, ids.first, IDS)];
-        Self { users: lines.clone(), groups: lines }
-    }
-
-    /// All that the namespace of this process has, as it is. The kernel wants ids apart that are apart in there.
-    pub fn same() -> Result<Self> {
+    pub fn of(ids: Ids) -> Result<Self> {
+        if !ids.are_a_user_s() {
+            let lines = vec![(0, ids.first, IDS)];
+            return Ok(Self { users: lines.clone(), groups: lines });
+        }
         let read = |file: &str| {
             let path = format!("/proc/self/{file}");
             fs::read_to_string(&path).doing(|| format!("cannot read {path}"))
         };
-        Ok(Self { users: same(&read("uid_map")?), groups: same(&read("gid_map")?) })
+        Ok(Self { users: same(&read("uid_map")?, ids.count()), groups: same(&read("gid_map")?, ids.count()) })
+    }
+
+    /// Its users.
+    pub fn users(&self) -> &[Line] {
+        &self.users
+    }
+
+    /// Its groups.
+    pub fn groups(&self) -> &[Line] {
+        &self.groups
     }
 
     /// Files of a range as they are, and those of one other user, and group if there is one, as if `inside` of the range had them.
@@ -97,12 +105,26 @@ impl Map {
     }
 }
 
-/// Of the text of a namespace's map.
-fn same(text: &str) -> Vec<Line> {
+/// A user of this process's namespace, as the one above it numbers them.
+pub fn number_outside(user: u32) -> Option<u32> {
+    outside(&fs::read_to_string("/proc/self/uid_map").ok()?, user)
+}
+
+fn outside(map: &str, user: u32) -> Option<u32> {
+    map.lines().find_map(|line| {
+        let fields: Vec<u32> = line.split_whitespace().filter_map(|field| field.parse().ok()).collect();
+        let &[first, outside, count] = fields.as_slice() else { return None };
+        user.checked_sub(first).filter(|offset| *offset < count).map(|offset| outside + offset)
+    })
+}
+
+/// So many ids as a namespace has them whose map this is. The kernel wants those apart that are apart in there.
+fn same(text: &str, ids: u32) -> Vec<Line> {
     let line = |line: &str| {
         let fields: Vec<u32> = line.split_whitespace().filter_map(|field| field.parse().ok()).collect();
         let &[first, _, count] = fields.as_slice() else { return None };
-        Some((first, first, count))
+        let count = count.min(ids.saturating_sub(first));
+        (count > 0).then_some((first, first, count))
     };
     text.lines().filter_map(line).collect()
 }
@@ -305,7 +327,7 @@ fn try_overlay(dir: &Path) -> Result<()> {
     // Any will do.
     let ids = Ids { first: 1_878_982_656 };
     let told = |what: &str| format!("{what} {}", dir.display());
-    let namespace = UserNamespace::new(&Map::of(ids))?.open()?;
+    let namespace = UserNamespace::new(&Map::of(ids)?)?.open()?;
     let place = tempfile::tempdir_in("/run").doing(|| "cannot make a directory".into())?;
     let (layer, other) = (place.path().join("layer"), place.path().join("other"));
     [&layer, &other].into_iter().try_for_each(fs::create_dir).doing(|| "cannot make a directory".into())?;
@@ -357,8 +379,13 @@ mod tests {
     #[test]
     fn ids_that_are_apart_stay_apart() {
         let own = "         0       1000          1\n         1     100000      65535\n";
-        assert_eq!(text(&same(own)), "0 0 1\n1 1 65535\n");
-        assert_eq!(text(&Map::same().unwrap().users), text(&same(&fs::read_to_string("/proc/self/uid_map").unwrap())));
+        assert_eq!(text(&same(own, 65_535)), "0 0 1\n1 1 65534\n", "the last one is not among them");
+        assert_eq!(outside(own, 1000), Some(100_999));
+        assert_eq!((outside(own, 0), outside(own, 65_536)), (Some(1000), None));
+        let two =
+            "         0       1000          1\n         1     100000      60000\n      60001     200000      5535\n";
+        assert_eq!(text(&same(two, 65_535)), "0 0 1\n1 1 60000\n60001 60001 5534\n");
+        assert_eq!(text(&same(two, 1)), "0 0 1\n");
     }
 
     #[test]
@@ -405,7 +432,7 @@ mod tests {
     #[ignore = "needs root"]
     fn many_at_once_do_not_keep_each_other() {
         let made: Vec<_> =
-            (0..8).map(|_| std::thread::spawn(|| UserNamespace::new(&Map::of(RANGE)).unwrap())).collect();
+            (0..8).map(|_| std::thread::spawn(|| UserNamespace::new(&Map::of(RANGE).unwrap()).unwrap())).collect();
         let made: Vec<UserNamespace> = made.into_iter().map(|thread| thread.join().unwrap()).collect();
         for namespace in &made {
             let open = fs::read_dir(namespace.holder.path("fd")).unwrap().count();
@@ -418,7 +445,7 @@ mod tests {
     fn a_network_namespace_belongs_to_its_user_namespace() {
         let dir = tempfile::tempdir().unwrap();
         let (user, network) = (dir.path().join("user"), dir.path().join("net"));
-        UserNamespace::new(&Map::of(RANGE)).unwrap().pin_with_network(&user, &network).unwrap();
+        UserNamespace::new(&Map::of(RANGE).unwrap()).unwrap().pin_with_network(&user, &network).unwrap();
         let inode = |path: &Path| fs::metadata(path).unwrap().ino();
         let own = |kind: &str| inode(Path::new(&format!("/proc/self/ns/{kind}")));
         assert!(inode(&user) != own("user") && inode(&network) != own("net"));

@@ -27,7 +27,7 @@ pub struct Access {
     /// Accounts, root among them without being named; none: everybody.
     pub users: Option<Vec<u32>>,
     /// Published ports.
-    pub ports: Vec<Port>,
+    pub ports: Vec<u16>,
 }
 
 impl Access {
@@ -51,7 +51,7 @@ fn guard(id: &str, bridge: &str, access: &Access) -> String {
     let Some(users) = &access.users else { return fresh };
     let list = |numbers: &mut dyn Iterator<Item = String>| numbers.collect::<Vec<_>>().join(", ");
     let users = list(&mut [0].iter().chain(users).map(ToString::to_string));
-    let mut ports = list(&mut access.ports.iter().map(|port| port.host.to_string()));
+    let mut ports = list(&mut access.ports.iter().map(ToString::to_string));
     if !ports.is_empty() {
         ports = format!(
             "    ip daddr 127.0.0.0/8 tcp dport {{ {ports} }} meta skuid != {{ {users} }} reject with tcp reset\n"
@@ -232,8 +232,7 @@ mod tests {
 
     #[test]
     fn other_accounts_are_kept_out_unless_asked() {
-        let ports = [(40_080, 80), (46_668, 6668)].map(|(host, container)| Port { host, container, any: false });
-        let text = |users| guard("x", "b", &Access { users, ports: ports.clone().into() });
+        let text = |users| guard("x", "b", &Access { users, ports: vec![40080, 46668] });
         let closed = text(Some(vec![1000]));
         assert!(closed.contains("oifname \"b\" ct direction original meta skuid != { 0, 1000 } reject"), "{closed}");
         assert!(closed.contains("tcp dport { 40080, 46668 } meta skuid != { 0, 1000 } reject"), "{closed}");

@@ -139,8 +139,7 @@ async fn on_a_thread(work: impl FnOnce() -> Result<()> + Send + 'static) -> Resu
 
 /// The same in a user namespace, which is mounted as well.
 fn enter_new_of(ids: Ids, user: &Path, path: &Path) -> Result<()> {
-    let map = if ids.first == 0 { Map::same()? } else { Map::of(ids) };
-    UserNamespace::new(&map)?.pin_with_network(user, path)?;
+    UserNamespace::new(&Map::of(ids)?)?.pin_with_network(user, path)?;
     let doing = || format!("cannot enter {}", path.display());
     setns(File::open(path).doing(doing)?, CloneFlags::CLONE_NEWNET).doing(doing)
 }

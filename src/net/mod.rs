@@ -5,23 +5,26 @@
 //!
 //! ```text
 //! bridge oard-<id>             nft table ip oardocker_<id>             iptables rules with the comment oardocker_<id>
-//! without root both of them in a namespace that is mounted at .hub below, with a pasta
+//! without root both of them in a namespace that is mounted at .hub below, with a pasta and a door
 //! <runtime dir>/netns/<id>/<container>       the mounted namespaces
 //!                         /<container>.user  the user namespace that owns it, where there is one
 //! <runtime dir>/netns/lock                 held while a free subnet or port is chosen
 //! ```
 
+mod door;
 mod firewall;
 mod forward;
 mod hub;
 mod links;
 mod names;
 mod pasta;
+mod peer;
 mod proxy;
 mod relay;
 mod slirp;
 mod subnet;
 
+pub use door::{VARIABLE as DOOR, keep as keep_door};
 pub use firewall::{Access, Port};
 pub use links::mtu;
 pub use names::{Resolv, hosts, resolv_conf};
@@ -101,7 +104,7 @@ impl Network {
             None => forward::open(id, &bridge),
             Some(namespace) => {
                 hub.within(firewall::drop_strays)?;
-                pasta::attach(&self.machine, namespace, &access.ports).await
+                pasta::attach(&self.machine, namespace).await
             }
         }
     }
@@ -152,17 +155,19 @@ impl Network {
         if ports.is_empty() {
             return Ok(());
         }
+        let address = self.subnet.host(index)?;
+        if let Some(namespace) = Hub::of(&self.machine, &self.id).own() {
+            return door::open(&self.machine, namespace, address, ports);
+        }
         let _lock = lock(&self.machine).await?;
-        let hub = Hub::of(&self.machine, &self.id);
-        let taken = hub.within(firewall::published)?;
+        let taken = firewall::published()?;
         if let Some((port, id)) =
             ports.iter().find_map(|p| Some((p.host, taken.get(&p.host).filter(|id| **id != self.id)?)))
         {
             return Err(Error::new(format!("port {port} is taken: the cluster {id} publishes it since a moment ago"))
                 .hint("choose other ports with `start --port-bindings-offset 50000`"));
         }
-        let address = self.subnet.host(index)?;
-        hub.within(|| firewall::publish(&self.id, &bridge(&self.id), self.subnet, address, ports))
+        firewall::publish(&self.id, &bridge(&self.id), self.subnet, address, ports)
     }
 
     /// Removes everything that belongs to this id, whoever made it.
@@ -172,7 +177,11 @@ impl Network {
             errors.extend(Self::remove_interfaces(id).await.err());
         }
         // All of a network that is in a namespace goes with that.
-        errors.extend(Hub::of(machine, id).own().and_then(|namespace| pasta::end(namespace).err()));
+        if let Some(namespace) = Hub::of(machine, id).own() {
+            errors.extend(pasta::end(namespace).err());
+            errors.extend(unmount(namespace).err());
+            errors.extend(door::await_end(namespace).await.err());
+        }
         let dir = netns_dir(machine, id);
         for entry in fs::read_dir(&dir).into_iter().flatten().flatten() {
             errors.extend(unmount(&entry.path()).err());

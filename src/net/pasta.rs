@@ -1,7 +1,6 @@
-//! The way out of a namespace of a user's without root, and in to its published ports: `pasta`, which speaks for it with sockets of the
-//! host. It is a scope of the user's systemd, so that it ends with all the rest.
+//! The way out of a namespace of a user's without root: `pasta`, which speaks for it with sockets of the host. It is a scope of the user's
+//! systemd, so that it ends with all the rest.
 
-use super::Port;
 use crate::error::{Doing as _, Error, Result};
 use crate::host::{Machine, in_scope};
 use nix::sys::signal::{Signal, kill};
@@ -22,11 +21,29 @@ fn pid_file(namespace: &Path) -> PathBuf {
     namespace.with_extension("pasta")
 }
 
-/// Connects a namespace. The host answers on these ports for it, which is to know what to do with them.
-pub(super) async fn attach(machine: &Machine, namespace: &Path, ports: &[Port]) -> Result<()> {
+/// What it is told: no port of either side is one of the other's, and nothing of the host's loopback is reached from inside.
+const ARGUMENTS: [&str; 14] = [
+    "--config-net",
+    "--no-map-gw",
+    "--quiet",
+    "--ipv4-only",
+    "--mtu",
+    "65520",
+    "-t",
+    "none",
+    "-u",
+    "none",
+    "-T",
+    "none",
+    "-U",
+    "none",
+];
+
+/// Connects a namespace.
+pub(super) async fn attach(machine: &Machine, namespace: &Path) -> Result<()> {
     let doing = || "cannot connect a network to the host's with pasta".to_owned();
     let mut command = tokio::process::Command::from(in_scope(machine, "pasta"));
-    command.args(arguments(ports)).arg("--pid").arg(pid_file(namespace)).arg("--netns").arg(namespace);
+    command.args(ARGUMENTS).arg("--pid").arg(pid_file(namespace)).arg("--netns").arg(namespace);
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
     // It goes to the background when it is ready.
     let ended = tokio::time::timeout(SETUP, command.kill_on_drop(true).output());
@@ -37,23 +54,6 @@ pub(super) async fn attach(machine: &Machine, namespace: &Path, ports: &[Port]) 
     }
     let said = String::from_utf8_lossy(&out.stderr).into_owned();
     Err(Error::new(format!("it ended ({})", out.status)).detail(said.lines().map(str::to_owned))).doing(doing)
-}
-
-/// What it is told: nothing of the host's loopback is reached from inside, and of the inside what is published.
-fn arguments(ports: &[Port]) -> Vec<String> {
-    let mut all: Vec<String> =
-        ["--config-net", "--no-map-gw", "--quiet", "--ipv4-only", "--mtu", "65520"].map(Into::into).into();
-    for kind in ["-u", "-T", "-U"] {
-        all.extend([kind.to_owned(), "none".into()]);
-    }
-    if ports.is_empty() {
-        all.extend(["-t".to_owned(), "none".into()]);
-    }
-    for port in ports {
-        let address = if port.any { "" } else { "127.0.0.1/" };
-        all.extend(["-t".to_owned(), format!("{address}{}", port.host)]);
-    }
-    all
 }
 
 /// Ends the one of a namespace, if it runs.
@@ -72,19 +72,5 @@ pub(super) fn end(namespace: &Path) -> Result<()> {
     match nix::poll::poll(&mut fds, nix::poll::PollTimeout::from(ENDING)).doing(doing)? {
         0 => Err(Error::new("it does not end")).doing(doing),
         _ => Ok(()),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn ports_are_the_host_s_loopback_s_unless_asked() {
-        let told = |any| arguments(&[Port { host: 40_080, container: 80, any }]).join(" ");
-        assert!(told(false).ends_with("-t 127.0.0.1/40080"), "{}", told(false));
-        assert!(told(true).ends_with("-t 40080"), "{}", told(true));
-        let none = arguments(&[]).join(" ");
-        assert!(none.ends_with("-t none") && none.contains("-T none") && none.contains("--no-map-gw"), "{none}");
     }
 }

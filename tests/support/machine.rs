@@ -23,7 +23,7 @@ const SETUP: &str = r"#!/bin/bash
 set -e
 apt-get update
 apt-get install -y --no-install-recommends podman netavark iptables uidmap slirp4netns dbus-user-session libpam-systemd runc crun- \
-    mmdebstrap debian-archive-keyring containerd passt nftables
+    mmdebstrap debian-archive-keyring containerd passt nftables acl
 apt-get clean
 useradd --uid 1500 --shell /bin/bash alice
 useradd --uid 1501 --shell /bin/bash bob

@@ -82,7 +82,7 @@ impl Engine for Containerd {
             image: spec.image.name.clone(),
             snapshotter: SNAPSHOTTER.into(),
             snapshot_key: spec.id.clone(),
-            ..container(&spec.id, labels, &oci::node(spec, Path::new("rootfs"), &namespaces)).doing(doing)?
+            ..container(&spec.id, labels, &oci::node(spec, Path::new("rootfs"), &namespaces)?).doing(doing)?
         };
         if let (Some(ids), Some(runtime)) = (spec.ids, &mut container.runtime) {
             runtime.options = Some(ids::options(ids));

@@ -34,7 +34,7 @@ impl Containerd {
     pub(super) async fn free_ids(&self, id: &str) -> Result<IdsOrWhy> {
         if self.machine.delegated_cgroup().is_some() {
             // All that a user has, in a namespace of the node's own: in ours its root could take away what is read-only.
-            return Ok(Ok((Ids { first: 0 }, None)));
+            return Ok(Ok((Ids::OF_USER, None)));
         }
         if let Some(why) = self.no_ids.get_or_try_init(|| self.probe()).await? {
             return Ok(Err(why.clone()));
@@ -133,7 +133,7 @@ impl Drop for Shown {
 /// The mounts of a snapshot with layers that belong to a container's ids.
 pub(super) async fn show(machine: &Machine, id: &str, ids: Ids, mut mounts: Vec<Mount>) -> Result<Shown> {
     // Those of a user's own have the right owners already.
-    let layers = |option: &String| option.strip_prefix("lowerdir=").filter(|_| ids.first != 0).map(str::to_owned);
+    let layers = |option: &String| option.strip_prefix("lowerdir=").filter(|_| !ids.are_a_user_s()).map(str::to_owned);
     let Some(lower) = mounts.iter().flat_map(|mount| &mount.options).find_map(layers) else {
         return Ok(Shown { mounts, place: None });
     };
@@ -171,7 +171,7 @@ fn place(machine: &Machine, id: &str) -> PathBuf {
 
 fn mount(ids: Ids, snapshots: &Path, place: &Path) -> Result<()> {
     let doing = || format!("cannot show the layers in {} as a container's", snapshots.display());
-    let namespace = UserNamespace::new(&Map::of(ids))?.open()?;
+    let namespace = UserNamespace::new(&Map::of(ids)?)?.open()?;
     let copy = File::open(snapshots).and_then(|dir| MountCopy::of(&dir, false)).doing(doing)?;
     copy.show_as(&namespace, false).doing(doing)?;
     unmount(place);
