@@ -4,6 +4,7 @@
 
 use super::Layout;
 use crate::error::{Doing as _, Error, Result};
+use crate::host::Ids;
 use cgroups_rs::CgroupPid;
 use cgroups_rs::fs::blkio::BlkIoController;
 use cgroups_rs::fs::cgroup::Cgroup;
@@ -96,6 +97,17 @@ impl Hierarchy for Mounted {
     fn v2(&self) -> bool {
         self.layout == Layout::Unified
     }
+}
+
+/// Has all files of a cgroup belong to somebody else.
+fn withhold(dir: &Path, owner: u32) -> Result<()> {
+    let doing = || format!("cannot keep the limits of cgroup {}", dir.display());
+    for entry in fs::read_dir(dir).doing(doing)?.flatten() {
+        if entry.file_type().is_ok_and(|kind| kind.is_file()) {
+            chown(entry.path(), Some(owner), Some(owner)).doing(doing)?;
+        }
+    }
+    Ok(())
 }
 
 /// The files of a v2 cgroup that go with it to who may manage it.
@@ -206,9 +218,14 @@ impl Group {
     }
 
     /// Gives it to an account, which can make cgroups below it and move its own processes between them.
-    pub(super) fn give(&self, owner: u32) -> Result<()> {
+    pub(super) fn give(&self, ids: Ids) -> Result<()> {
+        let owner = ids.of(0);
         for (name, dir) in self.mounted.dirs() {
             let dir = dir.join(&self.path);
+            // Its limits are that account's already where it is who made it.
+            if ids.are_a_user_s() {
+                withhold(&dir, ids.stranger())?;
+            }
             let files = if name == "unified" { delegated() } else { V1_MEMBERS.map(ToOwned::to_owned).into() };
             for path in [PathBuf::new()].into_iter().chain(files.iter().map(PathBuf::from)).map(|file| dir.join(file)) {
                 match chown(&path, Some(owner), Some(owner)) {

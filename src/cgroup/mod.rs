@@ -9,6 +9,7 @@
 mod group;
 
 use crate::error::{Doing as _, Error, Result};
+use crate::host::Ids;
 use cgroups_rs::fs::devices::{DevicePermissions, DeviceType};
 use group::{Device, Mounted};
 pub use group::{Group, Limits, Usage};
@@ -171,7 +172,7 @@ impl Cgroups {
 
     /// Creates a node's directories in every hierarchy. A v1 cpuset starts empty and would hold no process. With an `owner` the node makes
     /// cgroups of its own there and moves its processes, and its limits stay the host's.
-    pub fn create(&self, env_id: &str, node: &str, owner: Option<u32>) -> Result<()> {
+    pub fn create(&self, env_id: &str, node: &str, owner: Option<Ids>) -> Result<()> {
         let path = node_path(env_id, node);
         self.create_path(&path)?;
         match owner {
@@ -289,7 +290,7 @@ mod tests {
                 .map(|f| below(group).join(f))
         });
         files.iter().flatten().for_each(|file| fs::write(file, "").unwrap());
-        cgroups.create("ab", "node1", Some(1_000_000)).unwrap();
+        cgroups.create("ab", "node1", Some(Ids { first: 1_000_000 })).unwrap();
         let given = |group: &str| {
             let mut all: Vec<String> = fs::read_dir(below(group))
                 .unwrap()
@@ -303,6 +304,12 @@ mod tests {
         assert_eq!(given("memory/oardocker/ab/node1"), (true, "cgroup.procs tasks".into()));
         assert_eq!(given("unified/oardocker/ab/node1"), (true, "cgroup.procs cgroup.subtree_control".into()));
         assert_eq!(given("memory/oardocker/ab"), (false, "node1".into()), "not what is above it");
+        // Without root who makes it is who gets it.
+        let limit = below("memory/oardocker/ab/node1/memory.limit_in_bytes");
+        let owner = |path: &Path| fs::metadata(path).unwrap().uid();
+        assert_eq!(owner(&limit), 0);
+        cgroups.create("ab", "node1", Some(Ids::OF_USER)).unwrap();
+        assert_eq!((owner(&limit), owner(&below("memory/oardocker/ab/node1/tasks"))), (Ids::OF_USER.stranger(), 0));
     }
 
     /// As where `--cgroup-path` names a scope in which a shell runs.

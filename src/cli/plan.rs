@@ -4,8 +4,7 @@ use super::table;
 use crate::cluster::contents::Source;
 use crate::cluster::plan::{Host, Plan};
 use crate::error::{Doing as _, Result};
-use crate::host::IDS;
-use crate::net::Access;
+use crate::host::{IDS, Ids};
 use crate::workdir;
 
 /// The whole plan.
@@ -16,7 +15,7 @@ pub fn json(plan: &Plan) -> Result<String> {
 /// What a user would want to know of it.
 pub fn text(plan: &Plan) -> String {
     let facts = [
-        ("Network", vec![format!("{}, reached by {}", plan.subnet, reached_by(plan.access.as_ref()))]),
+        ("Network", vec![format!("{}, reached by {}", plan.subnet, reached_by(plan))]),
         ("Users", vec![users(plan)]),
         ("Ports", ports(plan)),
         ("Shared", shared(plan)),
@@ -31,9 +30,15 @@ pub fn text(plan: &Plan) -> String {
     format!("{}\n{}", lines.collect::<String>(), table::render(&headings, &rows))
 }
 
-fn reached_by(access: Option<&Access>) -> String {
-    match access.map(|access| &access.users) {
+/// Whether the hosts' root is a user without root.
+fn is_a_user_s(plan: &Plan) -> bool {
+    plan.hosts.iter().any(|host| host.spec.ids.is_some_and(Ids::are_a_user_s))
+}
+
+fn reached_by(plan: &Plan) -> String {
+    match plan.access.as_ref().map(|access| &access.users) {
         None | Some(None) => "everybody on this host".into(),
+        Some(Some(_)) if is_a_user_s(plan) => "you".into(),
         Some(Some(users)) => {
             let users = users.iter().map(|id| format!("account {id}"));
             ["root".to_owned()].into_iter().chain(users).collect::<Vec<_>>().join(" and ")
@@ -45,7 +50,7 @@ fn reached_by(access: Option<&Access>) -> String {
 fn users(plan: &Plan) -> String {
     match plan.hosts.first().and_then(|host| host.spec.ids) {
         // Nobody can be kept from a network of one's own engine.
-        _ if plan.access.is_none() => "root is you, the others are yours in /etc/subuid".into(),
+        _ if plan.access.is_none() || is_a_user_s(plan) => "root is you, the others are yours in /etc/subuid".into(),
         Some(ids) => format!("their own, {} to {} of this host", ids.first, ids.of(IDS - 1)),
         None => "those of this host: their root is its root".into(),
     }

@@ -7,6 +7,7 @@ use super::volume::Mode;
 use super::{ENV_LABEL, HOST_LABEL, container_id, cow, files, init, keeper, old_folder, role, userns, v1_only};
 use crate::cgroup::{Cgroups, Controller, Layout, View};
 use crate::engine::{Content, Mount, NodeImage, NodeSpec, Plug, ProcessSpec, Seed};
+use crate::host::Ids;
 use crate::net::{Access, Subnet};
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -47,7 +48,7 @@ pub fn plan(request: &Request, facts: &Facts) -> Plan {
     let names: Vec<String> = hosts.iter().map(|host| host.name.clone()).collect();
     Plan {
         env_id: request.env_id.clone(),
-        access: (!facts.rootless).then(|| request.access()),
+        access: (!facts.rootless || facts.ids.is_some_and(Ids::are_a_user_s)).then(|| request.access()),
         subnet: facts.subnet,
         contents: contents::contents(request, facts, &names),
         home: facts.images["frontend"].image.chain_id(),

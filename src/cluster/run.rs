@@ -115,7 +115,7 @@ impl Runner {
         }
         self.wait_booted(sockets).await?;
         let names: Vec<String> = plan.hosts.iter().map(|host| host.name.clone()).collect();
-        let broken = self.wait_alive(&names).await?;
+        let broken = self.wait_alive(&names, &names).await?;
         self.still_wanted()?;
         if broken.is_none() {
             (self.listener)(Event::Ready);
@@ -131,8 +131,7 @@ impl Runner {
     async fn prepare(&self, plan: &Plan, request: &Request, ids: Option<Ids>) -> Result<()> {
         let notes = self.place().make(&plan.contents, &request.env_dir, request.user)?;
         notes.into_iter().for_each(|note| (self.listener)(Event::Note(note)));
-        let root = ids.map(|ids| ids.first);
-        plan.hosts.iter().try_for_each(|host| self.cgroups.create(&self.env_id, &host.name, root))?;
+        plan.hosts.iter().try_for_each(|host| self.cgroups.create(&self.env_id, &host.name, ids))?;
         self.fill_home(plan.home.as_deref(), ids).await
     }
 
@@ -184,8 +183,8 @@ impl Runner {
     async fn own_cgroup(&self, name: &str, id: &str, ids: Option<Ids>, gone: bool) -> Result<()> {
         let Some(ids) = ids else { return Ok(()) };
         match self.engine.cgroup(id).await? {
-            Some(below) => self.cgroups.create(&self.env_id, &format!("{name}/{below}"), Some(ids.first)),
-            None if gone => self.cgroups.create(&self.env_id, name, Some(ids.first)),
+            Some(below) => self.cgroups.create(&self.env_id, &format!("{name}/{below}"), Some(ids)),
+            None if gone => self.cgroups.create(&self.env_id, name, Some(ids)),
             None => Ok(()),
         }
     }
@@ -220,8 +219,8 @@ impl Runner {
         Ok(())
     }
 
-    /// Has the server mark the nodes Alive, as all of them have booted. The value is what of OAR does not work.
-    async fn wait_alive(&self, names: &[String]) -> Result<Option<Broken>> {
+    /// Has the server mark the nodes Alive, as all of them have booted, some just now. The value is what of OAR does not work.
+    async fn wait_alive(&self, names: &[String], booted: &[String]) -> Result<Option<Broken>> {
         let nodes: Vec<&str> = names.iter().map(String::as_str).filter(|n| n.starts_with("node")).collect();
         let server = container_id(&self.env_id, "server");
         let mut args = vec!["/bin/bash", "-c", old_folder::WAIT_ALIVE, "wait_alive.sh"];
@@ -247,7 +246,8 @@ impl Runner {
         let (_, manager, _) =
             session::capture(self.engine.as_ref(), &server, &["/bin/cat", "/run/oardocker-job-manager"]).await?;
         if manager.trim() == "none" {
-            old_folder::unconfine(self.engine.as_ref(), &self.env_id, names).await?;
+            // What others have become is their own, and not to be waited for.
+            old_folder::unconfine(self.engine.as_ref(), &self.env_id, booted).await?;
             let note = "OAR has no job manager for this host's cgroups: jobs run, but are not confined to their cores";
             let advice = if self.machine.is_rootless() { self.cgroups.advice() } else { "" };
             (self.listener)(Event::Note(format!("{note}{advice}")));
@@ -386,7 +386,7 @@ impl Runner {
                 .filter(|(n, c)| names.contains(n) || c.state == State::Running)
                 .map(|(n, _)| n.clone())
                 .collect();
-            match self.wait_alive(&all).await? {
+            match self.wait_alive(&all, names).await? {
                 None => {}
                 Some(broken) if !broken.server || names.iter().any(|n| n == "server") => {
                     return Err(broken.error.hint(LOOK));

@@ -116,6 +116,6 @@ fn require_root() -> Result<()> {
     }
     Err(Error::new("container engines, network namespaces and cgroups need root, and you are not")
         .hint("run it with sudo: sudo oardocker ...")
-        .hint("or use a Podman of your own: systemctl --user start podman.socket (docs/engines.md)")
+        .hint("or use an engine of your own: --docker-host managed, or your Podman: systemctl --user start podman.socket (docs/engines.md)")
         .hint("without root these work: init, --dry-run, --help, completion"))
 }

@@ -29,7 +29,8 @@ pub fn start_unit(machine: &Machine, program: &Path, variables: &[(&str, &OsStr)
         setting.push(value);
         command.arg(setting);
     }
-    command.arg("--").arg(program);
+    // The word is for who looks at processes.
+    command.arg("--").arg(program).arg("--holder");
     run(command).doing(doing)
 }
 

@@ -399,14 +399,22 @@ fn without_root_it_says_what_is_possible() {
     fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o777)).unwrap();
     let program = dir.path().join("oardocker");
     fs::copy(crate::support::BINARY, &program).unwrap();
-    let as_nobody = |args: &[&str]| {
+    let as_nobody = |args: &[&str], session: Option<&str>| {
         let mut command = Command::new("setpriv");
         command.args(["--reuid=65534", "--regid=65534", "--clear-groups"]).arg(&program).args(args);
+        command.env_remove("XDG_RUNTIME_DIR").envs(session.map(|dir| ("XDG_RUNTIME_DIR", dir)));
         command.current_dir(dir.path()).output().unwrap()
     };
-    assert!(as_nobody(&["init"]).status.success());
-    let out = as_nobody(&["status"]);
-    assert_eq!(out.status.code(), Some(1));
+    assert!(as_nobody(&["init"], None).status.success());
+    for (session, why) in
+        [(None, "XDG_RUNTIME_DIR is not set"), (Some("/run"), "XDG_RUNTIME_DIR is /run, which is not yours")]
+    {
+        let out = as_nobody(&["status"], session);
+        assert_eq!(out.status.code(), Some(1));
+        let text = texts(&out).1;
+        assert!(text.contains(why) && text.contains("log in as yourself") && text.contains("sudo"), "{text}");
+    }
+    let out = as_nobody(&["--docker-host", "containerd:///run/containerd/containerd.sock", "status"], None);
     let text = texts(&out).1;
     assert!(text.contains("need root") && text.contains("sudo oardocker"), "{text}");
 }

@@ -130,16 +130,20 @@ fn hostile_root(engine: Engine, own_ids: bool) {
     assert!(made.success());
     fs::write(shared.path().join("of-root"), "root's\n").unwrap();
     fs::set_permissions(shared.path().join("of-root"), fs::Permissions::from_mode(0o600)).unwrap();
-    chown(shared.path(), Some(CALLER), Some(CALLER)).unwrap();
+    let caller = engine.user().map_or(CALLER, |user| user.id);
+    chown(shared.path(), Some(caller), Some(caller)).unwrap();
     let read_only = tempfile::tempdir_in(&workdir.root).unwrap();
-    chown(read_only.path(), Some(CALLER), Some(CALLER)).unwrap();
+    chown(read_only.path(), Some(caller), Some(caller)).unwrap();
     let volumes =
         [format!("{}:/shared", shared.path().display()), format!("{}:/readonly:ro", read_only.path().display())];
     let userns = if own_ids { "--userns=require" } else { "--userns=off" };
     workdir.ok(&["start", "-n", "2", userns, "-v", &volumes[0], "-v", &volumes[1]]);
     fs::write(shared.path().join("attack.py"), fixture("safety/attack.py")).unwrap();
     fs::set_permissions(shared.path().join("attack.py"), fs::Permissions::from_mode(0o644)).unwrap();
-    let said = workdir.root_sh("node1", &format!("python3 /shared/attack.py {} {}", disk[0], disk[1]));
+    let said = workdir.root_sh(
+        "node1",
+        &format!("python3 /shared/attack.py {} {} {}", disk[0], disk[1], if own_ids { "own" } else { "host" }),
+    );
     let worked: Vec<&str> = said.lines().filter(|l| l.starts_with("WORKED")).collect();
     assert!(worked.is_empty(), "node root could: {worked:#?}\n{said}");
     assert!(said.lines().filter(|l| l.starts_with("refused")).count() > 30, "the attacks were not tried: {said}");
@@ -175,6 +179,12 @@ fn hostile_root(engine: Engine, own_ids: bool) {
 #[test]
 fn a_hostile_root_stays_in_its_node() {
     hostile_root(Engine::Containerd, true);
+}
+
+/// Whose account on the machine is the user's.
+#[test]
+fn a_hostile_root_stays_in_its_node_without_root() {
+    hostile_root(Engine::Own, true);
 }
 
 #[test]

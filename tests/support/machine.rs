@@ -68,14 +68,14 @@ find /sys/fs/cgroup/user.slice -name 'libpod-*' ! -name 'libpod-conmon-*' | sed 
 /// What bob's containerd and oardocker have.
 const STATE_OF_CONTAINERD: &str = r#"
 cd /
-holder=$(pgrep -u bob -x oardocker -o || true)
+holder=$(pgrep -u bob -f '^[^ ]*oardocker --holder' || true)
 if [ -n "$holder" ]; then
     inside() { HOME/as-user nsenter -t $holder -U -m --preserve-credentials "$@"; }
     ours() { inside ctr -a /run/user/1501/oardocker/containerd/containerd.sock -n oardocker "$@" | sed "s/^/$1: /"; }
     ours containers ls -q; ours tasks ls -q; ours leases ls -q; ours snapshots ls | grep Active || true
     inside grep -E 'oardocker/(netns|clusters|steps|layers|runtime)' /proc/self/mounts | sed 's/^/mount: /' || true
 fi
-ps -u bob -o args= | grep -vE '^(/lib/systemd/systemd|\(sd-pam\)|/usr/bin/dbus-daemon|ps -u bob|.*/oardocker$|containerd --config)|<defunct>' | sed 's/^/process: /' || true
+ps -u bob -o args= | grep -vE '^(/lib/systemd/systemd|\(sd-pam\)|/usr/bin/dbus-daemon|ps -u bob|.*/oardocker --holder$|containerd --config)|<defunct>' | sed 's/^/process: /' || true
 find /sys/fs/cgroup/user.slice/user-1501.slice -path '*/oardocker/*' | sed 's/^/cgroup: /'
 systemctl --machine=bob@.host --user list-units --plain --no-legend 'run-*' | sed 's/^/unit: /'
 "#;

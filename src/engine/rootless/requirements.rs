@@ -3,6 +3,7 @@
 use crate::error::{Error, Result};
 use crate::host::{IDS, Range, session_dir, subordinate};
 use nix::sys::statfs::{FsType, statfs};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 /// What Debian calls the packages of the programs that are run.
@@ -24,13 +25,19 @@ const REMOTE: [(FsType, &str); 4] =
 pub(super) type Ranges = (Vec<Range>, Vec<Range>);
 
 /// Fails outside of a login session.
-pub(super) fn session() -> Result<PathBuf> {
-    session_dir().ok_or_else(|| {
-        let id = nix::unistd::geteuid();
-        Error::new("the variable XDG_RUNTIME_DIR is not set: this is no login session").hint(format!(
-            "log in as yourself, or if you have a session elsewhere: export XDG_RUNTIME_DIR=/run/user/{id}"
-        ))
-    })
+pub(super) fn session() -> Result<()> {
+    let id = nix::unistd::geteuid();
+    let why = match session_dir() {
+        None => "the variable XDG_RUNTIME_DIR is not set: this is no login session".to_owned(),
+        // As after `su`.
+        Some(dir) if std::fs::metadata(&dir).map_or(0, |meta| meta.uid()) != id.as_raw() => {
+            format!("XDG_RUNTIME_DIR is {}, which is not yours: this is no login session", dir.display())
+        }
+        Some(_) => return Ok(()),
+    };
+    Err(Error::new(why)
+        .hint(format!("log in as yourself, or if you have a session elsewhere: export XDG_RUNTIME_DIR=/run/user/{id}"))
+        .hint("or run oardocker with sudo"))
 }
 
 /// Fails where something is missing; the value are the ids that may be used.
