@@ -11,7 +11,7 @@ OAR = target/oar.tar.gz
 OAR3 = target/oar3.tar
 BINARY = target/debug/oardocker
 
-.PHONY: all deps demo test unit soak lint bench clean build
+.PHONY: all deps demo test unit soak vm lint bench clean build
 
 all: build
 
@@ -48,6 +48,10 @@ unit:
 # Every command killed at 200 random instants on each engine; OARDOCKER_TEST_SEED=N repeats a run.
 soak: build
 	OARDOCKER_TEST_KILLS=$${OARDOCKER_TEST_KILLS:-200} cargo test --test main killed_at_random -- --nocapture --test-threads=1
+
+# A cluster of an ordinary user, in a virtual machine: minutes with KVM, an hour where QEMU emulates the processor.
+vm: build
+	tests/in-vm $(BINARY) $(OAR)
 
 lint:
 	cargo fmt --check

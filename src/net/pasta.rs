@@ -22,8 +22,15 @@ fn pid_file(namespace: &Path) -> PathBuf {
 }
 
 /// What it is told: no port of either side is one of the other's, and nothing of the host's loopback is reached from inside.
-const ARGUMENTS: [&str; 14] = [
+const ARGUMENTS: [&str; 20] = [
     "--config-net",
+    // Not the host's own, which would not be reached then.
+    "-a",
+    "169.254.2.2",
+    "-n",
+    "24",
+    "-g",
+    "169.254.2.1",
     "--no-map-gw",
     "--quiet",
     "--ipv4-only",
@@ -39,11 +46,13 @@ const ARGUMENTS: [&str; 14] = [
     "none",
 ];
 
-/// Connects a namespace.
+/// Connects a namespace, where the host has a network that it could be connected with.
 pub(super) async fn attach(machine: &Machine, namespace: &Path) -> Result<()> {
     let doing = || "cannot connect a network to the host's with pasta".to_owned();
+    let routes = std::fs::read_to_string("/proc/net/route").doing(doing)?;
+    let Some(interface) = interface(&routes) else { return Ok(()) };
     let mut command = tokio::process::Command::from(in_scope(machine, "pasta"));
-    command.args(ARGUMENTS).arg("--pid").arg(pid_file(namespace)).arg("--netns").arg(namespace);
+    command.args(ARGUMENTS).args(["-i", interface]).arg("--pid").arg(pid_file(namespace)).arg("--netns").arg(namespace);
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
     // It goes to the background when it is ready.
     let ended = tokio::time::timeout(SETUP, command.kill_on_drop(true).output());
@@ -54,6 +63,22 @@ pub(super) async fn attach(machine: &Machine, namespace: &Path) -> Result<()> {
     }
     let said = String::from_utf8_lossy(&out.stderr).into_owned();
     Err(Error::new(format!("it ended ({})", out.status)).detail(said.lines().map(str::to_owned))).doing(doing)
+}
+
+/// Of the kernel's routes that of an interface by which others are reached: of the default one, or else of any, as in a laboratory's own
+/// network. Its sockets go where the host's do; it wants one to be named.
+fn interface(routes: &str) -> Option<&str> {
+    let routes: Vec<(&str, &str)> = routes
+        .lines()
+        .skip(1)
+        .filter_map(|line| {
+            let mut fields = line.split_whitespace();
+            Some((fields.next()?, fields.next()?))
+        })
+        .filter(|(name, _)| *name != "lo")
+        .collect();
+    let default = routes.iter().find(|(_, to)| *to == "00000000");
+    default.or(routes.first()).map(|(name, _)| *name)
 }
 
 /// Ends the one of a namespace, if it runs.
@@ -72,5 +97,19 @@ pub(super) fn end(namespace: &Path) -> Result<()> {
     match nix::poll::poll(&mut fds, nix::poll::PollTimeout::from(ENDING)).doing(doing)? {
         0 => Err(Error::new("it does not end")).doing(doing),
         _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_way_out_is_that_of_the_default_route_or_any() {
+        let head = "Iface\tDestination\tGateway\tFlags\n";
+        let lan = format!("{head}lo\t0000007F\t00000000\t0001\nib0\t0000070A\t00000000\t0001\n");
+        assert_eq!(interface(&lan), Some("ib0"));
+        assert_eq!(interface(&format!("{lan}eth0\t00000000\t0101A8C0\t0003\n")), Some("eth0"));
+        assert_eq!(interface(head), None);
     }
 }

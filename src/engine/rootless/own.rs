@@ -80,7 +80,7 @@ pub(super) fn declare(machine: &Machine) -> Result<File> {
 fn begin(machine: &Machine) -> Result<i32> {
     let dir = machine.runtime_dir();
     host::private_dir(dir)?;
-    host::make_dir(machine.data_dir(), 0o711)?;
+    host::private_dir(machine.data_dir())?;
     let path = dir.join("holder.lock");
     let lock = File::create(&path).doing(|| format!("cannot create {}", path.display()))?;
     let _lock = host::lock(lock).doing(|| format!("cannot take the lock {}", path.display()))?;
