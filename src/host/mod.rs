@@ -29,5 +29,5 @@ pub use paths::{own_data_dir, podman_socket, session_dir};
 pub use powers::{Own, Owners, Plain, Powers};
 pub use process::{invoking_group, invoking_user, primary_group, shed_descriptors};
 pub use subids::{Range, subordinate};
-pub use units::{in_scope, start_unit, stop_unit};
+pub use units::{declare_holder, holder_of, in_scope, start_unit, stop_unit};
 pub use zone::{is_zone, time_zone};

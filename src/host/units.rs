@@ -3,8 +3,10 @@
 
 use super::Machine;
 use crate::error::{Doing as _, Error, Result};
+use nix::fcntl::{FcntlArg, fcntl};
 use std::ffi::OsStr;
-use std::path::Path;
+use std::fs::File;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 /// How many seconds a unit may take to be ready.
@@ -55,6 +57,37 @@ pub fn in_scope(machine: &Machine, program: impl AsRef<OsStr>) -> Command {
     command
 }
 
+fn lock_file(machine: &Machine) -> PathBuf {
+    machine.runtime_dir().join("holder")
+}
+
+fn whole_file() -> nix::libc::flock {
+    nix::libc::flock {
+        l_type: nix::libc::F_WRLCK as i16,
+        l_whence: nix::libc::SEEK_SET as i16,
+        l_start: 0,
+        l_len: 0,
+        l_pid: 0,
+    }
+}
+
+/// The process that keeps the namespaces: it has a lock, and the kernel tells whose that is.
+pub fn holder_of(machine: &Machine) -> Option<i32> {
+    let file = File::options().write(true).open(lock_file(machine)).ok()?;
+    let mut lock = whole_file();
+    fcntl(&file, FcntlArg::F_GETLK(&mut lock)).ok()?;
+    (i32::from(lock.l_type) != nix::libc::F_UNLCK && lock.l_pid > 0).then_some(lock.l_pid)
+}
+
+/// Says that this process is the one that others have to enter, as long as the value.
+pub fn declare_holder(machine: &Machine) -> Result<File> {
+    let path = lock_file(machine);
+    let doing = || format!("cannot lock {}", path.display());
+    let file = File::options().write(true).create(true).truncate(false).open(&path).doing(doing)?;
+    fcntl(&file, FcntlArg::F_SETLK(&whole_file())).doing(doing)?;
+    Ok(file)
+}
+
 fn run(mut command: Command) -> Result<()> {
     let out = command.stdin(Stdio::null()).stdout(Stdio::null()).output().map_err(|e| match e.kind() {
         std::io::ErrorKind::NotFound => Error::new("there is no systemd-run"),
@@ -64,4 +97,37 @@ fn run(mut command: Command) -> Result<()> {
         return Ok(());
     }
     Err(Error::new(String::from_utf8_lossy(&out.stderr).trim().to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    #[test]
+    fn the_process_that_holds_is_told_by_the_kernel() {
+        let dir = tempfile::tempdir().unwrap();
+        let machine = Machine::below(dir.path());
+        assert_eq!(holder_of(&machine), None, "there is no file");
+        fs::create_dir_all(machine.runtime_dir()).unwrap();
+        fs::write(lock_file(&machine), "").unwrap();
+        assert_eq!(holder_of(&machine), None, "nobody has it");
+        // A lock of one's own is none for who asks; so another process has it.
+        let mut child = std::process::Command::new("python3")
+            .args([
+                "-c",
+                "import fcntl,sys; f=open(sys.argv[1],'w'); fcntl.lockf(f,fcntl.LOCK_EX); print(1,flush=True); input()",
+            ])
+            .arg(lock_file(&machine))
+            .stdin(std::process::Stdio::piped())
+            .stdout(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        std::io::Read::read_exact(child.stdout.as_mut().unwrap(), &mut [0]).unwrap();
+        assert_eq!(holder_of(&machine), i32::try_from(child.id()).ok());
+        assert!(declare_holder(&machine).is_err(), "there is one at most");
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert_eq!(holder_of(&machine), None, "it goes with its process");
+    }
 }

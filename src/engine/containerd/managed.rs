@@ -56,7 +56,7 @@ pub fn installed() -> bool {
 
 /// Ends the managed containerd, if it runs. Its images stay on disk. Without root the namespaces end as well.
 pub(super) fn shut_down(machine: &Machine) -> Result<()> {
-    let holder = machine.delegated_cgroup().and_then(|_| crate::engine::rootless::holder_of(machine));
+    let holder = machine.delegated_cgroup().and_then(|_| host::holder_of(machine));
     let Some(pid) = holder.or_else(|| running_pid(machine)) else { return Ok(()) };
     let pidfd = rustix::process::pidfd_open(pid_of(pid), rustix::process::PidfdFlags::empty());
     kill(Pid::from_raw(pid), Signal::SIGTERM).doing(|| format!("cannot end the managed containerd (pid {pid})"))?;

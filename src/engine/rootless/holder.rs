@@ -4,7 +4,7 @@
 use super::{own, requirements};
 use crate::engine::containerd;
 use crate::error::{Doing as _, Error, Result};
-use crate::host::{Machine, Range, Root};
+use crate::host::{self, Machine, Range, Root};
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::signal::{SigSet, Signal, kill};
@@ -40,7 +40,7 @@ pub fn hold() -> Result<()> {
     awaited.thread_block().doing(|| "cannot wait for signals".into())?;
     let mut begun = Instant::now();
     let mut containerd = containerd::run_managed(&machine)?;
-    let _declared = own::declare(&machine)?;
+    let _declared = host::declare_holder(&machine)?;
     tell_ready()?;
     loop {
         let signal = awaited.wait().doing(|| "cannot wait for signals".into())?;

@@ -10,7 +10,6 @@ mod podman;
 mod requirements;
 
 pub use holder::{VARIABLE as HOLDER, hold};
-pub(super) use own::holder_of;
 
 use super::address::{Address, parse};
 use crate::error::{Doing as _, Result};

@@ -2,7 +2,7 @@
 //! has the user's systemd run a [`super::holder`]; they end with that: at the last `destroy`, with the user's last session, or at a reboot.
 //!
 //! ```text
-//! <runtime dir>/holder       locked by the process that keeps the namespaces, so the kernel tells which one that is
+//! <runtime dir>/holder       locked by the process that keeps the namespaces ([`crate::host::holder_of`])
 //!              /holder.lock  held while one oardocker looks for it and starts it
 //!              /holder.log   what it says
 //! ```
@@ -11,7 +11,6 @@ use super::{holder, join, requirements};
 use crate::engine::containerd;
 use crate::error::{Doing as _, Error, Result};
 use crate::host::{self, Machine, Root};
-use nix::fcntl::{FcntlArg, fcntl};
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -25,7 +24,7 @@ pub(super) fn enter() -> Result<Machine> {
     requirements::session().doing(doing)?;
     // Where directories are is the same for each kind of root that is a user's.
     let machine = Machine::new(Root::User { cgroup: PathBuf::new() });
-    let pid = match holder_of(&machine) {
+    let pid = match host::holder_of(&machine) {
         Some(pid) => pid,
         None => begin(&machine).doing(doing)?,
     };
@@ -45,37 +44,6 @@ fn see_all_programs() {
     }
 }
 
-fn lock_file(machine: &Machine) -> PathBuf {
-    machine.runtime_dir().join("holder")
-}
-
-fn whole_file() -> nix::libc::flock {
-    nix::libc::flock {
-        l_type: nix::libc::F_WRLCK as i16,
-        l_whence: nix::libc::SEEK_SET as i16,
-        l_start: 0,
-        l_len: 0,
-        l_pid: 0,
-    }
-}
-
-/// The process that has the lock.
-pub(in crate::engine) fn holder_of(machine: &Machine) -> Option<i32> {
-    let file = File::options().write(true).open(lock_file(machine)).ok()?;
-    let mut lock = whole_file();
-    fcntl(&file, FcntlArg::F_GETLK(&mut lock)).ok()?;
-    (i32::from(lock.l_type) != nix::libc::F_UNLCK && lock.l_pid > 0).then_some(lock.l_pid)
-}
-
-/// Says that this process is the one that others have to enter, as long as the value.
-pub(super) fn declare(machine: &Machine) -> Result<File> {
-    let path = lock_file(machine);
-    let doing = || format!("cannot lock {}", path.display());
-    let file = File::options().write(true).create(true).truncate(false).open(&path).doing(doing)?;
-    fcntl(&file, FcntlArg::F_SETLK(&whole_file())).doing(doing)?;
-    Ok(file)
-}
-
 /// Has the user's systemd run a holder, unless somebody was faster.
 fn begin(machine: &Machine) -> Result<i32> {
     let dir = machine.runtime_dir();
@@ -84,7 +52,7 @@ fn begin(machine: &Machine) -> Result<i32> {
     let path = dir.join("holder.lock");
     let lock = File::create(&path).doing(|| format!("cannot create {}", path.display()))?;
     let _lock = host::lock(lock).doing(|| format!("cannot take the lock {}", path.display()))?;
-    if let Some(pid) = holder_of(machine) {
+    if let Some(pid) = host::holder_of(machine) {
         return Ok(pid);
     }
     requirements::check(machine.data_dir(), Path::new(CGROUPS))?;
@@ -104,7 +72,7 @@ fn begin(machine: &Machine) -> Result<i32> {
         ("PATH", &path),
     ];
     let begun = host::start_unit(machine, &program, &variables, &log);
-    match (begun, holder_of(machine)) {
+    match (begun, host::holder_of(machine)) {
         (Ok(()), Some(pid)) => Ok(pid),
         (begun, _) => {
             let error = begun.err().unwrap_or_else(|| Error::new("it ended at once"));
@@ -133,33 +101,6 @@ fn unit_of(text: &str) -> Option<OsString> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_process_that_holds_is_told_by_the_kernel() {
-        let dir = tempfile::tempdir().unwrap();
-        let machine = Machine::below(dir.path());
-        assert_eq!(holder_of(&machine), None, "there is no file");
-        fs::create_dir_all(machine.runtime_dir()).unwrap();
-        fs::write(lock_file(&machine), "").unwrap();
-        assert_eq!(holder_of(&machine), None, "nobody has it");
-        // A lock of one's own is none for who asks; so another process has it.
-        let mut child = std::process::Command::new("python3")
-            .args([
-                "-c",
-                "import fcntl,sys; f=open(sys.argv[1],'w'); fcntl.lockf(f,fcntl.LOCK_EX); print(1,flush=True); input()",
-            ])
-            .arg(lock_file(&machine))
-            .stdin(std::process::Stdio::piped())
-            .stdout(std::process::Stdio::piped())
-            .spawn()
-            .unwrap();
-        std::io::Read::read_exact(child.stdout.as_mut().unwrap(), &mut [0]).unwrap();
-        assert_eq!(holder_of(&machine), i32::try_from(child.id()).ok());
-        assert!(declare(&machine).is_err(), "there is one at most");
-        child.kill().unwrap();
-        child.wait().unwrap();
-        assert_eq!(holder_of(&machine), None, "it goes with its process");
-    }
 
     #[test]
     fn a_unit_s_cgroup_is_above_its_holder_s() {
