@@ -95,7 +95,8 @@ impl Machine {
 
     /// The name of the unit of a user's systemd that keeps the namespaces of this machine's oardocker.
     pub fn unit(&self) -> String {
-        format!("oardocker-{:08x}.service", hash(&self.runtime.to_string_lossy()))
+        let runtime = std::path::absolute(&self.runtime).unwrap_or_else(|_| self.runtime.clone());
+        format!("oardocker-{:08x}.service", hash(&runtime.to_string_lossy()))
     }
 
     /// What to run for another oardocker.

@@ -28,6 +28,6 @@ pub use namespaces::{
 pub use paths::{own_data_dir, podman_socket, session_dir};
 pub use powers::{Own, Owners, Plain, Powers};
 pub use process::{invoking_group, invoking_user, primary_group, shed_descriptors};
-pub use subids::{Range, subordinate};
+pub use subids::{Range, free as free_subids, subordinate};
 pub use units::{declare_holder, holder_of, in_scope, start_unit, stop_unit};
 pub use zone::{is_zone, time_zone};

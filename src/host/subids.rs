@@ -2,6 +2,9 @@
 
 use super::ids::IDS;
 
+/// Where Debian's useradd begins.
+const FIRST: u32 = 100_000;
+
 /// A range of ids of the host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Range {
@@ -25,6 +28,15 @@ pub fn subordinate(text: &str, name: &str, uid: u32) -> Result<Vec<Range>, u32> 
     if missing == 0 { Ok(ranges) } else { Err(IDS - 1 - missing) }
 }
 
+/// Where a range begins that no account has in these texts.
+pub fn free(texts: &[&str]) -> u32 {
+    let ends = texts.iter().flat_map(|text| text.lines()).filter_map(|line| {
+        let mut fields = line.trim().split(':').skip(1).map(|field| field.parse::<u32>().ok());
+        fields.next()??.checked_add(fields.next()??)
+    });
+    ends.chain([FIRST]).max().unwrap_or(FIRST)
+}
+
 /// `account:first:count`, with the account's name or number.
 fn of_line(line: &str, name: &str, uid: u32) -> Option<Range> {
     let mut fields = line.trim().split(':');
@@ -39,6 +51,13 @@ fn of_line(line: &str, name: &str, uid: u32) -> Option<Range> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn nobody_s_range_is_given_twice() {
+        assert_eq!(free(&["", ""]), 100_000);
+        assert_eq!(free(&["alice:100000:65536\nbob:165536:65536\n", "alice:100000:65536\n# x\n"]), 231_072);
+        assert_eq!(free(&["", "carol:300000:10"]), 300_010);
+    }
 
     #[test]
     fn ranges_of_an_account() {

@@ -8,9 +8,18 @@ use std::ffi::OsStr;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 /// How many seconds a unit may take to be ready.
 const READY: u32 = 60;
+
+/// How long systemd may take to forget a unit that has ended: until then it has no other of that name, and no event tells.
+const FORGOTTEN: Duration = Duration::from_secs(10);
+
+/// All units of this machine's oardocker are in one slice, so that they can be ended together.
+fn slice(machine: &Machine) -> String {
+    machine.unit().replace(".service", ".slice")
+}
 
 /// Starts the unit that keeps this machine's namespaces: an oardocker with these variables. It returns when that says that it is ready.
 /// What it says goes to `log`.
@@ -18,9 +27,10 @@ pub fn start_unit(machine: &Machine, program: &Path, variables: &[(&str, &OsStr)
     let doing = || format!("cannot start {} with your systemd", machine.unit());
     let mut command = Command::new("systemd-run");
     command.args(["--user", "--quiet", "--collect", "--service-type=notify"]).arg(format!("--unit={}", machine.unit()));
+    command.arg(format!("--slice={}", slice(machine)));
     command.arg("--description=oardocker: a user's containers");
     // What is ended from outside is ended at once: nodes are asked by `oardocker stop`, and by nobody else.
-    for property in ["Delegate=yes", "KillSignal=SIGKILL", &format!("TimeoutStartSec={READY}")] {
+    for property in ["Delegate=yes", "TasksMax=infinity", "KillSignal=SIGKILL", &format!("TimeoutStartSec={READY}")] {
         command.arg(format!("--property={property}"));
     }
     for stream in ["StandardOutput", "StandardError"] {
@@ -33,13 +43,21 @@ pub fn start_unit(machine: &Machine, program: &Path, variables: &[(&str, &OsStr)
     }
     // The word is for who looks at processes.
     command.arg("--").arg(program).arg("--holder");
-    run(command).doing(doing)
+    let deadline = Instant::now() + FORGOTTEN;
+    loop {
+        match run(&mut command) {
+            Err(e) if e.to_string().contains("already") && Instant::now() < deadline => {
+                std::thread::sleep(Duration::from_millis(50));
+            }
+            outcome => return outcome.doing(doing),
+        }
+    }
 }
 
-/// Ends it with all that is in it, and waits for that. None there is fine.
+/// Ends it with all that is in it and bound to it, and waits for that. None there is fine.
 pub fn stop_unit(machine: &Machine) -> Result<()> {
     let mut command = Command::new("systemctl");
-    command.args(["--user", "--quiet", "stop", &machine.unit()]);
+    command.args(["--user", "--quiet", "stop", &slice(machine)]);
     match command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status() {
         // 5: it is not known.
         Ok(status) if status.success() || status.code() == Some(5) => Ok(()),
@@ -52,7 +70,8 @@ pub fn stop_unit(machine: &Machine) -> Result<()> {
 /// A command as a scope of the user's systemd, which ends with the unit of this machine's namespaces.
 pub fn in_scope(machine: &Machine, program: impl AsRef<OsStr>) -> Command {
     let mut command = Command::new("systemd-run");
-    command.args(["--user", "--scope", "--quiet", "--collect"]);
+    command.args(["--user", "--scope", "--quiet", "--collect", "--property=KillSignal=SIGKILL"]);
+    command.arg(format!("--slice={}", slice(machine)));
     command.arg(format!("--property=BindsTo={}", machine.unit())).arg("--").arg(program);
     command
 }
@@ -88,7 +107,7 @@ pub fn declare_holder(machine: &Machine) -> Result<File> {
     Ok(file)
 }
 
-fn run(mut command: Command) -> Result<()> {
+fn run(command: &mut Command) -> Result<()> {
     let out = command.stdin(Stdio::null()).stdout(Stdio::null()).output().map_err(|e| match e.kind() {
         std::io::ErrorKind::NotFound => Error::new("there is no systemd-run"),
         _ => Error::new(e.to_string()),

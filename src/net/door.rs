@@ -15,6 +15,7 @@ use nix::sched::{CloneFlags, setns};
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 use serde::{Deserialize, Serialize};
 use std::fs::File;
+use std::io::Write as _;
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener};
 use std::os::fd::{AsRawFd as _, FromRawFd as _, RawFd};
 use std::os::unix::process::CommandExt as _;
@@ -22,11 +23,14 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::rc::Rc;
 use std::time::Duration;
-use tokio::io::copy_bidirectional;
+use tokio::io::{AsyncReadExt as _, copy_bidirectional};
 use tokio::net::TcpStream;
 
 /// The variable that makes an oardocker such a process, with what it has to do.
 pub const VARIABLE: &str = "_OARDOCKER_DOOR";
+
+/// How long one may take to be there.
+const SETUP: Duration = Duration::from_secs(20);
 
 /// How long one may take to end.
 const ENDING: Duration = Duration::from_secs(10);
@@ -54,7 +58,7 @@ fn lock_file(namespace: &Path) -> PathBuf {
 }
 
 /// Has the host answer on these ports for a container of a namespace.
-pub(super) fn open(machine: &Machine, namespace: &Path, address: Ipv4Addr, ports: &[Port]) -> Result<()> {
+pub(super) async fn open(machine: &Machine, namespace: &Path, address: Ipv4Addr, ports: &[Port]) -> Result<()> {
     let doing = || "cannot publish ports".to_owned();
     let listeners = ports.iter().map(listen).collect::<Result<Vec<_>>>()?;
     let ways = listeners.iter().zip(ports);
@@ -72,7 +76,7 @@ pub(super) fn open(machine: &Machine, namespace: &Path, address: Ipv4Addr, ports
     let mut command = in_scope(machine, std::env::current_exe().doing(doing)?);
     // For who looks at processes.
     command.arg("--door").env(VARIABLE, serde_json::to_string(&orders).doing(doing)?);
-    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).current_dir("/");
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).current_dir("/");
     host::shed_descriptors(&mut command);
     // SAFETY: the system call is safe between fork and exec.
     unsafe {
@@ -84,7 +88,19 @@ pub(super) fn open(machine: &Machine, namespace: &Path, address: Ipv4Addr, ports
         });
     }
     // Its end of the lock is the one that counts from now on.
-    command.spawn().map(drop).doing(doing)
+    let mut child = tokio::process::Command::from(command).spawn().doing(doing)?;
+    drop((lock, listeners));
+    let (Some(mut word), Some(mut said)) = (child.stdout.take(), child.stderr.take()) else { return Ok(()) };
+    match tokio::time::timeout(SETUP, word.read_exact(&mut [0])).await {
+        Ok(Ok(_)) => Ok(()),
+        Ok(Err(_)) => {
+            let mut text = String::new();
+            let _ = said.read_to_string(&mut text).await;
+            let why = Error::new("what is to answer on them has ended").detail(text.lines().map(str::to_owned));
+            Err(why).doing(doing)
+        }
+        Err(_) => Err(Error::new(format!("what is to answer on them is not there after {SETUP:?}"))).doing(doing),
+    }
 }
 
 fn listen(port: &Port) -> Result<TcpListener> {
@@ -126,6 +142,8 @@ pub fn keep(orders: &str) -> Result<()> {
             let listener = tokio::net::TcpListener::from_std(listener).doing(doing)?;
             tokio::task::spawn_local(answer(listener, way, peers.clone()));
         }
+        // Whoever started us waits for this.
+        std::io::stdout().write_all(b".").and_then(|()| std::io::stdout().flush()).doing(doing)?;
         let (tell, given_up) = tokio::sync::oneshot::channel();
         std::thread::spawn(move || {
             while orders.namespace.exists() && watch.read_events().is_ok() {}

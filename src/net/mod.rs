@@ -157,7 +157,7 @@ impl Network {
         }
         let address = self.subnet.host(index)?;
         if let Some(namespace) = Hub::of(&self.machine, &self.id).own() {
-            return door::open(&self.machine, namespace, address, ports);
+            return door::open(&self.machine, namespace, address, ports).await;
         }
         let _lock = lock(&self.machine).await?;
         let taken = firewall::published()?;

@@ -46,6 +46,10 @@ impl Peers {
         let n = recv(self.0.as_raw_fd(), &mut buffer, MsgFlags::empty())?;
         let answer = NetlinkMessage::<SockDiagMessage>::deserialize(&buffer[..n]).map_err(io::Error::other)?;
         match answer.payload {
+            // Of one that its program has closed already nothing is known, and the answer has root's number.
+            NetlinkPayload::InnerMessage(SockDiagMessage::InetResponse(found)) if found.header.inode == 0 => {
+                Err(io::Error::other("it is closed"))
+            }
             NetlinkPayload::InnerMessage(SockDiagMessage::InetResponse(found)) => Ok(found.header.uid),
             NetlinkPayload::Error(error) => Err(error.to_io()),
             _ => Err(io::Error::other("the kernel answers something else")),
@@ -73,5 +77,10 @@ mod tests {
         let nobody = SocketAddrV4::new(*from.ip(), 1);
         assert!(peers.account(nobody, to).is_err(), "there is no such connection");
         assert_eq!(peers.account(from, to).unwrap(), nix::unistd::geteuid().as_raw(), "and it can be asked again");
+        // One that says what it wants and is gone before anybody looks.
+        let mut client = client;
+        io::Write::write_all(&mut client, b"DELETE /").unwrap();
+        drop(client);
+        assert!(peers.account(from, to).is_err(), "nobody's word is taken for what nobody has any more");
     }
 }

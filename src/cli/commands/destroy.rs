@@ -68,7 +68,7 @@ pub(super) async fn run(context: &mut Context) -> Result<()> {
     }
     if !others {
         context.close().await;
-        context.retire_at_end(engine);
+        context.retire_at_end(engine, workdir.env_id.clone());
     }
     Ok(())
 }

@@ -131,8 +131,8 @@ pub struct Context {
     backend: Option<Backend>,
     locks: Vec<Lock>,
     in_session: bool,
-    /// What nothing needs any more.
-    retiring: Option<Arc<dyn Engine>>,
+    /// What nothing needs any more, and the environment that was the last one.
+    retiring: Option<(Arc<dyn Engine>, String)>,
     cancel: CancellationToken,
 }
 
@@ -340,14 +340,18 @@ impl Context {
     }
 
     /// Has an engine end what oardocker runs of it when nothing else is asked for on this line.
-    fn retire_at_end(&mut self, engine: Arc<dyn Engine>) {
-        self.retiring = Some(engine);
+    fn retire_at_end(&mut self, engine: Arc<dyn Engine>, last: String) {
+        self.retiring = Some((engine, last));
     }
 
     /// After the last command. The value is 1 if something could not be ended.
     pub async fn end(&mut self) -> u8 {
         self.close().await;
-        let Some(engine) = self.retiring.take() else { return 0 };
+        let Some((engine, last)) = self.retiring.take() else { return 0 };
+        // Somebody else may have come meanwhile.
+        if crate::workdir::others_at_work(&self.machine, &last) {
+            return 0;
+        }
         let Err(e) = engine.retire().await else { return 0 };
         self.ui.error(&e);
         e.exit_code()

@@ -32,7 +32,10 @@ pub fn ensure(machine: &Machine) -> Result<bool> {
     let dir = private_dir(&machine.runtime_dir().join("containerd"))?;
     if machine.delegated_cgroup().is_some() {
         // Who keeps the namespaces is about to start it again.
-        return await_answer(machine, &watch(&dir)?, || None).map(|()| true);
+        let gone = || {
+            host::holder_of(machine).is_none().then(|| "has ended with its namespaces: run the command again".into())
+        };
+        return await_answer(machine, &watch(&dir)?, gone).map(|()| true);
     }
     let lock = File::create(dir.join("lock")).doing(|| format!("cannot create a lock in {}", dir.display()))?;
     let _lock = host::lock(lock).doing(|| format!("cannot take the lock in {}", dir.display()))?;

@@ -23,8 +23,15 @@ pub const VARIABLE: &str = "_OARDOCKER_HOLDER";
 /// Its own cgroup in that of its unit: a cgroup that is divided has no processes itself.
 pub(super) const LEAF: &str = "/holder";
 
-/// A containerd that ends sooner than this after it was started would do so again.
+/// Some kernels refuse the namespace, others what is done in it first.
+const FORBIDDEN: &str = "the host forbids user namespaces to users (sysctl kernel.unprivileged_userns_clone or \
+                         kernel.apparmor_restrict_unprivileged_userns): ask the administrator";
+
+/// A containerd that ends sooner than this after it was started may do so again and again.
 const AT_ONCE: Duration = Duration::from_secs(5);
+
+/// How often that is seen without giving up, a second apart.
+const ATTEMPTS: u32 = 20;
 
 /// What a holder does, until it is asked to end.
 pub fn hold() -> Result<()> {
@@ -38,7 +45,7 @@ pub fn hold() -> Result<()> {
     let mut awaited = SigSet::empty();
     [Signal::SIGTERM, Signal::SIGINT, Signal::SIGCHLD].into_iter().for_each(|signal| awaited.add(signal));
     awaited.thread_block().doing(|| "cannot wait for signals".into())?;
-    let mut begun = Instant::now();
+    let (mut begun, mut failed) = (Instant::now(), 0);
     let mut containerd = containerd::run_managed(&machine)?;
     let _declared = host::declare_holder(&machine)?;
     tell_ready()?;
@@ -50,11 +57,19 @@ pub fn hold() -> Result<()> {
         }
         // Others come to us as well when who started them has ended.
         if let Ok(Some(status)) = containerd.try_wait() {
-            if begun.elapsed() < AT_ONCE {
-                return Err(Error::new(format!("containerd ended at once ({status})")));
-            }
-            begun = Instant::now();
-            containerd = containerd::run_managed(&machine)?;
+            // The nodes go on without it, and would not without us.
+            failed = if begun.elapsed() < AT_ONCE { failed + 1 } else { 0 };
+            containerd = loop {
+                if failed > 0 {
+                    std::thread::sleep(Duration::from_secs(1));
+                }
+                begun = Instant::now();
+                match containerd::run_managed(&machine) {
+                    Ok(child) => break child,
+                    Err(e) if failed >= ATTEMPTS => return Err(e.within(format!("containerd ended ({status})"))),
+                    Err(_) => failed += 1,
+                }
+            };
         }
     }
 }
@@ -95,9 +110,7 @@ fn enter_new((users, groups): &requirements::Ranges) -> Result<()> {
             let error = Error::new(format!("the kernel refuses it: {e}"));
             match e {
                 nix::Error::ENOSPC => error.hint("as root: sysctl -w user.max_user_namespaces=10000"),
-                nix::Error::EPERM | nix::Error::EACCES => error.hint(
-                    "the host forbids user namespaces to users (sysctl kernel.unprivileged_userns_clone or kernel.apparmor_restrict_unprivileged_userns): ask the administrator",
-                ),
+                nix::Error::EPERM | nix::Error::EACCES => error.hint(FORBIDDEN),
                 _ => error,
             }
         })
@@ -112,6 +125,7 @@ fn enter_new((users, groups): &requirements::Ranges) -> Result<()> {
     // What is mounted on the host from now on is seen here too, and not the other way round.
     mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_SLAVE, None::<&str>)
         .doing(|| "cannot make the mounts of a namespace its own".into())
+        .map_err(|e| e.hint(FORBIDDEN))
 }
 
 /// What newuidmap is told: the account itself is root, and others follow.

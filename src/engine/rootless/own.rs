@@ -22,6 +22,7 @@ pub(super) const CGROUPS: &str = "/sys/fs/cgroup";
 pub(super) fn enter() -> Result<Machine> {
     let doing = || "cannot run containers without root".to_owned();
     requirements::session().doing(doing)?;
+    see_all_programs();
     // Where directories are is the same for each kind of root that is a user's.
     let machine = Machine::new(Root::User { cgroup: PathBuf::new() });
     let pid = match host::holder_of(&machine) {
@@ -30,7 +31,6 @@ pub(super) fn enter() -> Result<Machine> {
     };
     let cgroup = cgroup_of(pid).doing(doing)?;
     join(&pid.to_string()).doing(|| format!("cannot enter the namespaces of process {pid}, which are yours"))?;
-    see_all_programs();
     Ok(Machine::new(Root::User { cgroup }))
 }
 

@@ -1,7 +1,7 @@
 //! What a host must have for a containerd of the user's own. All that is missing is said at once, as it is asked of an administrator.
 
 use crate::error::{Error, Result};
-use crate::host::{IDS, Range, session_dir, subordinate};
+use crate::host::{IDS, Range, free_subids, session_dir, subordinate};
 use nix::sys::statfs::{FsType, statfs};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
@@ -53,6 +53,7 @@ pub(super) fn check(data: &Path, cgroups: &Path) -> Result<Ranges> {
         packages: PROGRAMS.iter().filter(|(program, _)| !found(program)).copied().collect(),
         users: users.as_ref().err().copied(),
         groups: groups.as_ref().err().copied(),
+        free: free_subids(&[&read("/etc/subuid"), &read("/etc/subgid")]),
         unified: cgroups.join("cgroup.controllers").exists(),
         manager: session_dir().is_some_and(|dir| dir.join("systemd/private").exists()),
         remote: filesystem(data)
@@ -87,6 +88,8 @@ struct Wants {
     users: Option<u32>,
     /// The same of groups.
     groups: Option<u32>,
+    /// Where ids begin that nobody has.
+    free: u32,
     /// Whether the cgroups are v2.
     unified: bool,
     /// Whether the user has a systemd.
@@ -114,9 +117,8 @@ impl Wants {
             }));
         }
         if self.users.is_some() || self.groups.is_some() {
-            hints.push(format!(
-                "usermod --add-subuids 100000-165535 --add-subgids 100000-165535 {name}   (a range that is free)"
-            ));
+            let range = format!("{}-{}", self.free, self.free.saturating_add(IDS - 1));
+            hints.push(format!("usermod --add-subuids {range} --add-subgids {range} {name}"));
         }
         if !self.unified {
             lines.push("the host's cgroups are v1, of which none can be left to a user".into());
@@ -159,6 +161,7 @@ mod tests {
             packages: vec![("newuidmap", "uidmap"), ("newgidmap", "uidmap"), ("pasta", "passt")],
             users: Some(0),
             groups: Some(1000),
+            free: 165_536,
             unified: false,
             manager: false,
             remote: Some("NFS"),
@@ -169,7 +172,7 @@ mod tests {
             "apt install uidmap passt",
             "/etc/subuid gives alice 0 ids",
             "/etc/subgid gives alice 1000 ids",
-            "--add-subuids 100000-165535",
+            "--add-subuids 165536-231071 --add-subgids 165536-231071 alice",
             "cgroups are v1",
             "enable-linger alice",
             "is on NFS",
