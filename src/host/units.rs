@@ -18,7 +18,8 @@ const FORGOTTEN: Duration = Duration::from_secs(10);
 
 /// All units of this machine's oardocker are in one slice, so that they can be ended together.
 fn slice(machine: &Machine) -> String {
-    machine.unit().replace(".service", ".slice")
+    // A dash would put it into another one.
+    machine.unit().replace('-', "_").replace(".service", ".slice")
 }
 
 /// Starts the unit that keeps this machine's namespaces: an oardocker with these variables. It returns when that says that it is ready.

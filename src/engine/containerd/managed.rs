@@ -69,7 +69,7 @@ pub(super) fn shut_down(machine: &Machine) -> Result<()> {
         let _ = nix::poll::poll(&mut fds, nix::poll::PollTimeout::from(10_000_u16));
     }
     let _ = fs::remove_dir_all(machine.runtime_dir().join("containerd"));
-    Ok(())
+    if holder.is_some() { host::stop_unit(machine) } else { Ok(()) }
 }
 
 fn pid_of(pid: i32) -> rustix::process::Pid {

@@ -46,30 +46,32 @@ pub fn hold() -> Result<()> {
     [Signal::SIGTERM, Signal::SIGINT, Signal::SIGCHLD].into_iter().for_each(|signal| awaited.add(signal));
     awaited.thread_block().doing(|| "cannot wait for signals".into())?;
     let (mut begun, mut failed) = (Instant::now(), 0);
-    let mut containerd = containerd::run_managed(&machine)?;
+    let mut running = containerd::run_managed(&machine)?;
     let _declared = host::declare_holder(&machine)?;
     tell_ready()?;
     loop {
         let signal = awaited.wait().doing(|| "cannot wait for signals".into())?;
         if signal != Signal::SIGCHLD {
-            end(&mut containerd);
+            end(&mut running);
             return Ok(());
         }
-        // Others come to us as well when who started them has ended.
-        if let Ok(Some(status)) = containerd.try_wait() {
-            // The nodes go on without it, and would not without us.
+        if let Ok(Some(_)) = running.try_wait() {
             failed = if begun.elapsed() < AT_ONCE { failed + 1 } else { 0 };
-            containerd = loop {
-                if failed > 0 {
-                    std::thread::sleep(Duration::from_secs(1));
-                }
-                begun = Instant::now();
-                match containerd::run_managed(&machine) {
-                    Ok(child) => break child,
-                    Err(e) if failed >= ATTEMPTS => return Err(e.within(format!("containerd ended ({status})"))),
-                    Err(_) => failed += 1,
-                }
-            };
+            running = again(&machine, &mut failed)?;
+            begun = Instant::now();
+        }
+    }
+}
+
+/// Starts containerd anew. The nodes go on without it, and would not without us: so not once only.
+fn again(machine: &Machine, failed: &mut u32) -> Result<Child> {
+    loop {
+        if *failed > 0 {
+            std::thread::sleep(Duration::from_secs(1));
+        }
+        match containerd::run_managed(machine) {
+            Err(_) if *failed < ATTEMPTS => *failed += 1,
+            outcome => return outcome.doing(|| "containerd has ended, and cannot be started again".into()),
         }
     }
 }
