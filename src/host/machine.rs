@@ -95,8 +95,7 @@ impl Machine {
 
     /// The name of the unit of a user's systemd that keeps the namespaces of this machine's oardocker.
     pub fn unit(&self) -> String {
-        let runtime = std::path::absolute(&self.runtime).unwrap_or_else(|_| self.runtime.clone());
-        format!("oardocker-{:08x}.service", hash(&runtime.to_string_lossy()))
+        format!("oardocker-{:08x}.service", hash(&self.runtime.to_string_lossy()))
     }
 
     /// What to run for another oardocker.
@@ -105,17 +104,17 @@ impl Machine {
     }
 
     /// What an oardocker that we start must know to find what we find, wherever it works.
-    pub fn inherited(&self) -> std::io::Result<Vec<(&'static str, OsString)>> {
+    pub fn inherited(&self) -> Vec<(&'static str, OsString)> {
         let mut all = vec![
-            ("OARDOCKER_DATA_DIR", std::path::absolute(&self.data)?.into()),
-            ("OARDOCKER_RUNTIME_DIR", std::path::absolute(&self.runtime)?.into()),
+            ("OARDOCKER_DATA_DIR", self.data.clone().into()),
+            ("OARDOCKER_RUNTIME_DIR", self.runtime.clone().into()),
         ];
         match &self.root {
             Root::Host => {}
             Root::Podman => all.push((INSIDE, "podman".into())),
             Root::User { cgroup } => all.push((INSIDE, cgroup.into())),
         }
-        Ok(all)
+        all
     }
 }
 

@@ -34,7 +34,21 @@ fn variable(name: &str) -> Option<PathBuf> {
     std::env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from)
 }
 
-/// What a variable names, else the user's own place, else the system's.
+/// What a variable names, else the user's own place, else the system's. Programs that we run elsewhere are told of what is there.
 fn env_dir(name: &str, own: Option<PathBuf>, default: &str) -> PathBuf {
-    variable(name).or(own).unwrap_or_else(|| default.into())
+    let dir = variable(name).or(own).unwrap_or_else(|| default.into());
+    std::path::absolute(&dir).unwrap_or(dir)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::path::Path;
+
+    #[test]
+    fn a_place_is_the_same_wherever_it_is_told() {
+        let here = std::env::current_dir().unwrap();
+        assert_eq!(env_dir("OARDOCKER_NO_SUCH_VARIABLE", Some("./below".into()), "/x"), here.join("below"));
+        assert_eq!(env_dir("OARDOCKER_NO_SUCH_VARIABLE", None, "/x"), Path::new("/x"));
+    }
 }

@@ -63,12 +63,10 @@ fn begin(machine: &Machine) -> Result<i32> {
     File::create(&log).doing(|| format!("cannot create {}", log.display()))?;
     let program = std::env::current_exe().doing(|| "cannot tell where oardocker is".into())?;
     let path = std::env::var_os("PATH").unwrap_or_default();
-    let data = std::path::absolute(machine.data_dir()).doing(|| "cannot tell where images are kept".into())?;
-    let runtime = std::path::absolute(dir).doing(|| "cannot tell where runtime files are".into())?;
     let variables: [(&str, &OsStr); 4] = [
         (holder::VARIABLE, OsStr::new("1")),
-        ("OARDOCKER_DATA_DIR", data.as_os_str()),
-        ("OARDOCKER_RUNTIME_DIR", runtime.as_os_str()),
+        ("OARDOCKER_DATA_DIR", machine.data_dir().as_os_str()),
+        ("OARDOCKER_RUNTIME_DIR", dir.as_os_str()),
         ("PATH", &path),
     ];
     let begun = host::start_unit(machine, &program, &variables, &log);
