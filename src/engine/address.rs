@@ -33,9 +33,26 @@ pub fn parse(text: &str) -> Result<Address> {
     }
 }
 
+/// The socket that a `DOCKER_HOST` means.
+pub fn socket_of(docker_host: &str) -> Result<PathBuf> {
+    docker_host.strip_prefix("unix://").filter(|path| !path.is_empty()).map(PathBuf::from).ok_or_else(|| {
+        Error::new(format!("DOCKER_HOST is {docker_host:?}, and only an engine on this host can be used"))
+            .hint("unset it, or choose another engine: --docker-host managed")
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn docker_s_own_variable_means_a_socket_here_or_nothing() {
+        assert_eq!(socket_of("unix:///run/x.sock").unwrap(), std::path::Path::new("/run/x.sock"));
+        for elsewhere in ["tcp://192.0.2.1:2375", "ssh://host", "unix://", "/run/x.sock"] {
+            let text = socket_of(elsewhere).unwrap_err().to_string();
+            assert!(text.contains(elsewhere) && text.contains("only an engine on this host"), "{text}");
+        }
+    }
 
     #[test]
     fn docker_host_values() {

@@ -1,6 +1,6 @@
 //! Connecting to the engine that `--docker-host` means, with the image store that goes with it.
 
-use super::address::Address;
+use super::address::{self, Address};
 use super::containerd::{self, Containerd};
 use super::docker::Docker;
 use super::store::Store;
@@ -67,11 +67,7 @@ async fn auto(machine: &Machine) -> Result<(Backend, Option<String>)> {
         return Ok(taken(Backend::containerd(machine, Path::new(&path), false).await?, " (CONTAINERD_ADDRESS)"));
     }
     if let Some(host) = variable("DOCKER_HOST") {
-        let path = host.strip_prefix("unix://").ok_or_else(|| {
-            Error::new(format!("DOCKER_HOST is {host:?}, and only an engine on this host can be used"))
-                .hint("unset it, or choose another engine: --docker-host managed")
-        })?;
-        return Ok(taken(Backend::docker(machine, Path::new(path)).await?, " (DOCKER_HOST)"));
+        return Ok(taken(Backend::docker(machine, &address::socket_of(&host)?).await?, " (DOCKER_HOST)"));
     }
     if let Some(socket) = podman_socket().filter(|_| machine.is_podmans()) {
         return Ok(taken(Backend::docker(machine, &socket).await?, ""));

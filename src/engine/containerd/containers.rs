@@ -246,7 +246,11 @@ impl Containerd {
         let pid = self.create_task(id, shown.mounts.clone(), Stdio::Log(console)).await;
         // The overlay has them by now.
         drop(shown);
+        // Without root there is no going without.
         pid.map_err(|e| {
+            if ids.are_a_user_s() {
+                return e;
+            }
             e.hint(
                 "user namespaces need runc 1.1 or newer, and directories above containerd's state that others may pass through; \
                  without them: oardocker start --userns=off",

@@ -11,7 +11,7 @@ mod requirements;
 
 pub use holder::{VARIABLE as HOLDER, hold};
 
-use super::address::{Address, parse};
+use super::address::{Address, parse, socket_of};
 use crate::error::{Doing as _, Result};
 use crate::host::{Machine, Root, podman_socket, whose_root};
 use nix::sched::{CloneFlags, setns};
@@ -27,7 +27,7 @@ pub fn enter(docker_host: &str) -> Result<Machine> {
     }
     match parse(docker_host)? {
         Address::Docker(path) => podman::enter(&path),
-        Address::Auto => match of_environment() {
+        Address::Auto => match of_environment()? {
             Environment::Socket(path) => podman::enter(&path),
             Environment::Nothing => own::enter(),
             // Root's, which is of no use to anybody else: select says so.
@@ -47,14 +47,14 @@ enum Environment {
     Nothing,
 }
 
-fn of_environment() -> Environment {
+fn of_environment() -> Result<Environment> {
     let variable = |name: &str| std::env::var(name).ok().filter(|v| !v.is_empty());
     if variable("CONTAINERD_ADDRESS").is_some() {
-        return Environment::Containerd;
+        return Ok(Environment::Containerd);
     }
-    let host = variable("DOCKER_HOST").map(|host| PathBuf::from(host.strip_prefix("unix://").unwrap_or(&host)));
+    let host = variable("DOCKER_HOST").map(|host| socket_of(&host)).transpose()?;
     let podman = || podman_socket().filter(|path| UnixStream::connect(path).is_ok());
-    host.or_else(podman).map_or(Environment::Nothing, Environment::Socket)
+    Ok(host.or_else(podman).map_or(Environment::Nothing, Environment::Socket))
 }
 
 /// Enters the user and the mount namespace of a process. It begins at the root there; so from here on in the same directory.
