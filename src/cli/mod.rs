@@ -21,7 +21,7 @@ use commands::Context;
 use parse::{Env, Invocation, Line, Parsed, Parser, Refusal};
 use std::ffi::OsString;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use ui::Ui;
 
 /// The exit code of a usage error.
@@ -186,7 +186,7 @@ async fn attend(ui: &Ui, context: &mut Context, invocation: Invocation) -> Optio
         cancel.cancel();
         tokio::select! {
             outcome = &mut running => Some(outcome),
-            () = interrupted() => None,
+            () = insisted() => None,
         }
     };
     match &ended {
@@ -199,6 +199,17 @@ async fn attend(ui: &Ui, context: &mut Context, invocation: Invocation) -> Optio
         _ => {}
     }
     ended
+}
+
+/// A signal that comes this soon after one is the same wish: timeout(1) sends it to the program and to its group.
+const SAME: Duration = Duration::from_millis(500);
+
+/// Ends at a second Ctrl-C or SIGTERM.
+async fn insisted() {
+    let first = Instant::now();
+    while first.elapsed() < SAME {
+        interrupted().await;
+    }
 }
 
 /// Ends at Ctrl-C or SIGTERM.
