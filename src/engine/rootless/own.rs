@@ -11,7 +11,7 @@ use super::{holder, join, requirements};
 use crate::engine::containerd;
 use crate::error::{Doing as _, Error, Result};
 use crate::host::{self, Machine, Root};
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
@@ -85,15 +85,39 @@ fn begin(machine: &Machine) -> Result<i32> {
 fn cgroup_of(pid: i32) -> Result<PathBuf> {
     let file = format!("/proc/{pid}/cgroup");
     let text = fs::read_to_string(&file).doing(|| format!("cannot read {file}"))?;
-    let own =
+    let (unit, in_leaf) =
         unit_of(&text).ok_or_else(|| Error::new(format!("{file} has no cgroup that was left to you: {text:?}")))?;
-    Ok(own.into())
+    if !in_leaf {
+        gather(&Path::new(CGROUPS).join(unit.trim_start_matches('/')))?;
+    }
+    Ok(unit.into())
 }
 
-/// Of the text of `/proc/<pid>/cgroup`.
-fn unit_of(text: &str) -> Option<OsString> {
+/// Moves all that is in a unit's cgroup itself to the holder's. A systemd puts what it has forked there from both sides, and its own may
+/// come when the holder has moved already.
+fn gather(unit: &Path) -> Result<()> {
+    let doing = || format!("cannot divide the cgroup {}", unit.display());
+    let to = unit.join(holder::LEAF.trim_start_matches('/')).join("cgroup.procs");
+    loop {
+        let left = fs::read_to_string(unit.join("cgroup.procs")).doing(doing)?;
+        if left.is_empty() {
+            return Ok(());
+        }
+        for pid in left.lines() {
+            match fs::write(&to, pid) {
+                // It has ended.
+                Err(e) if e.raw_os_error() == Some(nix::libc::ESRCH) => {}
+                outcome => outcome.doing(doing)?,
+            }
+        }
+    }
+}
+
+/// Of the text of `/proc/<pid>/cgroup`: the unit, and whether the process is in the holder's part of it.
+fn unit_of(text: &str) -> Option<(String, bool)> {
     let own = text.lines().find_map(|line| line.strip_prefix("0::"))?;
-    own.strip_suffix(holder::LEAF).filter(|unit| unit.starts_with('/') && unit.len() > 1).map(Into::into)
+    let (unit, in_leaf) = own.strip_suffix(holder::LEAF).map_or((own, false), |unit| (unit, true));
+    (unit.starts_with('/') && unit.ends_with(".service")).then(|| (unit.to_owned(), in_leaf))
 }
 
 #[cfg(test)]
@@ -103,7 +127,8 @@ mod tests {
     #[test]
     fn a_unit_s_cgroup_is_above_its_holder_s() {
         let unit = "/user.slice/user-1000.slice/user@1000.service/app.slice/oardocker-1.service";
-        assert_eq!(unit_of(&format!("0::{unit}/holder\n")), Some(unit.into()));
+        assert_eq!(unit_of(&format!("0::{unit}/holder\n")), Some((unit.into(), true)));
+        assert_eq!(unit_of(&format!("1:cpu:/\n0::{unit}\n")), Some((unit.into(), false)), "systemd was late");
         for text in ["0::/holder\n", "0::/user.slice/session-1.scope\n", "1:cpuset:/holder\n", ""] {
             assert_eq!(unit_of(text), None, "{text}");
         }
