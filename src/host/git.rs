@@ -5,21 +5,21 @@ use rustix::fs::{AtFlags, Gid, Uid};
 use std::io::Write as _;
 use std::os::fd::AsFd;
 use std::os::unix::process::CommandExt as _;
-#[cfg(test)]
-use std::path::Path;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 /// Whose a tree is.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Owner {
-    pub(super) uid: u32,
-    pub(super) gid: u32,
+pub struct Owner {
+    /// User id.
+    pub uid: u32,
+    /// Group id.
+    pub gid: u32,
 }
 
 impl Owner {
     /// Gives something that is open to them; who is not root keeps it.
-    pub(super) fn give(self, fd: &impl AsFd) -> std::io::Result<()> {
+    pub fn give(self, fd: &impl AsFd) -> std::io::Result<()> {
         if !nix::unistd::geteuid().is_root() {
             return Ok(());
         }
@@ -31,13 +31,15 @@ impl Owner {
 
 /// git in a directory, as the owner of the tree: what the tree's configuration says is its owner's word, not root's.
 #[derive(Debug)]
-pub(super) struct Git {
-    pub(super) owner: Owner,
-    pub(super) dir: PathBuf,
+pub struct Git {
+    /// Who runs it.
+    pub owner: Owner,
+    /// Where.
+    pub dir: PathBuf,
     /// Where that is not in the directory.
-    pub(super) repository: Option<PathBuf>,
+    pub repository: Option<PathBuf>,
     /// What a partial clone lacks is not fetched in passing: a remote's configuration names programs.
-    pub(super) offline: bool,
+    pub offline: bool,
 }
 
 /// What no configuration of a tree can have git run.
@@ -56,18 +58,24 @@ const MISLEADING: [&str; 8] = [
 ];
 
 impl Git {
+    /// Of this process's own account, in a directory.
+    pub fn own(dir: PathBuf) -> Self {
+        let owner = Owner { uid: nix::unistd::geteuid().as_raw(), gid: nix::unistd::getegid().as_raw() };
+        Self { owner, dir, repository: None, offline: false }
+    }
+
     /// Runs it; its output as text.
-    pub(super) fn run(&self, args: &[&str]) -> Result<String> {
+    pub fn run(&self, args: &[&str]) -> Result<String> {
         self.bytes(args).map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
     }
 
     /// Runs it; its output.
-    pub(super) fn bytes(&self, args: &[&str]) -> Result<Vec<u8>> {
+    pub fn bytes(&self, args: &[&str]) -> Result<Vec<u8>> {
         self.fed(args, &[])
     }
 
     /// Runs it with something to read; its output.
-    pub(super) fn fed(&self, args: &[&str], input: &[u8]) -> Result<Vec<u8>> {
+    pub fn fed(&self, args: &[&str], input: &[u8]) -> Result<Vec<u8>> {
         let doing = || format!("cannot run git in {}", self.dir.display());
         let mut command = self.command(args);
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -114,11 +122,4 @@ impl Git {
         unsafe { command.pre_exec(|| Ok(nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGTERM)?)) };
         command
     }
-}
-
-/// git in a tree of the tests' own.
-#[cfg(test)]
-pub(super) fn git(dir: &Path, args: &[&str]) -> Result<String> {
-    let owner = Owner { uid: nix::unistd::geteuid().as_raw(), gid: nix::unistd::getegid().as_raw() };
-    Git { owner, dir: dir.into(), repository: None, offline: false }.run(args)
 }

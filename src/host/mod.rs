@@ -4,6 +4,7 @@
 
 mod accounts;
 mod files;
+pub mod git;
 mod ids;
 mod locks;
 mod machine;

@@ -14,6 +14,7 @@
 mod door;
 mod firewall;
 mod forward;
+mod http;
 mod hub;
 mod links;
 mod names;
@@ -26,6 +27,7 @@ mod subnet;
 
 pub use door::{VARIABLE as DOOR, keep as keep_door};
 pub use firewall::{Access, Port};
+pub use http::{Answer, download};
 pub use links::mtu;
 pub use names::{Resolv, hosts, resolv_conf};
 pub use proxy::proxies;

@@ -1,8 +1,8 @@
 //! Git working trees and remote repositories.
 
-use super::git::{Git, Owner};
 use super::history;
 use crate::error::{Doing as _, Error, Result};
+use crate::host::git::{Git, Owner};
 use crate::rooted::{Root, link_target, open_plain, own_path};
 use rustix::fs::{FileType, Mode, OFlags, openat, symlinkat};
 use std::ffi::OsStr;

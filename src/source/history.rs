@@ -1,8 +1,8 @@
 //! Of a repository's history, what an installation asks git for: the commit that is checked out, its files, and the commits from the
 //! last tag to it, which `git describe` counts. Older objects may be many, and need not be there.
 
-use super::git::Git;
 use crate::error::Result;
+use crate::host::git::Git;
 use crate::rooted::Root;
 use std::collections::{HashMap, HashSet};
 use std::path::Path;

@@ -3,7 +3,6 @@
 //! Knows tar files, directories, git and HTTP; knows no container. The user's files are never written to.
 
 mod clone;
-mod git;
 mod history;
 mod http;
 mod tarball;
@@ -164,6 +163,11 @@ fn not_oar(name: &str) -> Error {
 
 #[cfg(test)]
 mod tests {
+    /// git in a tree of the tests' own.
+    fn git_in(dir: &Path, args: &[&str]) -> Result<String> {
+        crate::host::git::Git::own(dir.into()).run(args)
+    }
+
     use super::*;
     use flate2::Compression;
     use flate2::write::GzEncoder;
@@ -268,7 +272,7 @@ mod tests {
     fn git_tree(tree: &Path) {
         oar_tree(tree);
         for args in [&["init", "-q"][..], &["add", "."], &[&COMMIT[..], &["-qm", "x"]].concat()] {
-            git::git(tree, args).unwrap();
+            git_in(tree, args).unwrap();
         }
     }
 
@@ -284,7 +288,7 @@ mod tests {
         git_tree(&tree);
         let run = format!("touch {}", evil.display());
         for key in ["core.fsmonitor", "core.sshCommand", "core.pager", "filter.x.clean", "filter.x.smudge"] {
-            git::git(&tree, &["config", key, &run]).unwrap();
+            git_in(&tree, &["config", key, &run]).unwrap();
         }
         for hook in ["post-checkout", "post-index-change", "reference-transaction", "pre-auto-gc"] {
             let path = tree.join(".git/hooks").join(hook);
@@ -343,12 +347,9 @@ mod tests {
         // What somebody wrote into the clone's configuration is not run by the next update.
         let evil = tmp.path().join("evil");
         let clone = env.join("postinstall/oar-git");
-        git::git(&clone, &["config", "core.sshCommand", &format!("touch {}", evil.display())]).unwrap();
-        git::git(
-            &clone,
-            &["config", "remote.origin.uploadpack", &format!("touch {}; git-upload-pack", evil.display())],
-        )
-        .unwrap();
+        git_in(&clone, &["config", "core.sshCommand", &format!("touch {}", evil.display())]).unwrap();
+        git_in(&clone, &["config", "remote.origin.uploadpack", &format!("touch {}; git-upload-pack", evil.display())])
+            .unwrap();
         clone::fetch(&url, None, &env_dir, &|_| ()).unwrap();
         assert!(!evil.exists());
         fs::remove_dir_all(env.join("postinstall")).unwrap();
@@ -372,7 +373,7 @@ mod tests {
             &["-c", "user.name=a", "-c", "user.email=a@b", "commit", "-qm", "x"],
             &["-c", "user.name=a", "-c", "user.email=a@b", "tag", "-am", "x", "2.6.1"],
         ] {
-            git::git(&tree, args).unwrap();
+            git_in(&tree, args).unwrap();
         }
         fs::write(tree.join("product.o"), "").unwrap();
         fs::write(tree.join(MARKS[0]), "edited").unwrap();
@@ -380,8 +381,8 @@ mod tests {
         let copy = directory(&source).to_owned();
         assert!(!copy.join("product.o").exists());
         assert_eq!(fs::read_to_string(copy.join(MARKS[0])).unwrap(), "edited");
-        assert_eq!(git::git(&copy, &["describe", "--tags"]).unwrap().trim(), "2.6.1");
-        assert_eq!(git::git(&copy, &["status", "--porcelain"]).unwrap(), format!(" M {}\n", MARKS[0]));
+        assert_eq!(git_in(&copy, &["describe", "--tags"]).unwrap().trim(), "2.6.1");
+        assert_eq!(git_in(&copy, &["status", "--porcelain"]).unwrap(), format!(" M {}\n", MARKS[0]));
         drop(source);
         assert!(!copy.exists());
         assert!(tree.join("product.o").exists());
@@ -390,22 +391,22 @@ mod tests {
     /// A tree with an old version of a large file, a tag, and two commits after that; what `git describe` says there.
     fn long_history(tree: &Path) -> String {
         let commit = |message: &str| {
-            git::git(tree, &["add", "."]).unwrap();
-            git::git(tree, &[&COMMIT[..], &["-qm", message]].concat()).unwrap();
+            git_in(tree, &["add", "."]).unwrap();
+            git_in(tree, &[&COMMIT[..], &["-qm", message]].concat()).unwrap();
         };
         oar_tree(tree);
-        git::git(tree, &["init", "-q", "-b", "devel"]).unwrap();
+        git_in(tree, &["init", "-q", "-b", "devel"]).unwrap();
         let noise: Vec<u8> = (0..3_000_000).map(|_| rand::random()).collect();
         fs::write(tree.join("large"), noise).unwrap();
         commit("a");
         fs::write(tree.join("large"), "small now").unwrap();
         commit("b");
-        git::git(tree, &["-c", "user.name=a", "-c", "user.email=a@b", "tag", "-am", "x", "2.6.1"]).unwrap();
+        git_in(tree, &["-c", "user.name=a", "-c", "user.email=a@b", "tag", "-am", "x", "2.6.1"]).unwrap();
         for message in ["c", "d"] {
             fs::write(tree.join("news"), message).unwrap();
             commit(message);
         }
-        git::git(tree, &["describe", "--tags"]).unwrap()
+        git_in(tree, &["describe", "--tags"]).unwrap()
     }
 
     /// What an installation sees of a tree: what `git describe` says, the branch, and a file.
@@ -413,7 +414,7 @@ mod tests {
     fn seen(tree: &Path, scratch: &Path) -> (String, String, String) {
         let source = prepared(tree, scratch);
         let copy = directory(&source);
-        let git = |args: &[&str]| git::git(copy, args).unwrap_or_else(|e| e.to_string());
+        let git = |args: &[&str]| git_in(copy, args).unwrap_or_else(|e| e.to_string());
         let file = fs::read_to_string(copy.join("news")).unwrap_or_default();
         (git(&["describe", "--tags"]), git(&["rev-parse", "--abbrev-ref", "HEAD"]).trim().to_owned(), file)
     }
@@ -427,16 +428,13 @@ mod tests {
         assert!(described.starts_with("2.6.1-2-g"), "{described}");
         assert_eq!(seen(&tree, &scratch), (described.clone(), "devel".into(), "d".into()));
         let source = prepared(&tree, &scratch);
-        let old = git::git(&tree, &["rev-parse", "HEAD~3:large"]).unwrap();
-        assert!(
-            git::git(directory(&source), &["cat-file", "-e", old.trim()]).is_err(),
-            "the old version is not copied"
-        );
-        assert_eq!(git::git(directory(&source), &["rev-list", "--count", "HEAD"]).unwrap(), "3\n");
-        assert_eq!(git::git(directory(&source), &["status", "--porcelain"]).unwrap(), "");
+        let old = git_in(&tree, &["rev-parse", "HEAD~3:large"]).unwrap();
+        assert!(git_in(directory(&source), &["cat-file", "-e", old.trim()]).is_err(), "the old version is not copied");
+        assert_eq!(git_in(directory(&source), &["rev-list", "--count", "HEAD"]).unwrap(), "3\n");
+        assert_eq!(git_in(directory(&source), &["status", "--porcelain"]).unwrap(), "");
 
         // A merge of what was begun before the tag.
-        let git = |args: &[&str]| git::git(&tree, &[&COMMIT[..4], args].concat()).unwrap();
+        let git = |args: &[&str]| git_in(&tree, &[&COMMIT[..4], args].concat()).unwrap();
         git(&["checkout", "-q", "-b", "side", "HEAD~3"]);
         git(&["commit", "-q", "--allow-empty", "-m", "s"]);
         git(&["checkout", "-q", "devel"]);
@@ -447,10 +445,10 @@ mod tests {
         // Nothing committed yet, and no tag.
         let young = tmp.path().join("young");
         oar_tree(&young);
-        git::git(&young, &["init", "-q"]).unwrap();
-        git::git(&young, &["add", "."]).unwrap();
+        git_in(&young, &["init", "-q"]).unwrap();
+        git_in(&young, &["add", "."]).unwrap();
         assert!(directory(&prepared(&young, &scratch)).join(MARKS[0]).is_file());
-        git::git(&young, &[&COMMIT[..], &["-qm", "x"]].concat()).unwrap();
+        git_in(&young, &[&COMMIT[..], &["-qm", "x"]].concat()).unwrap();
         assert!(seen(&young, &scratch).0.contains("git describe"), "there is nothing to describe");
     }
 
@@ -461,7 +459,7 @@ mod tests {
         let (origin, scratch) = (tmp.path().join("origin"), tmp.path().join("scratch"));
         let described = long_history(&origin);
         for key in ["uploadpack.allowFilter", "uploadpack.allowAnySHA1InWant"] {
-            git::git(&origin, &["config", key, "true"]).unwrap();
+            git_in(&origin, &["config", key, "true"]).unwrap();
         }
         let url = format!("file://{}", origin.display());
         let clone = |name: &str, args: &[&str]| {
@@ -478,12 +476,12 @@ mod tests {
             ("sparse", &["--sparse", "--filter=blob:none"]),
         ] {
             let place = clone(name, args);
-            git::git(&place, &["repack", "-adq"]).unwrap();
+            git_in(&place, &["repack", "-adq"]).unwrap();
             if name == "sparse" {
                 shell(&format!("git -C {} sparse-checkout set sources", place.display()));
             }
             // Nobody is asked for what is missing.
-            git::git(&place, &["remote", "set-url", "origin", "file:///nonexistent"]).unwrap();
+            git_in(&place, &["remote", "set-url", "origin", "file:///nonexistent"]).unwrap();
             let (version, branch, file) = seen(&place, &scratch);
             assert_eq!(branch, "devel", "{name}");
             assert_eq!(file, "d", "{name}");
@@ -492,7 +490,7 @@ mod tests {
             }
         }
         // An object of the past that is lost.
-        let old = git::git(&origin, &["rev-parse", "HEAD~3:large"]).unwrap();
+        let old = git_in(&origin, &["rev-parse", "HEAD~3:large"]).unwrap();
         fs::remove_file(origin.join(".git/objects").join(&old[..2]).join(old[2..].trim())).unwrap();
         assert_eq!(seen(&origin, &scratch).0, described);
     }
@@ -504,7 +502,7 @@ mod tests {
         let (tree, scratch) = (tmp.path().join("oar"), tmp.path().join("scratch"));
         let described = long_history(&tree);
         let git = |dir: &Path, args: &[&str]| {
-            git::git(dir, &[&COMMIT[..4], &["-c", "protocol.file.allow=always"], args].concat()).unwrap()
+            git_in(dir, &[&COMMIT[..4], &["-c", "protocol.file.allow=always"], args].concat()).unwrap()
         };
         git(&tree, &["worktree", "add", "-q", "-b", "feature", "../feature"]);
         let feature = tmp.path().join("feature");
