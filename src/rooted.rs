@@ -14,6 +14,9 @@ use std::path::{Component, Path, PathBuf};
 /// No text that we read of somebody else's tree is larger, in bytes; the largest is dpkg's list of packages.
 const LARGEST_TEXT: u64 = 64 << 20;
 
+/// Links that are followed one after another; the kernel's own limit is 40.
+const LINKS: usize = 40;
+
 /// A directory, and what is below it.
 #[derive(Debug)]
 pub struct Root {
@@ -60,6 +63,47 @@ impl Root {
     pub fn sub(&self, path: &Path) -> Result<Self> {
         let fd = self.at(path, OFlags::PATH | OFlags::DIRECTORY).map_err(|e| self.told(path, e))?;
         Ok(Self { fd, path: self.shown(path), resolve: self.resolve, owner: self.owner })
+    }
+
+    /// The same directory, whose links are followed as if it were `/`.
+    pub fn as_top(&self) -> Result<Self> {
+        let doing = || format!("cannot open {}", self.path.display());
+        let fd = self.fd.try_clone().doing(doing)?;
+        Ok(Self { fd, path: self.path.clone(), resolve: ResolveFlags::IN_ROOT, owner: self.owner })
+    }
+
+    /// Where a path leads in this tree once all links are followed, also where what they name is not there.
+    pub fn resolved(&self, path: &Path) -> io::Result<PathBuf> {
+        let parts = |path: &Path| path.components().rev().map(|c| c.as_os_str().to_owned()).collect::<Vec<_>>();
+        let (mut todo, mut done, mut links) = (parts(path), PathBuf::new(), 0);
+        while let Some(part) = todo.pop() {
+            match part.as_bytes() {
+                b"/" | b"." => continue,
+                b".." => {
+                    done.pop();
+                    continue;
+                }
+                _ => done.push(&part),
+            }
+            let (fd, stat) = match self.entry(&done) {
+                Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
+                found => found?,
+            };
+            if FileType::from_raw_mode(stat.st_mode) == FileType::Symlink {
+                links += 1;
+                if links > LINKS {
+                    return Err(rustix::io::Errno::LOOP.into());
+                }
+                let target = link_target(&fd)?;
+                let target = Path::new(&target);
+                done.pop();
+                if target.is_absolute() {
+                    done.clear();
+                }
+                todo.extend(parts(target));
+            }
+        }
+        Ok(done)
     }
 
     /// Where it is on the host, for messages.
@@ -413,6 +457,26 @@ mod tests {
         root.make_dir(Path::new("/all/new/sub")).unwrap();
         assert!(dir.path().join("new/sub").is_dir());
         assert!(root.make_dir(Path::new("/../x")).is_err());
+    }
+
+    #[test]
+    fn where_links_lead() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir_all(dir.path().join("usr/bin")).unwrap();
+        for (target, name) in [("usr/bin", "bin"), ("/bin", "usr/sbin"), ("../../../none/x", "out"), ("loop", "loop")] {
+            symlink(target, dir.path().join(name)).unwrap();
+        }
+        let root = Root::open(dir.path()).unwrap();
+        for (path, expected) in [
+            ("/usr/sbin/f", "usr/bin/f"),
+            ("bin/../x", "usr/x"),
+            ("out/y", "none/x/y"),
+            ("/", ""),
+            ("new/./z", "new/z"),
+        ] {
+            assert_eq!(root.resolved(Path::new(path)).unwrap(), Path::new(expected), "{path}");
+        }
+        assert!(root.resolved(Path::new("loop/x")).is_err());
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! The only room that knows the terminal: argument vector -> invocations -> commands -> exit code.
 
 mod chain;
+mod given;
 pub mod commands;
 pub mod complete;
 pub mod help;

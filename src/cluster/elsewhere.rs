@@ -21,20 +21,21 @@ pub async fn find(
     let (mut names, mut lines) = (BTreeMap::new(), Vec::new());
     let mut images = None;
     for definition in definitions {
-        let from = order::from(&definition.context, &definition.args)?;
-        let defined = definitions.iter().any(|d| d.known_as.contains(&Name::new(&from)));
-        if defined || names.contains_key(&from) || environment(&from).is_none() {
-            continue;
+        for from in order::from(&definition.context, &definition.args)? {
+            let defined = definitions.iter().any(|d| d.known_as.contains(&Name::new(&from)));
+            if defined || names.contains_key(&from) || environment(&from).is_none() {
+                continue;
+            }
+            if store.image(&from).await?.is_some() {
+                continue;
+            }
+            if images.is_none() {
+                images = Some(store.images().await?);
+            }
+            let found = newest(images.as_deref().unwrap_or_default(), &from).ok_or_else(|| missing(&from))?;
+            lines.push(format!("{} --> {}", from, whose(found, machine)));
+            names.insert(from, found.name.clone());
         }
-        if store.image(&from).await?.is_some() {
-            continue;
-        }
-        if images.is_none() {
-            images = Some(store.images().await?);
-        }
-        let found = newest(images.as_deref().unwrap_or_default(), &from).ok_or_else(|| missing(&from))?;
-        lines.push(format!("{} --> {}", from, whose(found, machine)));
-        names.insert(from, found.name.clone());
     }
     Ok((names, lines))
 }

@@ -57,16 +57,15 @@ pub async fn require(store: &dyn Images, workdir: &Workdir, roles: &[&str], tag:
 }
 
 /// The definitions of an environment, base images first.
-pub fn definitions(workdir: &Workdir, scratch: &Path) -> Result<Vec<Definition>> {
+pub fn definitions(workdir: &Workdir, scratch: &Path, given: &BTreeMap<String, String>) -> Result<Vec<Definition>> {
     let mut definitions = Vec::new();
     let mut bases = Vec::new();
-    let args = &workdir.manifest.build_args;
+    let mut args = workdir.manifest.build_args.clone();
+    args.extend(given.clone());
     for role in workdir.roles()? {
         let context = workdir.context(&role)?;
-        let from = order::from(&context, args)?;
-        if let Some(base) = templates::base_image(&from)
-            && !bases.contains(&from)
-        {
+        for from in order::from(&context, &args)? {
+            let Some(base) = templates::base_image(&from).filter(|_| !bases.contains(&from)) else { continue };
             let folder = scratch.join(from.replace(['/', ':'], "-"));
             let _ = std::fs::remove_dir_all(&folder);
             std::fs::create_dir_all(&folder).doing(|| format!("cannot create {}", folder.display()))?;
@@ -248,7 +247,7 @@ async fn install_on(
     let step = builder.images.begin_step(image.chain_id().as_deref()).await?;
     let mut said = Vec::new();
     let outcome = async {
-        let sandbox = Sandbox { mounts, capabilities: vec!["CAP_SYS_ADMIN".into()] };
+        let sandbox = Sandbox { mounts, capabilities: vec!["CAP_SYS_ADMIN".into()], ..Sandbox::default() };
         let (code, tail) = builder.run_in(&step, process, sandbox, role).await?;
         if code != 0 {
             return Err(match why(&tail) {

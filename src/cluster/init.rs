@@ -35,7 +35,7 @@ mod tests {
         let mut image = ImageConfigurationBuilder::default();
         image = image.architecture("amd64").os("linux").config(config);
         let rootfs = oci_spec::image::RootFsBuilder::default().typ("layers").diff_ids(Vec::<String>::new());
-        Image { config: image.rootfs(rootfs.build().unwrap()).build().unwrap(), layers: Vec::new() }
+        Image::new(image.rootfs(rootfs.build().unwrap()).build().unwrap(), Vec::new())
     }
 
     #[test]

@@ -221,7 +221,7 @@ pub(crate) mod tests {
         let config = ConfigBuilder::default().env(words(&["container=docker", "A=1"])).cmd(words(process));
         let mut whole = ImageConfiguration::default();
         whole.set_config(Some(config.build().unwrap()));
-        let image = Image { config: whole, layers: Vec::new() };
+        let image = Image::new(whole, Vec::new());
         RoleImage { name: format!("ab12.env/oardocker/t-{role}:latest"), image }
     }
 

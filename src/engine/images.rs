@@ -2,7 +2,7 @@
 
 use super::oci::{CONFIG, LAYER, MANIFEST};
 use super::spec::StepSpec;
-use crate::error::Result;
+use crate::error::{Doing as _, Error, Result};
 use async_trait::async_trait;
 use oci_spec::image::{ImageConfiguration, RootFs};
 use serde::{Deserialize, Serialize};
@@ -39,16 +39,61 @@ pub fn sha256(bytes: &[u8]) -> String {
     format!("sha256:{}", hex::encode(Sha256::digest(bytes)))
 }
 
+/// What Docker's image configurations have beyond those of the OCI.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct DockerConfig {
+    /// Of shell forms.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub shell: Option<Vec<String>>,
+    /// Instructions for whoever builds upon it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub on_build: Option<Vec<String>>,
+    /// How it is seen that it works.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub healthcheck: Option<serde_json::Value>,
+}
+
 /// An image: its configuration and its layers from the bottom up.
 #[derive(Debug, Clone)]
 pub struct Image {
     /// The OCI image configuration; its rootfs section is filled in by the store from `layers`.
     pub config: ImageConfiguration,
+    /// What Docker adds to that.
+    pub docker: DockerConfig,
     /// From the bottom up.
     pub layers: Vec<Layer>,
 }
 
 impl Image {
+    /// One that says nothing that only Docker knows.
+    pub fn new(config: ImageConfiguration, layers: Vec<Layer>) -> Self {
+        Self { config, docker: DockerConfig::default(), layers }
+    }
+
+    /// Of a configuration as it is stored; the layers are told by the digests in it and by blobs that hold them.
+    pub fn read(config: &[u8], blobs: &[(String, u64)]) -> Result<Self> {
+        #[derive(Deserialize)]
+        struct Whole {
+            config: Option<DockerConfig>,
+        }
+        let doing = || "cannot read its configuration".into();
+        let docker = serde_json::from_slice::<Whole>(config).doing(doing)?.config.unwrap_or_default();
+        let config: ImageConfiguration = serde_json::from_slice(config).doing(doing)?;
+        let diff_ids = config.rootfs().diff_ids();
+        if diff_ids.len() != blobs.len() {
+            let (blobs, diff_ids) = (blobs.len(), diff_ids.len());
+            return Err(Error::new(format!("its manifest has {blobs} layers and its configuration {diff_ids}")));
+        }
+        let layer = |(diff_id, (digest, size)): (&String, &(String, u64))| Layer {
+            diff_id: diff_id.clone(),
+            digest: digest.clone(),
+            size: *size,
+        };
+        let layers = diff_ids.iter().zip(blobs).map(layer).collect();
+        Ok(Self { config, docker, layers })
+    }
+
     /// The snapshot that holds all layers.
     pub fn chain_id(&self) -> Option<String> {
         chain_id(self.layers.iter().map(|l| &l.diff_id))
@@ -61,7 +106,14 @@ impl Image {
         rootfs.set_diff_ids(self.layers.iter().map(|l| l.diff_id.clone()).collect());
         config.set_rootfs(rootfs);
         // With sorted keys, whatever the type's own order.
-        let bytes = serde_json::to_vec(&serde_json::to_value(config)?)?;
+        let mut value = serde_json::to_value(config)?;
+        if let serde_json::Value::Object(docker) = serde_json::to_value(&self.docker)?
+            && !docker.is_empty()
+        {
+            let of = value.as_object_mut().expect("a configuration is an object").entry("config");
+            of.or_insert_with(|| json!({})).as_object_mut().expect("it is one").extend(docker);
+        }
+        let bytes = serde_json::to_vec(&value)?;
         Ok((sha256(&bytes), bytes))
     }
 

@@ -20,8 +20,10 @@ mod spec;
 mod step;
 mod store;
 
-pub use images::{Image, ImageRecord, Images, Layer, StepRoot, chain_id, sha256};
-pub use spec::{Content, IdsOrWhy, Mount, NODE_CAPABILITIES, NodeImage, NodeSpec, Plug, ProcessSpec, Seed, StepSpec};
+pub use images::{DockerConfig, Image, ImageRecord, Images, Layer, StepRoot, chain_id, sha256};
+pub use spec::{
+    Content, IdsOrWhy, Mount, NODE_CAPABILITIES, NodeImage, NodeSpec, Plug, ProcessSpec, Seed, StepNetwork, StepSpec,
+};
 
 use crate::error::Result;
 use crate::host::Ids;

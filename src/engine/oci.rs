@@ -1,6 +1,6 @@
 //! A container in the words of the OCI runtime spec, and the media types of the image spec.
 
-use super::{Mount, NODE_CAPABILITIES, NodeSpec, ProcessSpec, StepSpec, seccomp};
+use super::{Mount, NODE_CAPABILITIES, NodeSpec, ProcessSpec, StepNetwork, StepSpec, seccomp};
 use crate::cgroup::View;
 use crate::error::Result;
 use crate::host::{Ids, Line, Map};
@@ -82,7 +82,8 @@ pub(super) fn node(spec: &NodeSpec, root: &Path, namespaces: &Namespaces) -> Res
     if spec.ids.is_some() {
         mounts.iter_mut().for_each(keep_locked);
     }
-    let mut bundle = bundle(&process, &spec.hostname, &mounts, root, &namespaces.network);
+    let mut bundle =
+        bundle(&process, &spec.hostname, &mounts, root, Some(json!({"type": "network", "path": namespaces.network})));
     if let (Some(ids), Some(path)) = (spec.ids, &namespaces.user) {
         in_user_namespace(&mut bundle, ids, path)?;
     }
@@ -126,7 +127,12 @@ pub(super) fn step(spec: &StepSpec, root: &Path) -> Value {
     mounts.extend(spec.mounts.iter().map(mount));
     mounts.iter_mut().for_each(keep_locked);
     let process = process(&spec.process, &capabilities);
-    in_cgroup(bundle(&process, "build", &mounts, root, &spec.netns), spec.cgroup.as_deref())
+    let network = match &spec.network {
+        StepNetwork::At(path) => Some(json!({"type": "network", "path": path})),
+        StepNetwork::Nothing => Some(json!({"type": "network"})),
+        StepNetwork::Host => None,
+    };
+    in_cgroup(bundle(&process, "build", &mounts, root, network), spec.cgroup.as_deref())
 }
 
 fn in_cgroup(mut bundle: Value, path: Option<&str>) -> Value {
@@ -165,10 +171,10 @@ fn mount(m: &Mount) -> Value {
     json!({"destination": m.target, "type": m.kind, "source": m.source, "options": m.options})
 }
 
-fn bundle(process: &Value, hostname: &str, mounts: &[Value], root: &Path, netns: &Path) -> Value {
+fn bundle(process: &Value, hostname: &str, mounts: &[Value], root: &Path, network: Option<Value>) -> Value {
     let mut namespaces: Vec<Value> =
         ["pid", "ipc", "uts", "mount", "cgroup"].iter().map(|kind| json!({"type": kind})).collect();
-    namespaces.push(json!({"type": "network", "path": netns}));
+    namespaces.extend(network);
     let mut devices = vec![json!({"allow": false, "access": "rwm"})];
     devices.extend(
         DEVICES
@@ -210,7 +216,7 @@ mod tests {
         let step = StepSpec {
             process: process.clone(),
             mounts: mounts.clone(),
-            netns: "/n".into(),
+            network: StepNetwork::At("/n".into()),
             cgroup: None,
             capabilities: vec!["CAP_MKNOD".into()],
         };

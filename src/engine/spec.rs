@@ -92,6 +92,17 @@ pub struct Plug {
     pub ports: Vec<Port>,
 }
 
+/// What a build step reaches.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum StepNetwork {
+    /// A network namespace on the host.
+    At(PathBuf),
+    /// Nothing but itself.
+    Nothing,
+    /// The network of the host.
+    Host,
+}
+
 /// A process in a build step's root, in a container of its own.
 #[derive(Debug, Clone)]
 pub struct StepSpec {
@@ -99,8 +110,8 @@ pub struct StepSpec {
     pub process: ProcessSpec,
     /// After the runtime's /proc, /dev and /sys.
     pub mounts: Vec<Mount>,
-    /// The network namespace on the host that it is in.
-    pub netns: PathBuf,
+    /// What it reaches.
+    pub network: StepNetwork,
     /// Path below every cgroup controller; none: where the runtime finds a place for it.
     pub cgroup: Option<String>,
     /// Capabilities beyond the usual ones.

@@ -12,7 +12,7 @@
 //! is whole, also after a power cut, and what cannot be read is an error and not nothing.
 
 use super::step::{Maker, Steps};
-use super::{Image, ImageRecord, Images, Layer, StepRoot, StepSpec, oci, sha256};
+use super::{DockerConfig, Image, ImageRecord, Images, Layer, StepRoot, StepSpec, oci, sha256};
 use crate::error::{Doing as _, Error, Result};
 use crate::host::{self, Machine, private_dir};
 use async_trait::async_trait;
@@ -41,6 +41,8 @@ struct Stored {
     created: u64,
     labels: BTreeMap<String, String>,
     config: ImageConfiguration,
+    #[serde(default)]
+    docker: DockerConfig,
     layers: Vec<Layer>,
 }
 
@@ -257,7 +259,7 @@ impl Images for Store {
     }
 
     async fn image(&self, name: &str) -> Result<Option<Image>> {
-        Ok(read(&self.image_file(name))?.map(|s| Image { config: s.config, layers: s.layers }))
+        Ok(read(&self.image_file(name))?.map(|s| Image { config: s.config, docker: s.docker, layers: s.layers }))
     }
 
     async fn put_image(&self, name: &str, image: &Image, labels: &BTreeMap<String, String>) -> Result<String> {
@@ -271,6 +273,7 @@ impl Images for Store {
             created: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs()),
             labels: labels.clone(),
             config: image.config.clone(),
+            docker: image.docker.clone(),
             layers: image.layers.clone(),
         };
         let mut file = tempfile::Builder::new().prefix(".").tempfile_in(self.dir.join("images")).doing(doing)?;
@@ -482,7 +485,7 @@ mod tests {
         let wrong = tmp.path().join("wrong");
         fs::write(&wrong, "wrong").unwrap();
         assert!(store.put_layer(&layer("right"), &wrong).await.is_err(), "a blob must have its digest");
-        let image = |l: &Layer| Image { config: ImageConfiguration::default(), layers: vec![l.clone()] };
+        let image = |l: &Layer| Image::new(ImageConfiguration::default(), vec![l.clone()]);
         let labels = BTreeMap::from([("a".to_owned(), "b".to_owned())]);
         let id = store.put_image("one/a:latest", &image(&kept), &labels).await.unwrap();
         store.put_image("two", &image(&gone), &labels).await.unwrap();
@@ -505,7 +508,7 @@ mod tests {
         store.put_layer(&kept, &file).await.unwrap();
         let chain = store.sub("chains", digits(&kept.diff_id));
         fs::create_dir_all(chain.join("fs")).unwrap();
-        let image = Image { config: ImageConfiguration::default(), layers: vec![kept.clone()] };
+        let image = Image::new(ImageConfiguration::default(), vec![kept.clone()]);
         store.put_image("a", &image, &BTreeMap::new()).await.unwrap();
         // A blob is what it says, not what is as long.
         fs::write(store.blob(&kept), "lost").unwrap();

@@ -1,9 +1,8 @@
 //! FROM an image that no Dockerfile here makes: local, else from a registry, else bootstrapped.
 
 use super::build::Builder;
-use super::evaluate::new_config;
 use super::order::Definition;
-use super::{bootstrap, registry, unpack};
+use super::{bootstrap, config, registry, unpack};
 use crate::engine::{Image, space};
 use crate::error::{Error, Result};
 use oci_spec::image::Config;
@@ -13,7 +12,7 @@ impl Builder {
     /// The image.
     pub(super) async fn resolve(&self, definition: &Definition, name: &str) -> Result<Image> {
         if name == "scratch" {
-            return Ok(Image { config: new_config(), layers: Vec::new() });
+            return Ok(Image::new(config::new(), Vec::new()));
         }
         let say = |line: &str| (self.listener)(&definition.title, line);
         if let Some(elsewhere) = self.options.elsewhere.get(name) {
@@ -63,11 +62,11 @@ impl Builder {
         let _ = std::fs::remove_file(&file);
         kept?;
         labels.insert("oardocker.bootstrapped".into(), bootstrap::mirror(suite));
-        let mut config = new_config();
+        let mut config = config::new();
         let mut runtime = Config::default();
         runtime.set_env(Some(vec!["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".to_owned()]));
         runtime.set_cmd(Some(vec!["bash".to_owned()]));
         config.set_config(Some(runtime));
-        Ok(Image { config, layers: vec![layer] })
+        Ok(Image::new(config, vec![layer]))
     }
 }

@@ -4,10 +4,9 @@
 //! collection owns the space.
 
 use super::cache::{self, Cache};
-use super::dockerfile::Dockerfile;
-use super::evaluate::Evaluation;
-use super::order::{Base, Definition, bases, order, parse};
-use super::report::short;
+use super::extract::LIMIT;
+use super::order::{self, Base, Definition, Source, bases, order};
+use super::stages::Job;
 use super::uplink::Uplink;
 use crate::engine::{Image, Images, space};
 use crate::error::{Doing as _, Error, Result};
@@ -31,6 +30,23 @@ pub struct Options {
     pub args: BTreeMap<String, String>,
     /// Names in FROM lines that mean an image with another name in the engine.
     pub elsewhere: BTreeMap<String, String>,
+    /// `SOURCE_DATE_EPOCH`: nothing that is built is younger, in seconds since 1970.
+    pub epoch: Option<i64>,
+    /// What an archive or a download may have at most, in bytes; none: what no honest one reaches.
+    pub unpack_limit: Option<u64>,
+    /// Whether steps may be in the network of the host.
+    pub host_network: bool,
+    /// For `RUN --mount=type=secret`, by id.
+    pub secrets: BTreeMap<String, Vec<u8>>,
+    /// For `RUN --mount=type=ssh`, by id: the sockets of agents.
+    pub agents: BTreeMap<String, PathBuf>,
+}
+
+impl Options {
+    /// What an archive or a download may have at most, in bytes.
+    pub(super) fn unpack_limit(&self) -> u64 {
+        self.unpack_limit.unwrap_or(LIMIT)
+    }
 }
 
 /// Hears what a build says: the title of the image, and a line.
@@ -45,6 +61,8 @@ pub struct Builder {
     pub uplink: Arc<dyn Uplink>,
     /// For layer files on their way.
     pub scratch: PathBuf,
+    /// Where what `RUN --mount=type=cache` keeps is; for root alone.
+    pub caches: PathBuf,
     /// Path of the steps' cgroups below every controller; none where none can be made.
     pub cgroup: Option<String>,
     /// For output.
@@ -69,27 +87,21 @@ type Building = Shared<BoxFuture<'static, Result<Arc<Image>, Arc<Error>>>>;
 impl Builder {
     /// Builds all definitions. Returns tags and image ids in their order.
     pub async fn build(&self, definitions: &[Definition]) -> Result<Vec<(String, String)>> {
-        let mut parsed = Vec::new();
-        for d in definitions {
-            if d.context.entry(Path::new(".dockerignore")).is_ok() {
-                return Err(Error::new(format!("{}/.dockerignore is not supported", d.context.path().display()))
-                    .hint("move what should not be copied out of this folder"));
-            }
-            parsed.push(parse(&d.context)?);
-        }
-        let bases = bases(definitions, &parsed);
+        let parsed = definitions.iter().map(|d| order::parse(&d.context).map(Arc::new)).collect::<Result<Vec<_>>>()?;
+        let bases = bases(definitions, &parsed, &self.options.args)?;
         let order = order(definitions, &bases)?;
         let images = self.images.as_ref();
         let cache = if self.options.no_cache { Cache::new() } else { cache::load(images).await? };
         let cache = Arc::new(cache);
         let mut building: HashMap<usize, Building> = HashMap::new();
         for i in order {
-            let (me, definition, file) = (self.clone(), definitions[i].clone(), parsed[i].clone());
-            let (base, cache) = (bases[i].clone(), cache.clone());
-            let parent = match &base {
-                Base::Built(p) => building.get(p).cloned(),
+            let (me, definition, source) = (self.clone(), definitions[i].clone(), parsed[i].clone());
+            let cache = cache.clone();
+            let parent = |(name, base): (&String, &Base)| match base {
+                Base::Built(p) => building.get(p).map(|parent| (name.clone(), parent.clone())),
                 Base::Outside(_) => None,
             };
+            let parents: Vec<(String, Building)> = bases[i].iter().filter_map(parent).collect();
             let work = async move {
                 if me.options.keep
                     && let Some(image) = me.images.image(&definition.tag).await.map_err(Arc::new)?
@@ -97,12 +109,11 @@ impl Builder {
                     (me.listener)(&definition.title, "It is already there");
                     return Ok(Arc::new(image));
                 }
-                let from = match (parent, base) {
-                    (Some(parent), _) => (*parent.await?).clone(),
-                    (None, Base::Outside(name)) => me.resolve(&definition, &name).await.map_err(Arc::new)?,
-                    (None, Base::Built(_)) => unreachable!("parents come first in the order"),
-                };
-                me.one(&definition, &file, from, &cache).await.map(Arc::new).map_err(Arc::new)
+                let mut known = BTreeMap::new();
+                for (name, parent) in parents {
+                    known.insert(name, parent.await?);
+                }
+                me.one(&definition, &source, &known, &cache).await.map(Arc::new).map_err(Arc::new)
             };
             building.insert(i, work.boxed().shared());
         }
@@ -121,81 +132,33 @@ impl Builder {
         Ok(done)
     }
 
-    /// A place for a layer on its way.
-    pub(super) fn scratch_file(&self) -> Result<PathBuf> {
+    /// A directory for what is on its way.
+    pub(super) fn scratch(&self) -> Result<&Path> {
         std::fs::create_dir_all(&self.scratch).doing(|| format!("cannot create {}", self.scratch.display()))?;
-        Ok(self.scratch.join(format!("layer-{}-{:08x}", std::process::id(), rand::random::<u32>())))
+        Ok(&self.scratch)
     }
 
-    /// Builds one image on top of `from`.
-    async fn one(&self, definition: &Definition, file: &Dockerfile, from: Image, cache: &Cache) -> Result<Image> {
-        match self.steps(definition, file, from.clone(), cache).await {
-            // Somebody removed snapshots behind our back: the cache is worth nothing.
-            Err(None) => self.steps(definition, file, from, &Cache::new()).await.map_err(|e| {
+    /// A place for a layer on its way.
+    pub(super) fn scratch_file(&self) -> Result<PathBuf> {
+        Ok(self.scratch()?.join(format!("layer-{}-{:08x}", std::process::id(), rand::random::<u32>())))
+    }
+
+    /// Builds one image, of which the others of this build are known.
+    async fn one(
+        &self,
+        definition: &Definition,
+        source: &Source,
+        known: &BTreeMap<String, Arc<Image>>,
+        cache: &Cache,
+    ) -> Result<Image> {
+        match Job::new(self, definition, source, known, cache)?.image().await {
+            Err(None) => Job::new(self, definition, source, known, &Cache::new())?.image().await.map_err(|e| {
                 e.unwrap_or_else(|| {
-                    Error::new(format!("the layers of {} are gone", file.from))
-                        .hint("run `oardocker destroy`, then build")
+                    Error::new("layers that it is built upon are gone").hint("run `oardocker destroy`, then build")
                 })
             }),
             outcome => outcome.map_err(|e| e.expect("the other case was handled")),
         }
-    }
-
-    /// Runs the steps. The error None means that a cached step could not be used after all.
-    async fn steps(
-        &self,
-        definition: &Definition,
-        file: &Dockerfile,
-        from: Image,
-        cache: &Cache,
-    ) -> Result<Image, Option<Error>> {
-        let say = |line: &str| (self.listener)(&definition.title, line);
-        let mut given = self.options.args.clone();
-        given.extend(definition.args.clone());
-        let mut state = Evaluation::new(file, from, &given);
-        let total = file.steps.len() + 1;
-        say(&format!("Step 1/{total} : FROM {}", file.from));
-        let mut verified = false;
-        for (i, step) in file.steps.iter().enumerate() {
-            if self.cancel.is_cancelled() {
-                return Err(Some(Error::interrupted()));
-            }
-            say(&format!("Step {}/{total} : {}", i + 2, step.text));
-            let file = definition.context.path().join("Dockerfile");
-            let place = || format!("{}:{}: {}", file.display(), step.line, step.text);
-            let change = state.evaluate(step, &definition.context).map_err(|e| Some(e.within(place())))?;
-            let Some(change) = change else { continue };
-            let key = state.key(&change).map_err(|e| Some(e.within(place())))?;
-            if let Some(layer) = cache.get(&key) {
-                say(" ---> Using cache");
-                state.image.layers.push(layer.clone());
-                verified = false;
-                continue;
-            }
-            if !verified {
-                if let Some(chain) = state.image.chain_id()
-                    && !self.images.has_chain(&chain).await.map_err(Some)?
-                {
-                    return Err(None);
-                }
-                verified = true;
-            }
-            let layer = self.run(definition, &state, &change).await.map_err(|e| Some(e.within(place())))?;
-            state.image.layers.push(layer);
-            cache::keep(self.images.as_ref(), &key, &state.image).await.map_err(Some)?;
-        }
-        if let Some(chain) = state.image.chain_id()
-            && !self.images.has_chain(&chain).await.map_err(Some)?
-        {
-            return Err(None);
-        }
-        if self.cancel.is_cancelled() {
-            return Err(Some(Error::interrupted()));
-        }
-        let put = self.images.put_image(&definition.tag, &state.image, &definition.labels);
-        let id = put.await.map_err(Some)?;
-        say(&format!("Successfully built {}", short(&id)));
-        Ok(state.image)
     }
 }
 

@@ -37,7 +37,7 @@ mod tests {
     async fn a_layer_is_found_by_its_key_and_what_is_no_step_is_not() {
         let fake = Fake::new().unwrap();
         let layer = Layer { digest: "sha256:1".into(), diff_id: "sha256:2".into(), size: 3 };
-        let image = Image { config: crate::image::evaluate::new_config(), layers: vec![layer] };
+        let image = Image::new(crate::image::config::new(), vec![layer]);
         keep(&fake, "k1", &image).await.unwrap();
         // One of a later oardocker, which says it in another way, and an image.
         let odd = BTreeMap::from([(LABEL.to_owned(), "{}".to_owned())]);

@@ -1,432 +1,730 @@
-//! COPY and ADD: which files of the build context, what they hash to, and how they enter the tree.
+//! COPY and ADD: what they hash to, and how sources enter the tree. The rules are those of BuildKit.
 //!
-//! Whatever the context or a tar file holds, nothing outside the image's root is touched.
+//! Whatever the context or an archive holds, nothing outside the image's root is touched.
 
 use super::EPOCH;
-use super::extract::{Extractor, Kind, Limited};
+use super::archive;
+use super::dockerfile::mount::{Kind as MountKind, Mount};
+use super::extract::{Extractor, Kind, is_portable};
+use super::mode::Mode;
+use super::pattern::{Patterns, cleaned, is_pattern};
+use super::place::Place;
+use super::remote::{Fetched, GitSource};
+use super::tree::{Choice, Entry, Tree, kind};
 use crate::error::{Doing as _, Error, Result};
-use crate::rooted::{Root, clear, link_target, open_plain};
-use rustix::fs::{
-    AtFlags, FileType, Mode, OFlags, Stat, Timespec, Timestamps, chownat, mkdirat, openat, symlinkat, utimensat,
-};
+use crate::rooted::{Root, link_target, open_plain};
+use rustix::fs::{FileType, Stat};
+use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
-use std::ffi::OsStr;
-use std::fs::File;
+use std::collections::HashMap;
+use std::ffi::{OsStr, OsString};
 use std::io::{self, Read};
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt as _;
-use std::os::unix::fs::PermissionsExt as _;
-use std::path::{Component, Path, PathBuf};
-use std::sync::Arc;
+use std::path::{Path, PathBuf};
 
 /// What is copied where.
-#[derive(Debug, Clone)]
-pub struct Plan {
-    /// The build context.
-    pub context: Arc<Root>,
-    /// Source files and directories in it, sorted.
-    pub sources: Vec<PathBuf>,
+#[derive(Debug, Clone, Default)]
+pub(super) struct Plan {
+    /// In order.
+    pub sources: Vec<Source>,
     /// Absolute path in the image; a trailing slash means a directory.
     pub dest: String,
-    /// Whether tar files are unpacked.
+    /// Whether archives of the tree are unpacked.
     pub unpack: bool,
-    /// Owner of everything; without one it is root's, but for what a tar file brings.
+    /// Whether links on the way to the destination are replaced.
+    pub link: bool,
+    /// Whether the directories that sources are in are copied too.
+    pub parents: bool,
+    /// What is left out of directories.
+    pub exclude: Vec<String>,
+    /// Owner of everything; without one that of the image copied from, of an archive, or root.
     pub owner: Option<(u32, u32)>,
     /// Mode of everything, if given.
-    pub mode: Option<u32>,
+    pub mode: Option<Mode>,
 }
 
-/// Finds the sources of an instruction in its context.
-pub fn sources(context: &Root, patterns: &[String]) -> Result<Vec<PathBuf>> {
-    let mut found = Vec::new();
-    for pattern in patterns {
-        let at = context.path().display();
-        let outside = || Error::new(format!("{pattern:?} leads out of the build context {at}"));
-        let parts: Vec<Component<'_>> = Path::new(pattern)
-            .components()
-            .filter(|c| matches!(c, Component::Normal(_) | Component::ParentDir))
-            .collect();
-        if parts.contains(&Component::ParentDir) {
-            return Err(outside());
-        }
-        let matches = matching(context, pattern, &parts)?;
-        if matches.is_empty() {
-            return Err(Error::new(format!("there is no {pattern:?} in the build context {at}")));
-        }
-        for path in &matches {
-            context.handle(path).map_err(|e| match e.raw_os_error() {
-                Some(nix::libc::EXDEV | nix::libc::ELOOP) => outside(),
-                _ => Error::new(format!("cannot open {} in the build context {at}: {e}", path.display())),
-            })?;
-        }
-        found.extend(matches);
-    }
-    Ok(found)
+/// Something to copy.
+#[derive(Debug, Clone)]
+pub(super) enum Source {
+    /// Path or pattern in the tree.
+    Path(String),
+    /// A file that stands in the Dockerfile.
+    Inline {
+        /// Its name.
+        name: String,
+        /// What is in it.
+        content: String,
+    },
+    /// A file from a server.
+    Url {
+        /// Where.
+        url: String,
+        /// `sha256:...` that it must have.
+        checksum: Option<String>,
+        /// Whether an archive is unpacked.
+        unpack: bool,
+    },
+    /// A git repository.
+    Git(GitSource),
 }
 
-/// What a pattern means, part by part.
-fn matching(context: &Root, pattern: &str, parts: &[Component<'_>]) -> Result<Vec<PathBuf>> {
-    let mut found = vec![PathBuf::new()];
-    for part in parts {
-        let text = part.as_os_str().to_string_lossy();
-        found = if text.contains(['*', '?', '[']) {
-            let wanted = glob::Pattern::new(&text).map_err(|e| Error::new(format!("bad pattern {pattern:?}: {e}")))?;
-            // A plain file has no names in it.
-            let names = |dir: &PathBuf| context.names(dir).unwrap_or_default();
-            let children = |dir: PathBuf| names(&dir).into_iter().map(move |name| dir.join(name));
-            let named = |path: &PathBuf| path.file_name().is_some_and(|n| wanted.matches(&n.to_string_lossy()));
-            found.into_iter().flat_map(children).filter(named).collect()
-        } else {
-            found.into_iter().map(|dir| dir.join(part)).collect()
-        };
-    }
-    found.retain(|path| context.entry(path).is_ok());
-    Ok(found)
+/// What one path names: where it leads, what is there, and the name that it has at its destination.
+struct Found {
+    path: PathBuf,
+    stat: Stat,
+    name: OsString,
 }
 
-/// The content of the sources as one number: names, kinds, modes, targets and bytes; not times, not owners.
-pub fn hash(plan: &Plan) -> Result<String> {
-    let mut hash = Sha256::new();
-    for source in &plan.sources {
-        let doing = || format!("cannot read {}", source.display());
-        let (fd, stat) = plan.context.handle(source).doing(doing)?;
-        hash_entry(&mut hash, &plan.context, source, &fd, &stat).doing(doing)?;
-    }
-    Ok(hex::encode(hash.finalize()))
-}
-
-fn hash_entry(hash: &mut Sha256, context: &Root, path: &Path, fd: &OwnedFd, stat: &Stat) -> io::Result<()> {
-    let mut field = |bytes: &[u8]| {
-        hash.update((bytes.len() as u64).to_le_bytes());
-        hash.update(bytes);
-    };
-    let kind = FileType::from_raw_mode(stat.st_mode);
-    field(path.as_os_str().as_bytes());
-    field(&(stat.st_mode & if kind == FileType::Symlink { 0o170_000 } else { 0o177_777 }).to_le_bytes());
-    match kind {
-        FileType::Symlink => field(link_target(fd)?.as_bytes()),
-        FileType::Directory => {
-            for child in context.names(path)? {
-                let child = path.join(child);
-                let (fd, stat) = context.entry(&child)?;
-                hash_entry(hash, context, &child, &fd, &stat)?;
+impl Plan {
+    /// Fails for what is not there.
+    pub(super) fn check(&self, tree: &Tree) -> Result<()> {
+        Patterns::new(self.exclude.iter().map(String::as_str)).map_err(Error::new)?;
+        for source in &self.sources {
+            match source {
+                Source::Path(path) if self.parents => drop(Pivot::new(path, tree, self)?),
+                Source::Path(path) => drop(tree.find(path)?),
+                _ => {}
             }
         }
+        Ok(())
+    }
+
+    /// Patterns that nothing matches: they are no error.
+    pub(super) fn without_match(&self, tree: &Tree) -> Result<Vec<&str>> {
+        let mut none = Vec::new();
+        for source in &self.sources {
+            if let Source::Path(path) = source
+                && !self.parents
+                && tree.find(path)?.is_empty()
+            {
+                none.push(path.as_str());
+            }
+        }
+        Ok(none)
+    }
+
+    fn choice(&self) -> Result<Choice> {
+        let not = Patterns::new(self.exclude.iter().map(String::as_str)).map_err(Error::new)?;
+        Ok(Choice { only: None, not })
+    }
+
+    fn found(&self, tree: &Tree, source: &str) -> Result<Vec<Found>> {
+        let not = self.choice()?.not;
+        let mut found = Vec::new();
+        for path in tree.find(source)? {
+            let (resolved, stat) = tree.look(&path, source)?;
+            let name = path.file_name().unwrap_or_default().to_owned();
+            if kind(&stat) == FileType::Directory || !not.matches(Path::new(&name)) {
+                found.push(Found { path: resolved, stat, name });
+            }
+        }
+        Ok(found)
+    }
+
+    /// All that goes into the layer. What a tree of files holds counts by its content: names, kinds, modes, targets and bytes, not
+    /// times and owners. Of an image the caller knows the digest.
+    pub(super) fn key(&self, context: Option<&Tree>) -> Result<Value> {
+        let mut sources = Vec::new();
+        for source in &self.sources {
+            sources.push(match (source, context) {
+                (Source::Path(path), Some(tree)) => json!([path, self.hash(tree, path)?]),
+                (Source::Path(path), None) => json!(path),
+                (Source::Inline { name, content }, _) => json!({"name": name, "content": content}),
+                (Source::Url { url, checksum, unpack }, _) => {
+                    json!({"url": url, "checksum": checksum, "unpack": unpack})
+                }
+                (Source::Git(git), _) => git.key(),
+            });
+        }
+        Ok(
+            json!({"sources": sources, "dest": self.dest, "unpack": self.unpack, "link": self.link, "parents": self.parents,
+            "exclude": self.exclude, "mode": self.mode}),
+        )
+    }
+
+    fn hash(&self, tree: &Tree, path: &str) -> Result<String> {
+        let mut hash = Sha256::new();
+        if self.parents {
+            let pivot = Pivot::new(path, tree, self)?;
+            hash_below(&mut hash, tree, &pivot.top, &pivot.choice).doing(|| format!("cannot read {path}"))?;
+        } else {
+            for found in self.found(tree, path)? {
+                hash_field(&mut hash, found.name.as_bytes());
+                hash_found(&mut hash, tree, &found.path, &found.stat, &self.choice()?)
+                    .doing(|| format!("cannot read {}", found.path.display()))?;
+            }
+        }
+        Ok(hex::encode(hash.finalize()))
+    }
+}
+
+/// What a bind mount of the context shows, as one number.
+pub(super) fn mounted(mount: &Mount, context: &Tree) -> Result<Option<String>> {
+    if mount.kind != MountKind::Bind || mount.from.is_some() {
+        return Ok(None);
+    }
+    let source = mount.source.as_deref().unwrap_or("/");
+    let (path, stat) = context.look(&cleaned(source), source)?;
+    let mut hash = Sha256::new();
+    hash_found(&mut hash, context, &path, &stat, &Choice::default()).doing(|| format!("cannot read {source}"))?;
+    Ok(Some(hex::encode(hash.finalize())))
+}
+
+/// Where `--parents` begins to keep directories: at `/./`, or at the top.
+struct Pivot {
+    top: PathBuf,
+    choice: Choice,
+}
+
+impl Pivot {
+    fn new(source: &str, tree: &Tree, plan: &Plan) -> Result<Self> {
+        let (top, rest) = source.split_once("/./").unwrap_or(("", source));
+        let rest = cleaned(rest);
+        let rest = rest.to_string_lossy();
+        let (top, _) = tree.look(&cleaned(top), source)?;
+        if !is_pattern(&rest) {
+            tree.look(&top.join(super::pattern::unescaped(&rest)), source)?;
+        }
+        let mut choice = plan.choice()?;
+        choice.only = (!rest.is_empty()).then(|| Patterns::new([&*rest])).transpose().map_err(Error::new)?;
+        Ok(Self { top, choice })
+    }
+}
+
+fn hash_field(hash: &mut Sha256, bytes: &[u8]) {
+    hash.update((bytes.len() as u64).to_le_bytes());
+    hash.update(bytes);
+}
+
+fn hash_found(hash: &mut Sha256, tree: &Tree, path: &Path, stat: &Stat, choice: &Choice) -> io::Result<()> {
+    hash_entry(hash, tree, path, stat)?;
+    if kind(stat) == FileType::Directory { hash_below(hash, tree, path, choice) } else { Ok(()) }
+}
+
+fn hash_below(hash: &mut Sha256, tree: &Tree, top: &Path, choice: &Choice) -> io::Result<()> {
+    for entry in tree.walk(top, choice)? {
+        hash_field(hash, entry.below.as_os_str().as_bytes());
+        hash_entry(hash, tree, &top.join(&entry.below), &entry.stat)?;
+    }
+    Ok(())
+}
+
+fn hash_entry(hash: &mut Sha256, tree: &Tree, path: &Path, stat: &Stat) -> io::Result<()> {
+    let kind = kind(stat);
+    let (fd, stat) = tree.root().entry(path)?;
+    hash_field(hash, &(stat.st_mode & if kind == FileType::Symlink { 0o170_000 } else { 0o177_777 }).to_le_bytes());
+    match kind {
+        FileType::Symlink => hash_field(hash, link_target(&fd)?.as_bytes()),
         FileType::RegularFile => {
-            field(&stat.st_size.to_le_bytes());
-            let mut file = open_plain(fd, stat)?;
+            hash_field(hash, &stat.st_size.to_le_bytes());
+            let mut file = open_plain(&fd, &stat)?;
+            for (name, value) in attributes(&file)? {
+                hash_field(hash, name.as_bytes());
+                hash_field(hash, &value);
+            }
             let mut buffer = vec![0; 64 << 10];
             while let n @ 1.. = file.read(&mut buffer)? {
                 hash.update(&buffer[..n]);
             }
         }
+        FileType::CharacterDevice | FileType::BlockDevice => hash_field(hash, &stat.st_rdev.to_le_bytes()),
         _ => {}
     }
     Ok(())
 }
 
+/// The attributes of a file that go where it goes.
+fn attributes(file: &std::fs::File) -> io::Result<Vec<(OsString, Vec<u8>)>> {
+    use xattr::FileExt as _;
+    let names = match file.list_xattr() {
+        Err(e) if e.raw_os_error() == Some(nix::libc::ENOTSUP) => return Ok(Vec::new()),
+        names => names?,
+    };
+    let mut found = Vec::new();
+    for name in names.filter(|name| is_portable(name.as_bytes())) {
+        found.extend(file.get_xattr(&name)?.map(|value| (name, value)));
+    }
+    found.sort();
+    Ok(found)
+}
+
+/// Where sources come from.
+pub(super) struct Supply<'a> {
+    /// For paths.
+    pub tree: &'a Tree,
+    /// For the others, in their order.
+    pub fetched: &'a [Fetched],
+    /// What an archive may unpack to, in bytes.
+    pub limit: u64,
+}
+
 /// Puts the sources into the tree at `root`.
-pub fn apply(plan: &Plan, root: &Path) -> Result<()> {
-    let root = Root::open(root)?;
-    let dest = Path::new(&plan.dest);
-    let many = plan.sources.len() > 1 || plan.dest.ends_with('/');
+pub(super) fn apply(plan: &Plan, supply: &Supply<'_>, root: &Path) -> Result<()> {
+    let place = Place::new(Root::open(root)?, plan);
+    let copier = Copier { plan, supply, place };
+    let mut fetched = supply.fetched.iter();
     for source in &plan.sources {
-        let doing = || format!("cannot copy {} to {}", source.display(), plan.dest);
-        let (fd, stat) = plan.context.handle(source).doing(doing)?;
-        if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
-            let dir = make_dir(&root, dest, plan)?;
-            copy_children(source, &dir, plan).doing(doing)?;
-            set_times(&dir, OsStr::new(".")).doing(doing)?;
-        } else if plan.unpack && is_tar(&plan.context, source).doing(doing)? {
-            make_dir(&root, dest, plan)?;
-            let root = root.sub(Path::new("/"))?;
-            unpack(source, root, dest, plan).doing(doing)?;
-        } else {
-            let name = source.file_name().unwrap_or_default();
-            let (parent, name) = if many || root.is_dir(dest) {
-                (dest, name)
-            } else {
-                (dest.parent().unwrap_or(Path::new("/")), dest.file_name().unwrap_or(name))
-            };
-            let dir = make_dir(&root, parent, plan)?;
-            copy_file(&fd, &stat, &dir, name, plan).doing(doing)?;
-            set_times(&dir, OsStr::new(".")).doing(doing)?;
+        match source {
+            Source::Path(path) if plan.parents => {
+                let pivot = Pivot::new(path, supply.tree, plan)?;
+                copier.tree(supply.tree, &pivot.top, &pivot.choice)?;
+            }
+            Source::Path(path) => copier.path(path)?,
+            Source::Inline { name, content } => copier.bytes(name, &mut content.as_bytes(), 0o644, EPOCH)?,
+            Source::Url { url, unpack, .. } => {
+                let doing = || format!("cannot add {url}");
+                copier.fetched(fetched.next().expect("each was fetched"), *unpack).doing(doing)?;
+            }
+            Source::Git(git) => {
+                let doing = || format!("cannot add {}", git.text);
+                copier.fetched(fetched.next().expect("each was fetched"), true).doing(doing)?;
+            }
         }
     }
     Ok(())
 }
 
-/// Makes a directory that is missing, so that it is the same each time.
-pub fn directory(root: &Root, path: &Path) -> Result<()> {
-    let (_, made) = root.make_dir(path)?;
-    date(root, &made)
+struct Copier<'a> {
+    plan: &'a Plan,
+    supply: &'a Supply<'a>,
+    place: Place<'a>,
 }
 
-fn make_dir(root: &Root, path: &Path, plan: &Plan) -> Result<OwnedFd> {
-    let (dir, made) = root.make_dir(path)?;
-    for path in &made {
-        let (dir, _) = root.make_dir(path)?;
-        own(&dir, OsStr::new("."), plan).doing(|| format!("cannot set the owner of {}", path.display()))?;
-    }
-    date(root, &made)?;
-    Ok(dir)
-}
-
-/// Gives directories that were made, and what has got them, their time: from the inside out, since it must come after their children.
-fn date(root: &Root, made: &[PathBuf]) -> Result<()> {
-    let with_parent = |path: &PathBuf| [path.clone(), path.parent().unwrap_or(Path::new("/")).to_owned()];
-    for path in made.iter().rev().flat_map(with_parent) {
-        let (dir, _) = root.make_dir(&path)?;
-        set_times(&dir, OsStr::new(".")).doing(|| format!("cannot set the time of {}", path.display()))?;
-    }
-    Ok(())
-}
-
-fn copy_children(from: &Path, to: &OwnedFd, plan: &Plan) -> io::Result<()> {
-    for name in plan.context.names(from)? {
-        let path = from.join(&name);
-        let (fd, stat) = plan.context.entry(&path)?;
-        match FileType::from_raw_mode(stat.st_mode) {
-            FileType::Directory => {
-                match mkdirat(to, &name, Mode::from_raw_mode(0o755)) {
-                    Ok(()) | Err(rustix::io::Errno::EXIST) => {}
-                    Err(e) => return Err(e.into()),
+impl Copier<'_> {
+    fn path(&self, source: &str) -> Result<()> {
+        let tree = self.supply.tree;
+        let found = self.plan.found(tree, source)?;
+        let many = found.len() > 1 || self.plan.dest.ends_with('/');
+        for Found { path, stat, name } in found {
+            let doing = || format!("cannot copy {} to {}", path.display(), self.plan.dest);
+            if kind(&stat) == FileType::Directory {
+                self.tree(tree, &path, &self.plan.choice()?).doing(doing)?;
+                continue;
+            }
+            if self.plan.unpack && kind(&stat) == FileType::RegularFile {
+                let open = || tree.root().file(&path).doing(doing);
+                if archive::is_archive(open()?).unwrap_or_default() {
+                    self.unpack(open()?).doing(doing)?;
+                    continue;
                 }
-                let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-                let dir = openat(to, &name, flags, Mode::empty())?;
-                own(to, &name, plan)?;
-                rustix::fs::fchmod(&dir, Mode::from_raw_mode(plan.mode.unwrap_or(stat.st_mode & 0o7777)))?;
-                copy_children(&path, &dir, plan)?;
-                set_times(to, &name)?;
+            }
+            let (dir, name) = self.place.of_file(&name, many).doing(doing)?;
+            self.entry(tree, &path, &stat, &dir, &name, &mut HashMap::new()).doing(doing)?;
+            self.place.leave(&dir).doing(doing)?;
+        }
+        Ok(())
+    }
+
+    /// What is below a directory goes into the destination.
+    fn tree(&self, tree: &Tree, top: &Path, choice: &Choice) -> Result<()> {
+        let dest = self.place.directory()?;
+        let (mut links, mut directories) = (HashMap::new(), Vec::new());
+        for Entry { below, stat } in tree.walk(top, choice).doing(|| format!("cannot read {}", top.display()))? {
+            let doing = || format!("cannot copy {}", top.join(&below).display());
+            let parent = self.place.below(&dest, below.parent().unwrap_or(Path::new(""))).doing(doing)?;
+            let name = below.file_name().unwrap_or_default();
+            if kind(&stat) == FileType::Directory {
+                let dir = self.place.make_dir(&parent, name, &below)?;
+                self.set(&dir, &stat, tree.owned).doing(doing)?;
+                directories.push((below, stat));
+            } else {
+                self.entry(tree, &top.join(&below), &stat, &parent, name, &mut links).doing(doing)?;
+            }
+        }
+        // From the inside out: what is made in a directory changes its time.
+        for (below, stat) in directories.iter().rev() {
+            let dir = self.place.below(&dest, below).doing(|| format!("cannot open {}", below.display()))?;
+            Place::date(&dir, OsStr::new("."), stat.st_mtime)
+                .doing(|| format!("cannot set the time of {}", below.display()))?;
+        }
+        let (_, stat) = tree.root().entry(top).doing(|| format!("cannot open {}", top.display()))?;
+        let time = if self.plan.parents { EPOCH } else { stat.st_mtime };
+        Place::date(&dest, OsStr::new("."), time).doing(|| format!("cannot set the time of {}", self.plan.dest))
+    }
+
+    /// Mode and owner of a directory.
+    fn set(&self, dir: &OwnedFd, stat: &Stat, owned: bool) -> io::Result<()> {
+        self.own(dir, OsStr::new("."), stat, owned)?;
+        Place::chmod(dir, OsStr::new("."), self.mode(stat))
+    }
+
+    fn mode(&self, stat: &Stat) -> u32 {
+        let is_dir = kind(stat) == FileType::Directory;
+        self.plan.mode.as_ref().map_or(stat.st_mode & 0o7777, |mode| mode.of(stat.st_mode & 0o7777, is_dir))
+    }
+
+    fn own(&self, dir: &OwnedFd, name: &OsStr, stat: &Stat, owned: bool) -> io::Result<()> {
+        let theirs = if owned { (stat.st_uid, stat.st_gid) } else { (0, 0) };
+        Place::own(dir, name, self.plan.owner.unwrap_or(theirs))
+    }
+
+    /// Something that is no directory. A socket is nothing without its program.
+    fn entry(
+        &self,
+        tree: &Tree,
+        path: &Path,
+        stat: &Stat,
+        dir: &OwnedFd,
+        name: &OsStr,
+        links: &mut HashMap<(u64, u64), PathBuf>,
+    ) -> Result<()> {
+        if kind(stat) == FileType::Socket {
+            return Ok(());
+        }
+        let doing = || format!("cannot write {}", name.display());
+        let (fd, now) = tree.root().entry(path).doing(doing)?;
+        if kind(&now) != kind(stat) {
+            return Err(Error::new("it has become something else meanwhile"));
+        }
+        self.place.clear(dir, name)?;
+        match kind(stat) {
+            FileType::RegularFile => {
+                if stat.st_nlink > 1 {
+                    let here = Place::path(dir, name).doing(doing)?;
+                    if let Some(first) = links.get(&(stat.st_dev, stat.st_ino)) {
+                        return Place::link(first, dir, name).doing(doing);
+                    }
+                    links.insert((stat.st_dev, stat.st_ino), here);
+                }
+                let mut from = open_plain(&fd, stat).doing(doing)?;
+                let to = Place::write(&mut from, dir, name).doing(doing)?;
+                self.own(dir, name, stat, tree.owned).doing(doing)?;
+                // After chown, which clears set-id bits and capabilities.
+                Place::chmod(dir, name, self.mode(stat)).doing(doing)?;
+                Place::set_attributes(&to, &attributes(&from).doing(doing)?).doing(doing)?;
             }
             FileType::Symlink => {
-                clear(to, &name)?;
-                symlinkat(link_target(&fd)?, to, &name)?;
-                own(to, &name, plan)?;
-                set_times(to, &name)?;
+                Place::symlink(&link_target(&fd).doing(doing)?, dir, name).doing(doing)?;
+                self.own(dir, name, stat, tree.owned).doing(doing)?;
             }
-            _ => copy_file(&fd, &stat, to, &name, plan)?,
+            other => {
+                Place::special(dir, name, other, stat.st_rdev).doing(doing)?;
+                self.own(dir, name, stat, tree.owned).doing(doing)?;
+                Place::chmod(dir, name, self.mode(stat)).doing(doing)?;
+            }
         }
+        Place::date(dir, name, stat.st_mtime).doing(doing)
     }
-    Ok(())
-}
 
-fn copy_file(from: &OwnedFd, stat: &Stat, to: &OwnedFd, name: &OsStr, plan: &Plan) -> io::Result<()> {
-    let mut file = open_plain(from, stat).map_err(|e| {
-        if e.raw_os_error().is_some() {
-            e
-        } else {
-            io::Error::other(format!("{} is neither a file, a directory nor a link", name.display()))
+    /// A file of ours.
+    fn bytes(&self, name: &str, from: &mut dyn Read, mode: u32, time: i64) -> Result<()> {
+        let doing = || format!("cannot write {}", self.plan.dest);
+        let (dir, name) = self.place.of_file(OsStr::new(name), self.plan.dest.ends_with('/'))?;
+        self.place.clear(&dir, &name)?;
+        let mode = self.plan.mode.as_ref().map_or(mode, |m| m.of(mode, false));
+        let mut write = || -> io::Result<()> {
+            Place::write(from, &dir, &name)?;
+            Place::own(&dir, &name, self.plan.owner.unwrap_or((0, 0)))?;
+            Place::chmod(&dir, &name, mode)?;
+            Place::date(&dir, &name, time)
+        };
+        write().doing(doing)?;
+        self.place.leave(&dir).doing(doing)
+    }
+
+    fn fetched(&self, fetched: &Fetched, unpack: bool) -> Result<()> {
+        if unpack && (fetched.is_tree || archive::is_archive(fetched.open()?).unwrap_or_default()) {
+            return self.unpack(fetched.open()?);
         }
-    })?;
-    clear(to, name)?;
-    let mode = plan.mode.unwrap_or(stat.st_mode & 0o7777);
-    write_file(&mut file, to, name, mode, plan)
-}
-
-fn write_file(from: &mut impl Read, to: &OwnedFd, name: &OsStr, mode: u32, plan: &Plan) -> io::Result<()> {
-    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let mut file = File::from(openat(to, name, flags, Mode::from_raw_mode(0o600))?);
-    io::copy(from, &mut file)?;
-    own(to, name, plan)?;
-    // After chown, which clears set-id bits.
-    file.set_permissions(std::fs::Permissions::from_mode(mode))?;
-    set_times(to, name)
-}
-
-fn own(dir: &OwnedFd, name: &OsStr, plan: &Plan) -> io::Result<()> {
-    let (uid, gid) = plan.owner.unwrap_or((0, 0));
-    let (uid, gid) = (rustix::fs::Uid::from_raw(uid), rustix::fs::Gid::from_raw(gid));
-    Ok(chownat(dir.as_fd(), name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)?)
-}
-
-fn set_times(dir: &OwnedFd, name: &OsStr) -> io::Result<()> {
-    let time = Timespec { tv_sec: EPOCH, tv_nsec: 0 };
-    let times = Timestamps { last_access: time, last_modification: time };
-    Ok(utimensat(dir.as_fd(), name, &times, AtFlags::SYMLINK_NOFOLLOW)?)
-}
-
-fn is_tar(context: &Root, path: &Path) -> io::Result<bool> {
-    let mut head = Vec::new();
-    context.file(path)?.take(6).read_to_end(&mut head)?;
-    let compressed = [&b"BZh"[..], b"\xfd7zXZ\0", b"\x28\xb5\x2f\xfd"].iter().any(|magic| head.starts_with(magic));
-    if compressed && path.to_string_lossy().contains(".tar") {
-        return Err(io::Error::other("ADD unpacks plain and gzip-compressed tar files only: use COPY and RUN tar"));
+        if fetched.name.is_empty() && self.plan.dest.ends_with('/') {
+            return Err(Error::new("its address ends without a name").hint("write the file's name at the destination"));
+        }
+        self.bytes(&fetched.name, &mut fetched.open()?, 0o600, fetched.time.unwrap_or(EPOCH))
     }
-    let mut archive = tar::Archive::new(opened(context, path)?);
-    Ok(archive.entries()?.next().is_some_and(|e| e.is_ok()))
-}
 
-fn opened(context: &Root, path: &Path) -> io::Result<Box<dyn Read>> {
-    let mut head = [0; 2];
-    let n = context.file(path)?.read(&mut head)?;
-    let file = io::BufReader::new(context.file(path)?);
-    Ok(if n == 2 && head == [0x1f, 0x8b] { Box::new(flate2::read::MultiGzDecoder::new(file)) } else { Box::new(file) })
-}
-
-fn unpack(source: &Path, root: Root, dest: &Path, plan: &Plan) -> Result<()> {
-    let opened = opened(&plan.context, source).doing(|| "cannot open it".into())?;
-    let mut archive = tar::Archive::new(Limited::new(opened));
-    Extractor::new(root, dest, Kind::Added { owner: plan.owner, time: EPOCH }).unpack(&mut archive)
+    fn unpack(&self, file: std::fs::File) -> Result<()> {
+        self.place.directory()?;
+        let mut archive = archive::open(file, self.supply.limit).doing(|| "cannot open it".into())?;
+        let (root, at) = self.place.top()?;
+        Extractor::new(root, &at, Kind::Added { owner: self.plan.owner, time: EPOCH }, self.supply.limit)
+            .unpack(&mut archive)
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::fs;
-    use std::os::unix::fs::{MetadataExt as _, symlink};
+    use crate::image::extract::LIMIT;
+    use std::fs::{self, File};
+    use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
 
-    fn plan(context: &Path, patterns: &[&str], dest: &str) -> Result<Plan> {
-        let patterns: Vec<String> = patterns.iter().map(|p| (*p).to_owned()).collect();
-        let context = Arc::new(Root::beneath(context)?);
-        Ok(Plan {
-            sources: sources(&context, &patterns)?,
-            context,
-            dest: dest.into(),
-            unpack: true,
-            owner: Some((nix::unistd::getuid().as_raw(), nix::unistd::getgid().as_raw())),
-            mode: None,
-        })
+    /// A context, and a tree to copy to.
+    struct World {
+        dir: tempfile::TempDir,
     }
 
-    #[test]
-    fn sources_stay_in_the_context() {
-        let dir = tempfile::tempdir().unwrap();
-        let context = dir.path().join("c");
-        fs::create_dir(&context).unwrap();
-        fs::write(dir.path().join("secret"), "").unwrap();
-        symlink("../secret", context.join("link")).unwrap();
-        for bad in ["../secret", "link", "none", "x/../../secret"] {
-            assert!(plan(&context, &[bad], "/").is_err(), "{bad}");
+    impl World {
+        fn new() -> Self {
+            let dir = tempfile::tempdir().unwrap();
+            fs::create_dir(dir.path().join("c")).unwrap();
+            fs::create_dir(dir.path().join("r")).unwrap();
+            Self { dir }
         }
-        fs::write(context.join("a.sh"), "").unwrap();
-        fs::write(context.join("b.sh"), "").unwrap();
-        assert_eq!(plan(&context, &["*.sh"], "/").unwrap().sources.len(), 2);
-        assert_eq!(plan(&context, &["/a.sh"], "/").unwrap().sources.len(), 1);
+
+        fn context(&self) -> PathBuf {
+            self.dir.path().join("c")
+        }
+
+        fn root(&self) -> PathBuf {
+            self.dir.path().join("r")
+        }
+
+        fn plan(&self, sources: &[&str], dest: &str) -> Plan {
+            let owner = Some((nix::unistd::getuid().as_raw(), nix::unistd::getgid().as_raw()));
+            let sources = sources.iter().map(|s| Source::Path((*s).to_owned())).collect();
+            Plan { sources, dest: dest.into(), unpack: true, owner, ..Plan::default() }
+        }
+
+        fn apply(&self, plan: &Plan) -> Result<()> {
+            let tree = Tree::context(&Root::beneath(&self.context()).unwrap())?;
+            plan.check(&tree)?;
+            apply(plan, &Supply { tree: &tree, fetched: &[], limit: LIMIT }, &self.root())
+        }
+
+        fn copy(&self, sources: &[&str], dest: &str) -> Result<()> {
+            self.apply(&self.plan(sources, dest))
+        }
+
+        fn key(&self, plan: &Plan) -> String {
+            let tree = Tree::context(&Root::beneath(&self.context()).unwrap()).unwrap();
+            plan.key(Some(&tree)).unwrap().to_string()
+        }
+
+        fn tar(&self, fill: &dyn Fn(&mut tar::Builder<File>)) {
+            let mut builder = tar::Builder::new(File::create(self.context().join("x.tar")).unwrap());
+            fill(&mut builder);
+            builder.finish().unwrap();
+        }
     }
+
+    fn entry(builder: &mut tar::Builder<File>, name: &[u8], kind: tar::EntryType, link: &str) {
+        let mut header = tar::Header::new_gnu();
+        header.as_old_mut().name[..name.len()].copy_from_slice(name);
+        header.set_entry_type(kind);
+        header.set_size(0);
+        header.set_mode(0o644);
+        header.set_mtime(1_000_000_000);
+        if !link.is_empty() {
+            header.set_link_name_literal(link).unwrap();
+        }
+        header.set_cksum();
+        builder.append(&header, io::empty()).unwrap();
+    }
+
+    const REGULAR: tar::EntryType = tar::EntryType::Regular;
 
     #[test]
     fn the_rules_of_copy() {
-        let dir = tempfile::tempdir().unwrap();
-        let (context, root) = (dir.path().join("c"), dir.path().join("r"));
+        let world = World::new();
+        let (context, root) = (world.context(), world.root());
         fs::create_dir_all(context.join("d/sub")).unwrap();
         fs::create_dir_all(root.join("have")).unwrap();
         fs::write(context.join("f"), "f").unwrap();
         fs::write(context.join("d/sub/g"), "g").unwrap();
-        let copy = |patterns: &[&str], dest: &str| apply(&plan(&context, patterns, dest).unwrap(), &root).unwrap();
+        let long_ago = std::time::UNIX_EPOCH + std::time::Duration::from_secs(1_000_000_000);
+        for name in ["f", "d/sub/g", "d/sub", "d"] {
+            File::open(context.join(name)).unwrap().set_modified(long_ago).unwrap();
+        }
+        let copy = |sources: &[&str], dest: &str| world.copy(sources, dest).unwrap();
         copy(&["f"], "/new");
         copy(&["f"], "/dir/");
         copy(&["f"], "/have");
         copy(&["d"], "/tree");
         copy(&["f"], "/new");
+        copy(&["f", "none*"], "/dir/");
         assert_eq!(fs::read(root.join("new")).unwrap(), b"f");
         assert_eq!(fs::read(root.join("dir/f")).unwrap(), b"f");
         assert_eq!(fs::read(root.join("have/f")).unwrap(), b"f");
         assert_eq!(fs::read(root.join("tree/sub/g")).unwrap(), b"g");
-        assert_eq!(fs::metadata(root.join("tree/sub")).unwrap().mtime(), EPOCH);
-        assert_eq!(fs::metadata(root.join("tree")).unwrap().mtime(), EPOCH);
+        let time = |name: &str| fs::metadata(root.join(name)).unwrap().mtime();
+        assert_eq!(
+            ["new", "tree", "tree/sub", "tree/sub/g"].map(time),
+            [1_000_000_000; 4],
+            "what is copied keeps its time"
+        );
+        assert_eq!([time("dir"), time("have")], [EPOCH; 2], "what has got it has one that is the same each day");
     }
 
     #[test]
-    fn the_hash_sees_content_and_mode_but_not_time() {
-        let dir = tempfile::tempdir().unwrap();
-        let file = dir.path().join("f");
-        let hash_now = || hash(&plan(dir.path(), &["f"], "/").unwrap()).unwrap();
+    fn what_is_in_the_way_is_named() {
+        let world = World::new();
+        fs::create_dir_all(world.context().join("rootfs/bin")).unwrap();
+        fs::write(world.context().join("rootfs/bin/sh"), "").unwrap();
+        fs::create_dir_all(world.root().join("usr/bin")).unwrap();
+        symlink("usr/bin", world.root().join("bin")).unwrap();
+        let error = world.copy(&["rootfs/"], "/").unwrap_err().to_string();
+        assert!(
+            error.ends_with("/bin is a link to usr/bin in the image, and a directory cannot take its place"),
+            "{error}"
+        );
+        fs::write(world.context().join("f"), "").unwrap();
+        let error = world.copy(&["f"], "/usr/").and_then(|()| world.copy(&["rootfs/bin/sh"], "/bin")).and_then(|()| {
+            fs::create_dir(world.root().join("usr/d")).unwrap();
+            fs::write(world.context().join("rootfs/d"), "").unwrap();
+            world.copy(&["rootfs"], "/usr")
+        });
+        let error = error.unwrap_err().to_string();
+        assert!(error.ends_with("d is a directory in the image, and a file cannot take its place"), "{error}");
+        let linked = Plan { link: true, ..world.plan(&["rootfs/"], "/") };
+        world.apply(&linked).unwrap();
+        assert!(fs::symlink_metadata(world.root().join("bin")).unwrap().is_dir());
+    }
+
+    #[test]
+    fn special_files() {
+        let world = World::new();
+        fs::create_dir(world.context().join("d")).unwrap();
+        nix::unistd::mkfifo(&world.context().join("d/fifo"), nix::sys::stat::Mode::from_bits_truncate(0o640)).unwrap();
+        let _socket = std::os::unix::net::UnixListener::bind(world.context().join("d/socket")).unwrap();
+        fs::write(world.context().join("d/one"), "1").unwrap();
+        fs::hard_link(world.context().join("d/one"), world.context().join("d/two")).unwrap();
+        world.copy(&["d"], "/d").unwrap();
+        let meta = |name: &str| fs::symlink_metadata(world.root().join("d").join(name));
+        assert!(std::os::unix::fs::FileTypeExt::is_fifo(&meta("fifo").unwrap().file_type()));
+        assert!(meta("socket").is_err(), "a socket is nothing without its program");
+        assert_eq!(meta("one").unwrap().ino(), meta("two").unwrap().ino());
+    }
+
+    #[test]
+    fn the_key_sees_content_and_mode_but_not_time() {
+        let world = World::new();
+        let file = world.context().join("f");
+        let plan = world.plan(&["f"], "/");
         fs::write(&file, "1").unwrap();
-        let first = hash_now();
+        let first = world.key(&plan);
         File::open(&file).unwrap().set_modified(std::time::UNIX_EPOCH).unwrap();
-        assert_eq!(hash_now(), first);
+        assert_eq!(world.key(&plan), first);
         fs::set_permissions(&file, fs::Permissions::from_mode(0o700)).unwrap();
-        assert_ne!(hash_now(), first);
+        let changed = world.key(&plan);
+        assert_ne!(changed, first);
+        fs::write(&file, "2").unwrap();
+        assert_ne!(world.key(&plan), changed);
     }
 
     #[test]
-    fn a_working_directory_is_the_same_each_time() {
-        let dir = tempfile::tempdir().unwrap();
-        let root = Root::open(dir.path()).unwrap();
-        fs::create_dir(dir.path().join("there")).unwrap();
-        directory(&root, Path::new("/there/new/sub")).unwrap();
-        let time = |name: &str| fs::metadata(dir.path().join(name)).unwrap().mtime();
-        assert_eq!([time("there"), time("there/new"), time("there/new/sub")], [EPOCH; 3]);
-        directory(&root, Path::new("/there/new")).unwrap();
-        assert_ne!(time(""), EPOCH, "nothing was made there");
+    fn parents_and_what_is_left_out() {
+        let world = World::new();
+        for name in ["a/b/c.txt", "a/b/d.md", "a/e/f.txt"] {
+            let path = world.context().join(name);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, "").unwrap();
+        }
+        world.apply(&Plan { parents: true, ..world.plan(&["a/b/c.txt", "a/./e/*.txt"], "/p/") }).unwrap();
+        world.apply(&Plan { exclude: vec!["**/*.md".into()], ..world.plan(&["a"], "/x") }).unwrap();
+        world.apply(&Plan { parents: true, ..world.plan(&["**/*.txt"], "/all/") }).unwrap();
+        for there in ["p/a/b/c.txt", "p/e/f.txt", "x/b/c.txt", "all/a/b/c.txt", "all/a/e/f.txt"] {
+            assert!(world.root().join(there).exists(), "{there}");
+        }
+        assert!(!world.root().join("x/b/d.md").exists() && !world.root().join("all/a/b/d.md").exists());
+        let missing = Plan { parents: true, ..world.plan(&["a/none"], "/p/") };
+        assert!(world.apply(&missing).unwrap_err().to_string().contains("there is no \"a/none\""));
     }
 
     #[test]
-    fn a_hostile_tar_touches_nothing_outside() {
-        let dir = tempfile::tempdir().unwrap();
-        let (context, root) = (dir.path().join("c"), dir.path().join("r"));
-        fs::create_dir(&context).unwrap();
-        fs::create_dir(&root).unwrap();
-        let write = |fill: &dyn Fn(&mut tar::Builder<File>)| {
-            let mut builder = tar::Builder::new(File::create(context.join("x.tar")).unwrap());
-            fill(&mut builder);
-            builder.finish().unwrap();
-        };
-        let entry = |builder: &mut tar::Builder<File>, name: &[u8], kind: tar::EntryType, link: &str| {
-            let mut header = tar::Header::new_gnu();
-            header.as_old_mut().name[..name.len()].copy_from_slice(name);
-            header.set_entry_type(kind);
-            header.set_size(0);
-            header.set_mode(0o644);
-            if !link.is_empty() {
-                header.set_link_name_literal(link).unwrap();
-            }
-            header.set_cksum();
-            builder.append(&header, io::empty()).unwrap();
-        };
-        let regular = tar::EntryType::Regular;
-        write(&|b| entry(b, b"../evil", regular, ""));
-        assert!(apply(&plan(&context, &["x.tar"], "/").unwrap(), &root).is_err());
-        write(&|b| entry(b, b"dev", tar::EntryType::Char, ""));
-        assert!(apply(&plan(&context, &["x.tar"], "/").unwrap(), &root).is_err());
-        // Modes of directories arrive, closed ones too.
-        write(&|b| {
+    fn a_tar_keeps_what_it_says() {
+        let world = World::new();
+        world.tar(&|b| {
             let mut header = tar::Header::new_gnu();
             header.set_entry_type(tar::EntryType::Directory);
             header.set_mode(0o1777);
+            header.set_mtime(1_000_000_000);
             header.set_size(0);
             b.append_data(&mut header, "open/", io::empty()).unwrap();
             header.set_mode(0o500);
             b.append_data(&mut header, "closed/", io::empty()).unwrap();
-            header.set_entry_type(regular);
+            header.set_entry_type(REGULAR);
             b.append_data(&mut header, "closed/f", io::empty()).unwrap();
+            entry(b, b"fifo", tar::EntryType::Fifo, "");
+            entry(b, b"new/sub/f", REGULAR, "");
         });
-        apply(&plan(&context, &["x.tar"], "/").unwrap(), &root).unwrap();
-        let mode = |name: &str| fs::metadata(root.join(name)).unwrap().mode() & 0o7777;
-        assert_eq!((mode("open"), mode("closed")), (0o1777, 0o500));
-        // A directory that both have stays, a link to one is followed, and nothing else takes its place. Times are the same each time,
-        // also of what has changed.
-        let directory = |b: &mut tar::Builder<File>, name: &str| {
-            let mut header = tar::Header::new_gnu();
-            header.set_entry_type(tar::EntryType::Directory);
-            header.set_mode(0o755);
-            header.set_size(0);
-            b.append_data(&mut header, name, io::empty()).unwrap();
-        };
-        fs::write(root.join("open/mine"), "").unwrap();
-        symlink("open", root.join("link")).unwrap();
-        write(&|b| {
-            directory(b, "link/");
-            entry(b, b"link/sub/f", regular, "");
-            entry(b, b"open/g", regular, "");
-        });
-        apply(&plan(&context, &["x.tar"], "/").unwrap(), &root).unwrap();
-        assert!(root.join("link").is_symlink() && root.join("open/mine").exists());
-        for name in ["", "open", "open/sub", "open/sub/f", "open/g"] {
-            assert_eq!(fs::metadata(root.join(name)).unwrap().mtime(), EPOCH, "{name}");
-        }
-        write(&|b| entry(b, b"open", regular, ""));
-        assert!(apply(&plan(&context, &["x.tar"], "/").unwrap(), &root).is_err());
-        assert!(root.join("open/mine").exists());
-        // A link to the outside, then a file through it: the link is followed inside the root.
-        let outside = dir.path().join("outside");
+        world.copy(&["x.tar"], "/").unwrap();
+        let meta = |name: &str| fs::metadata(world.root().join(name)).unwrap();
+        assert_eq!((meta("open").mode() & 0o7777, meta("closed").mode() & 0o7777), (0o1777, 0o500));
+        assert_eq!(["open", "closed", "closed/f", "new/sub/f"].map(|n| meta(n).mtime()), [1_000_000_000; 4]);
+        assert_eq!(["new", "new/sub"].map(|n| meta(n).mtime()), [EPOCH; 2], "it does not name them");
+        assert!(std::os::unix::fs::FileTypeExt::is_fifo(&meta("fifo").file_type()));
+    }
+
+    #[test]
+    fn a_hostile_tar_touches_nothing_outside() {
+        let world = World::new();
+        let outside = world.dir.path().join("outside");
         fs::create_dir(&outside).unwrap();
-        write(&|b| {
-            entry(b, b"way", tar::EntryType::Symlink, outside.to_str().unwrap());
-            entry(b, b"way/evil", regular, "");
-        });
-        let _ = apply(&plan(&context, &["x.tar"], "/").unwrap(), &root);
-        assert_eq!(fs::read_dir(&outside).unwrap().count(), 0);
+        fs::write(outside.join("secret"), "secret").unwrap();
+        let to = outside.to_str().unwrap().to_owned();
+        let symlink = tar::EntryType::Symlink;
+        type Fill<'a> = &'a dyn Fn(&mut tar::Builder<File>);
+        let attacks: [(&str, Fill<'_>, bool); 11] = [
+            ("..", &|b| entry(b, b"../evil", REGULAR, ""), true),
+            ("a .. in the middle", &|b| entry(b, b"a/../../evil", REGULAR, ""), true),
+            ("an absolute name", &|b| entry(b, b"/evil", REGULAR, ""), true),
+            ("a device that deletes", &|b| entry(b, b"dev", tar::EntryType::Char, ""), true),
+            ("a hard link to the outside", &|b| entry(b, b"stolen", tar::EntryType::Link, "../outside/secret"), true),
+            ("an absolute hard link", &|b| entry(b, b"stolen", tar::EntryType::Link, &format!("{to}/secret")), true),
+            (
+                "a file through a link",
+                &|b| {
+                    entry(b, b"way", symlink, &to);
+                    entry(b, b"way/evil", REGULAR, "");
+                },
+                true,
+            ),
+            (
+                "a hard link through a link",
+                &|b| {
+                    entry(b, b"way", symlink, &to);
+                    entry(b, b"stolen", tar::EntryType::Link, "way/secret");
+                },
+                true,
+            ),
+            (
+                "a file in place of a link",
+                &|b| {
+                    entry(b, b"way", symlink, &format!("{to}/secret"));
+                    entry(b, b"way", REGULAR, "");
+                },
+                false,
+            ),
+            ("a deletion outside", &|b| entry(b, b"../outside/.wh.secret", REGULAR, ""), true),
+            ("an unknown kind", &|b| entry(b, b"odd", tar::EntryType::new(b'Z'), ""), true),
+        ];
+        for (what, fill, fails) in attacks {
+            let _ = fs::remove_dir_all(world.root());
+            fs::create_dir(world.root()).unwrap();
+            world.tar(fill);
+            assert_eq!(world.copy(&["x.tar"], "/").is_err(), fails, "{what}");
+            assert_eq!(fs::read_dir(&outside).unwrap().count(), 1, "{what}");
+            assert_eq!(fs::read(outside.join("secret")).unwrap(), b"secret", "{what}");
+            assert_eq!(fs::metadata(outside.join("secret")).unwrap().nlink(), 1, "{what}");
+            assert!(!world.dir.path().join("evil").exists(), "{what}");
+        }
+    }
+
+    #[test]
+    fn a_bomb_is_stopped() {
+        let world = World::new();
+        let mut header = tar::Header::new_gnu();
+        header.set_size(64 << 20);
+        header.set_mode(0o644);
+        let gzip = flate2::write::GzEncoder::new(
+            File::create(world.context().join("b.tgz")).unwrap(),
+            flate2::Compression::best(),
+        );
+        let mut builder = tar::Builder::new(gzip);
+        builder.append_data(&mut header, "zeros", io::repeat(0).take(64 << 20)).unwrap();
+        builder.into_inner().unwrap().finish().unwrap();
+        let tree = Tree::context(&Root::beneath(&world.context()).unwrap()).unwrap();
+        let add =
+            |limit| apply(&world.plan(&["b.tgz"], "/"), &Supply { tree: &tree, fetched: &[], limit }, &world.root());
+        assert!(add(1 << 20).unwrap_err().to_string().ends_with("it unpacks to more than 1 MiB"));
+        add(65 << 20).unwrap();
+        world.tar(&|b| (0..300).for_each(|n| entry(b, format!("f{n}").as_bytes(), REGULAR, "")));
+        let many =
+            |limit| apply(&world.plan(&["x.tar"], "/"), &Supply { tree: &tree, fetched: &[], limit }, &world.root());
+        assert!(
+            many(1 << 20).unwrap_err().to_string().ends_with("it unpacks to more than 1 MiB"),
+            "empty files count too"
+        );
     }
 }

@@ -1,292 +1,466 @@
 //! What instructions mean: each shapes the configuration of the image to be, or is a change of its filesystem, whose key hashes all
 //! that goes into it.
 
-use super::dockerfile::{Action, Dockerfile, Step, Words};
-use super::{copy, expand};
-use crate::engine::{Image, ProcessSpec};
+use super::config::{self, Configured as _};
+use super::copy::{self, Source};
+use super::dockerfile::lines::Document;
+use super::dockerfile::mount::Mount;
+use super::dockerfile::{Action, Argument, Copy, Dockerfile, Run, RunNetwork, Stage, Step, Words};
+use super::mode::Mode;
+use super::pattern::cleaned;
+use super::remote::{GitSource, is_url};
+use super::shell::{Quotes, Shell};
+use super::tree::Tree;
+use crate::engine::{Image, ProcessSpec, sha256};
 use crate::error::{Error, Result};
 use crate::host::Accounts;
 use crate::rooted::Root;
-use oci_spec::image::{Arch, Config, ImageConfiguration, Os};
 use serde_json::json;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::Arc;
 
 /// What an instruction does to the filesystem.
 #[derive(Debug, Clone)]
 pub(super) enum Change {
-    Run(Vec<String>),
-    Copy(copy::Plan),
-    Directory(String),
+    Run(Box<Running>),
+    Copy(Box<Copying>),
+    Directories(Vec<Directory>),
 }
 
-/// The state of a build between two instructions.
-pub(super) struct Evaluation {
-    pub(super) image: Image,
-    args: BTreeMap<String, String>,
-    given: BTreeMap<String, String>,
-    globals: Vec<(String, Option<String>)>,
-    shell: Vec<String>,
-    /// `--chown` of the current COPY.
+/// A RUN.
+#[derive(Debug, Clone)]
+pub(super) struct Running {
+    pub(super) argv: Vec<String>,
+    /// A file that stands in the Dockerfile and is what runs: its name and content.
+    pub(super) script: Option<(String, String)>,
+    pub(super) mounts: Vec<Mount>,
+    pub(super) network: RunNetwork,
+}
+
+/// A COPY or ADD.
+#[derive(Debug, Clone)]
+pub(super) struct Copying {
+    pub(super) plan: copy::Plan,
+    /// A stage or image to copy from; none: the context.
+    pub(super) from: Option<String>,
+    /// `--chown`, by the names of the image.
     pub(super) owner: Option<String>,
 }
 
+/// A directory that has to be there.
+#[derive(Debug, Clone)]
+pub(super) struct Directory {
+    pub(super) path: String,
+    /// Whose it becomes where it is missing, by the names of the image.
+    pub(super) owner: Option<String>,
+}
+
+/// Variables that need no ARG and are part of nothing that is built.
+const PROXIES: [&str; 10] = [
+    "HTTP_PROXY",
+    "http_proxy",
+    "HTTPS_PROXY",
+    "https_proxy",
+    "FTP_PROXY",
+    "ftp_proxy",
+    "NO_PROXY",
+    "no_proxy",
+    "ALL_PROXY",
+    "all_proxy",
+];
+
+/// What a stage can name besides its own: the context, and the images of `--from`.
+pub(super) struct Around<'a> {
+    pub(super) context: &'a Tree,
+    pub(super) images: &'a BTreeMap<String, Image>,
+}
+
+/// The platform of this machine.
+pub(super) fn platform() -> String {
+    format!("linux/{}", config::ARCHITECTURE)
+}
+
+/// The value of a text, with its variables.
+fn expand(shell: Shell, text: &str, lookup: &dyn Fn(&str) -> Option<String>) -> Result<String> {
+    shell
+        .word(text, lookup)
+        .map_err(|e| Error::new(format!("cannot understand {:?}: {e}", super::dockerfile::short(text))))
+}
+
+/// The values of the arguments before FROM.
+pub(super) fn globals(file: &Dockerfile, given: &BTreeMap<String, String>) -> Result<BTreeMap<String, String>> {
+    let mut values = BTreeMap::new();
+    for of in ["BUILD", "TARGET"] {
+        for (name, value) in [
+            ("PLATFORM", platform()),
+            ("OS", "linux".into()),
+            ("ARCH", config::ARCHITECTURE.into()),
+            ("VARIANT", String::new()),
+        ] {
+            values.insert(format!("{of}{name}"), value);
+        }
+    }
+    let target = file.stages.last().and_then(|stage| stage.name.clone()).unwrap_or_else(|| "default".into());
+    values.insert("TARGETSTAGE".into(), target);
+    for (name, value) in given {
+        if let Some(known) = values.get_mut(name) {
+            value.clone_into(known);
+        }
+    }
+    let shell = Shell::new(file.directives.escape);
+    for argument in &file.global_args {
+        let value = match (given.get(&argument.name), &argument.default) {
+            (Some(value), _) => Some(value.clone()),
+            (None, Some(default)) => Some(expand(shell, default, &|name| values.get(name).cloned())?),
+            (None, None) => None,
+        };
+        values.extend(value.map(|value| (argument.name.clone(), value)));
+    }
+    Ok(values)
+}
+
+/// The image that a stage is on: another stage's name, an image's, or `scratch`.
+pub(super) fn base(file: &Dockerfile, stage: &Stage, globals: &BTreeMap<String, String>) -> Result<String> {
+    let lookup = |name: &str| globals.get(name).cloned();
+    let shell = Shell::new(file.directives.escape);
+    let from = expand(shell, &stage.from, &lookup)?;
+    if from.is_empty() {
+        return Err(Error::new(format!("FROM {} names no image: its variables have no value", stage.from))
+            .hint("give each a default with an ARG before FROM"));
+    }
+    if let Some(platform) = &stage.platform {
+        let (wanted, here) = (expand(shell, platform, &lookup)?, self::platform());
+        if wanted != here && Some(wanted.as_str()) != here.strip_prefix("linux/") {
+            return Err(Error::new(format!("FROM --platform={wanted} is not supported: this machine is {here}"))
+                .hint("leave it out, or build on such a machine"));
+        }
+    }
+    Ok(from)
+}
+
+/// The state of a stage between two instructions.
+#[derive(Debug, Clone)]
+pub(super) struct Evaluation {
+    pub(super) image: Image,
+    shell: Shell,
+    args: BTreeMap<String, String>,
+    given: BTreeMap<String, String>,
+    globals: BTreeMap<String, String>,
+    has_cmd: bool,
+    epoch: Option<i64>,
+}
+
 impl Evaluation {
-    pub(super) fn new(file: &Dockerfile, from: Image, given: &BTreeMap<String, String>) -> Self {
+    /// On an image from elsewhere.
+    pub(super) fn new(
+        file: &Dockerfile,
+        from: Image,
+        given: &BTreeMap<String, String>,
+        globals: &BTreeMap<String, String>,
+        epoch: Option<i64>,
+    ) -> Self {
         let mut image = from;
-        image.config.set_created(Some(
-            humantime::format_rfc3339_seconds(
-                std::time::UNIX_EPOCH + std::time::Duration::from_secs(super::EPOCH as u64),
-            )
-            .to_string(),
-        ));
+        let created = u64::try_from(epoch.unwrap_or(super::EPOCH)).unwrap_or_default();
+        let created = std::time::UNIX_EPOCH + std::time::Duration::from_secs(created);
+        image.config.set_created(Some(humantime::format_rfc3339_seconds(created).to_string()));
         image.config.set_history(None);
         Self {
             image,
+            shell: Shell::new(file.directives.escape),
             args: BTreeMap::new(),
             given: given.clone(),
-            globals: file.global_args.clone(),
-            shell: vec!["/bin/sh".into(), "-c".into()],
-            owner: None,
+            globals: globals.clone(),
+            has_cmd: false,
+            epoch,
         }
     }
 
-    fn config(&self) -> Config {
-        self.image.config.config().clone().unwrap_or_default()
+    /// A stage on this one: what was declared there is known.
+    pub(super) fn next_stage(&self) -> Self {
+        Self { has_cmd: false, ..self.clone() }
     }
 
-    fn edit(&mut self, change: impl FnOnce(&mut Config) -> &mut Config) {
-        let mut config = self.config();
-        change(&mut config);
-        self.image.config.set_config(Some(config));
+    /// What the image wants done where it is built upon; it is done once.
+    pub(super) fn take_triggers(&mut self) -> Vec<String> {
+        self.image.docker.on_build.take().unwrap_or_default()
     }
 
-    fn env(&self) -> Vec<String> {
-        self.config().env().clone().unwrap_or_default()
-    }
-
-    fn user(&self) -> String {
-        self.config().user().clone().unwrap_or_default()
-    }
-
-    fn workdir(&self) -> String {
-        self.config().working_dir().clone().unwrap_or_default()
-    }
-
-    fn lookup(&self, name: &str) -> Option<String> {
-        let env = self.env();
-        env.iter()
-            .find_map(|e| e.split_once('=').filter(|(k, _)| *k == name).map(|(_, v)| v.to_owned()))
-            .or_else(|| self.args.get(name).cloned())
+    /// A variable's value.
+    pub(super) fn value(&self, name: &str) -> Option<String> {
+        let env = self.image.env();
+        let of_env = env.iter().find_map(|e| e.split_once('=').filter(|(k, _)| *k == name).map(|(_, v)| v.to_owned()));
+        of_env.or_else(|| self.args.get(name).cloned())
     }
 
     /// A text with its variables.
-    fn expanded(&self, text: &str) -> String {
-        expand::expand(text, &|name| self.lookup(name))
+    fn expanded(&self, text: &str) -> Result<String> {
+        expand(self.shell, text, &|name| self.value(name))
     }
 
-    fn all_expanded(&self, texts: &[String]) -> Vec<String> {
+    fn all_expanded(&self, texts: &[String]) -> Result<Vec<String>> {
         texts.iter().map(|text| self.expanded(text)).collect()
     }
 
+    fn pairs_expanded(&self, pairs: &[(String, String)]) -> Result<Vec<(String, String)>> {
+        let named = pairs.iter().map(|(name, value)| Ok((self.expanded(name)?, self.expanded(value)?)));
+        let named: Vec<_> = named.collect::<Result<_>>()?;
+        if named.iter().any(|(name, _)| name.is_empty()) {
+            return Err(Error::new("a name is empty once its variables have values"));
+        }
+        Ok(named)
+    }
+
     /// Applies what only changes the configuration; returns what changes the filesystem.
-    pub(super) fn evaluate(&mut self, step: &Step, context: &Arc<Root>) -> Result<Option<Change>> {
-        self.owner = match &step.action {
-            Action::Copy { chown: Some(owner), .. } => Some(self.expanded(owner)),
-            _ => None,
-        };
+    pub(super) fn evaluate(&mut self, step: &Step, around: &Around<'_>) -> Result<Option<Change>> {
         match &step.action {
-            Action::Run(words) => Ok(Some(Change::Run(self.argv(words)))),
-            Action::Copy { add, chmod, sources, dest, .. } => {
-                self.copy(*add, chmod.as_deref(), sources, dest, context).map(|plan| Some(Change::Copy(plan)))
-            }
-            Action::Workdir(dir) => Ok(Some(Change::Directory(self.enter(dir)))),
-            action => {
-                self.configure(action);
-                Ok(None)
-            }
+            Action::Run(run) => self.running(run).map(|run| Some(Change::Run(Box::new(run)))),
+            Action::Copy(copy) => self.copying(copy, around).map(|copy| Some(Change::Copy(Box::new(copy)))),
+            Action::Workdir(dir) => self.enter(dir).map(|dir| Some(Change::Directories(vec![dir]))),
+            Action::Volume(paths) => self.volumes(paths).map(|dirs| Some(Change::Directories(dirs))),
+            action => self.configure(action).map(|()| None),
         }
     }
 
-    fn copy(
-        &self,
-        unpack: bool,
-        chmod: Option<&str>,
-        sources: &[String],
-        dest: &str,
-        context: &Arc<Root>,
-    ) -> Result<copy::Plan> {
-        let octal =
-            |m: &str| u32::from_str_radix(m, 8).map_err(|_| Error::new(format!("--chmod={m} is not an octal number")));
-        let mode = chmod.map(octal).transpose()?;
-        let mut dest = self.expanded(dest);
-        if !dest.starts_with('/') {
-            let workdir = self.workdir();
-            dest = format!("{}/{}", workdir.trim_end_matches('/'), dest.strip_prefix("./").unwrap_or(&dest));
+    fn running(&self, run: &Run) -> Result<Running> {
+        let mounts = run.mounts.iter().map(|m| m.expanded(self.shell, &|name| self.value(name)).map_err(Error::new));
+        let mounts = mounts.collect::<Result<Vec<_>>>()?;
+        let mut script = None;
+        let argv = match (&run.words, run.documents.as_slice()) {
+            (Words::Shell(line), [only]) if super::dockerfile::lines::document(line).is_some() => {
+                let content = only.content();
+                if content.starts_with("#!") {
+                    let name = format!("/dev/pipes/{}", only.name);
+                    script = Some((name.clone(), content));
+                    // BuildKit hands the path to the shell.
+                    self.argv(&Words::Shell(name))
+                } else {
+                    self.argv(&Words::Shell(content))
+                }
+            }
+            (Words::Shell(line), documents) => {
+                let bodies = documents.iter().map(|d| format!("\n{}{}", d.text, d.name));
+                self.argv(&Words::Shell(std::iter::once(line.clone()).chain(bodies).collect()))
+            }
+            (words, _) => self.argv(words),
+        };
+        // What the kernel takes as one argument, in bytes.
+        const LONGEST: usize = 128 << 10;
+        if let Some(long) = argv.iter().find(|word| word.len() >= LONGEST) {
+            return Err(Error::new(format!(
+                "the command has {} bytes, and Linux takes {} at most",
+                long.len(),
+                LONGEST - 1
+            ))
+            .hint("write it to a file with COPY, and RUN that"));
         }
-        if dest.ends_with("/.") {
-            dest.pop();
+        Ok(Running { argv, script, mounts, network: run.network })
+    }
+
+    fn copying(&self, copy: &Copy, around: &Around<'_>) -> Result<Copying> {
+        let owner = copy.chown.as_deref().map(|owner| self.expanded(owner)).transpose()?;
+        let mode =
+            copy.chmod.as_deref().map(|mode| Mode::parse(&self.expanded(mode)?).map_err(Error::new)).transpose()?;
+        let exclude = self.all_expanded(&copy.exclude)?;
+        let written = self.expanded(&copy.dest)?;
+        let dest = self.dest(&written);
+        let mut sources = Vec::new();
+        for text in self.all_expanded(&copy.sources)? {
+            sources.push(self.source(copy, text)?);
         }
-        let sources = copy::sources(context, &self.all_expanded(sources))?;
-        Ok(copy::Plan { sources, context: context.clone(), dest, unpack, owner: None, mode })
+        for document in &copy.documents {
+            sources.push(Source::Inline { name: document.name.clone(), content: self.content(document)? });
+        }
+        if sources.len() > 1 && !dest.ends_with('/') {
+            return Err(Error::new(format!("{written} is no directory, and {} sources go there", sources.len()))
+                .hint(format!("write {written}/")));
+        }
+        if copy.checksum.is_some() && !matches!(sources.as_slice(), [Source::Url { .. } | Source::Git(_)]) {
+            return Err(Error::new("--checksum is for one URL or git repository"));
+        }
+        let (unpack, link) = (copy.unpack.unwrap_or(copy.add), copy.link);
+        let plan = copy::Plan { sources, dest, unpack, link, parents: copy.parents, exclude, owner: None, mode };
+        if copy.from.is_none() {
+            plan.check(around.context)?;
+        }
+        Ok(Copying { plan, from: copy.from.clone(), owner })
+    }
+
+    fn source(&self, copy: &Copy, text: String) -> Result<Source> {
+        if copy.add
+            && let Some(git) = GitSource::parse(&text)?
+        {
+            let checksum = copy.checksum.as_deref().map(|c| self.expanded(c)).transpose()?;
+            return Ok(Source::Git(git.with(checksum, copy.keep_git_dir)));
+        }
+        if copy.add && is_url(&text) {
+            let checksum = copy.checksum.as_deref().map(|c| self.expanded(c)).transpose()?;
+            // An archive from elsewhere is unpacked only if that is said.
+            return Ok(Source::Url { url: text, checksum, unpack: copy.unpack.unwrap_or_default() });
+        }
+        Ok(Source::Path(text))
+    }
+
+    /// A here-document's text: quotes mean nothing in it.
+    fn content(&self, document: &Document) -> Result<String> {
+        let plain = Shell { escape: '\\', quotes: Quotes::Plain };
+        let text = document.content();
+        if document.expand { expand(plain, &text, &|name| self.value(name)) } else { Ok(text) }
+    }
+
+    /// Where COPY's destination is in the image; a slash at its end stays.
+    fn dest(&self, text: &str) -> String {
+        let is_dir =
+            text.is_empty() || ["/", "/.", "/.."].iter().any(|end| text.ends_with(end)) || matches!(text, "." | "..");
+        let whole = if text.starts_with('/') { text.to_owned() } else { format!("{}/{text}", self.image.workdir()) };
+        let clean = format!("/{}", cleaned(&whole).display());
+        if is_dir && clean != "/" { format!("{clean}/") } else { clean }
     }
 
     /// The working directory of what follows.
-    fn enter(&mut self, dir: &str) -> String {
-        let full = Path::new("/").join(self.workdir()).join(self.expanded(dir)).to_string_lossy().into_owned();
-        let dir = full.clone();
-        self.edit(|config| config.set_working_dir(Some(dir)));
-        full
+    fn enter(&mut self, dir: &str) -> Result<Directory> {
+        let dir = self.expanded(dir)?;
+        let whole = Path::new(&self.image.workdir()).join(dir);
+        let path = format!("/{}", cleaned(&whole.to_string_lossy()).display());
+        self.image.edit(|config| config.set_working_dir(Some(path.clone())));
+        Ok(Directory { path, owner: Some(self.image.user()).filter(|user| !user.is_empty()) })
     }
 
-    fn configure(&mut self, action: &Action) {
+    fn volumes(&mut self, paths: &[String]) -> Result<Vec<Directory>> {
+        let paths = self.all_expanded(paths)?;
+        if paths.iter().any(String::is_empty) {
+            return Err(Error::new("VOLUME names a path that is empty"));
+        }
+        let volumes = config::with(self.image.runtime().volumes().as_ref(), paths.iter().cloned());
+        self.image.edit(|config| config.set_volumes(Some(volumes)));
+        let directory = |path: &String| Directory { path: format!("/{}", cleaned(path).display()), owner: None };
+        Ok(paths.iter().map(directory).collect())
+    }
+
+    fn configure(&mut self, action: &Action) -> Result<()> {
         match action {
-            Action::Arg(name, default) => self.declare(name, default.as_deref()),
-            Action::Env(text) => self.set_variables(text),
-            Action::Label(text) => {
-                let more = expand::pairs(text, &|name| self.lookup(name));
-                let mut labels = self.config().labels().clone().unwrap_or_default();
-                labels.extend(more);
-                self.edit(|config| config.set_labels(Some(labels)));
+            Action::Arg(arguments) => return arguments.iter().try_for_each(|argument| self.declare(argument)),
+            Action::Env(pairs) => {
+                for (name, value) in self.pairs_expanded(pairs)? {
+                    self.image.set_variable(&name, &value);
+                }
+            }
+            Action::Label(pairs) => {
+                let mut labels = self.image.runtime().labels().clone().unwrap_or_default();
+                labels.extend(self.pairs_expanded(pairs)?);
+                self.image.edit(|config| config.set_labels(Some(labels)));
             }
             Action::User(user) => {
-                let user = self.expanded(user);
-                self.edit(|config| config.set_user(Some(user)));
+                let user = self.expanded(user)?;
+                self.image.edit(|config| config.set_user(Some(user)));
             }
-            Action::Expose(ports) => {
-                let whole = |p: String| if p.contains('/') { p } else { format!("{p}/tcp") };
-                let ports =
-                    with(self.config().exposed_ports().as_ref(), self.all_expanded(ports).into_iter().map(whole));
-                self.edit(|config| config.set_exposed_ports(Some(ports)));
-            }
-            Action::Volume(paths) => {
-                let volumes = with(self.config().volumes().as_ref(), self.all_expanded(paths));
-                self.edit(|config| config.set_volumes(Some(volumes)));
-            }
+            Action::Expose(texts) => return self.expose(texts),
             Action::StopSignal(signal) => {
-                let signal = self.expanded(signal);
-                self.edit(|config| config.set_stop_signal(Some(signal)));
+                let signal = self.expanded(signal)?;
+                config::check_signal(&signal).map_err(Error::new)?;
+                self.image.edit(|config| config.set_stop_signal(Some(signal)));
             }
-            Action::Shell(words) => self.shell.clone_from(words),
+            Action::Shell(words) => self.image.docker.shell = Some(words.clone()),
             Action::Cmd(words) => {
                 let argv = self.argv(words);
-                self.edit(|config| config.set_cmd(Some(argv)));
+                self.has_cmd = true;
+                self.image.edit(|config| config.set_cmd(Some(argv)));
             }
             Action::Entrypoint(words) => {
-                let argv = self.argv(words);
-                self.edit(|config| config.set_entrypoint(Some(argv)).set_cmd(Some(Vec::new())));
+                let argv = Some(self.argv(words)).filter(|argv| !argv.is_empty());
+                let has_cmd = self.has_cmd;
+                self.image.edit(|config| config.set_entrypoint(argv));
+                if !has_cmd {
+                    // That of the image below was for another entry point.
+                    self.image.edit(|config| config.set_cmd(None));
+                }
             }
-            Action::Maintainer(name) => {
-                self.image.config.set_author(Some(name.clone()));
+            Action::Maintainer(name) => drop(self.image.config.set_author(Some(name.clone()))),
+            Action::Healthcheck(health) => self.image.docker.healthcheck = Some(config::health(health)),
+            Action::Onbuild(text) => self.image.docker.on_build.get_or_insert_default().push(text.clone()),
+            Action::Run(_) | Action::Copy(_) | Action::Workdir(_) | Action::Volume(_) => {
+                unreachable!("it changes the filesystem")
             }
-            // Those change the filesystem.
-            Action::Run(_) | Action::Copy { .. } | Action::Workdir(_) => {}
         }
+        Ok(())
     }
 
     /// ARG: what was given, else the default, else what stands before FROM.
-    fn declare(&mut self, name: &str, default: Option<&str>) {
-        let global = self.globals.iter().find(|(n, _)| n == name).and_then(|(_, v)| v.clone());
-        let value = self.given.get(name).cloned().or_else(|| default.map(|text| self.expanded(text))).or(global);
-        self.args.extend(value.map(|value| (name.to_owned(), value)));
+    fn declare(&mut self, argument: &Argument) -> Result<()> {
+        let value = match (self.given.get(&argument.name), &argument.default) {
+            (Some(given), _) => Some(given.clone()),
+            (None, Some(default)) => Some(self.expanded(default)?),
+            (None, None) => self.globals.get(&argument.name).cloned(),
+        };
+        self.args.extend(value.map(|value| (argument.name.clone(), value)));
+        Ok(())
     }
 
-    /// ENV.
-    fn set_variables(&mut self, text: &str) {
-        let mut env = self.env();
-        for (key, value) in expand::pairs(text, &|name| self.lookup(name)) {
-            env.retain(|e| e.split_once('=').is_none_or(|(k, _)| k != key));
-            env.push(format!("{key}={value}"));
+    fn expose(&mut self, texts: &[String]) -> Result<()> {
+        let mut ports = Vec::new();
+        for text in texts {
+            let words = self.shell.words(text, &|name| self.value(name)).map_err(Error::new)?;
+            for word in words {
+                ports.extend(config::ports(&word).map_err(Error::new)?);
+            }
         }
-        self.edit(|config| config.set_env(Some(env)));
+        let ports = config::with(self.image.runtime().exposed_ports().as_ref(), ports);
+        self.image.edit(|config| config.set_exposed_ports(Some(ports)));
+        Ok(())
     }
 
     fn argv(&self, words: &Words) -> Vec<String> {
         match words {
-            Words::Shell(line) => self.shell.iter().cloned().chain([line.clone()]).collect(),
+            Words::Shell(line) => {
+                let shell = self.image.docker.shell.clone().filter(|shell| !shell.is_empty());
+                let shell = shell.unwrap_or_else(|| vec!["/bin/sh".into(), "-c".into()]);
+                shell.into_iter().chain([line.clone()]).collect()
+            }
             Words::Exec(argv) => argv.clone(),
         }
     }
 
     /// Hashes all that goes into a change.
-    pub(super) fn key(&self, change: &Change) -> Result<String> {
+    pub(super) fn key(&self, change: &Change, around: &Around<'_>) -> Result<String> {
+        let chain = |from: &Option<String>| from.as_ref().map(|name| around.images.get(name).and_then(Image::chain_id));
         let what = match change {
-            Change::Run(argv) => json!({"run": argv, "args": self.args, "user": self.user(),
-                "workdir": self.workdir(), "env": self.env()}),
-            Change::Copy(plan) => json!({"copy": copy::hash(plan)?, "dest": plan.dest, "unpack": plan.unpack,
-                "owner": self.owner, "mode": plan.mode}),
-            Change::Directory(path) => json!({"dir": path}),
+            Change::Run(run) => {
+                let mut mounted = Vec::new();
+                for mount in &run.mounts {
+                    mounted.push(json!({"mount": mount, "from": chain(&mount.from), "context": copy::mounted(mount, around.context)?}));
+                }
+                json!({"run": run.argv, "script": run.script, "mounts": mounted, "network": run.network, "args": self.args,
+                    "user": self.image.user(), "workdir": self.image.workdir(), "env": self.image.env()})
+            }
+            Change::Copy(copying) => {
+                json!({"copy": copying.plan.key(copying.from.is_none().then_some(around.context))?,
+                "from": chain(&copying.from), "owner": copying.owner})
+            }
+            Change::Directories(all) => {
+                json!({"directories": all.iter().map(|d| json!([d.path, d.owner])).collect::<Vec<_>>()})
+            }
         };
-        let text = json!({"parent": self.image.chain_id(), "what": what}).to_string();
-        Ok(crate::engine::sha256(text.as_bytes()).trim_start_matches("sha256:").to_owned())
+        let text = json!({"parent": self.image.chain_id(), "epoch": self.epoch, "what": what}).to_string();
+        Ok(sha256(text.as_bytes()).trim_start_matches("sha256:").to_owned())
     }
 
-    pub(super) fn process(&self, args: Vec<String>, root: &Path) -> Result<ProcessSpec> {
-        let user = Accounts::read(&Root::open(root)?)?.user(&self.user())?;
-        let mut env = self.env();
-        for (key, value) in &self.args {
-            if !env.iter().any(|e| e.starts_with(&format!("{key}="))) {
+    pub(super) fn process(&self, args: Vec<String>, root: &Root) -> Result<ProcessSpec> {
+        let user = Accounts::read(root)?.user(&self.image.user())?;
+        let mut env = self.image.env();
+        let has =
+            |env: &[String], key: &str| env.iter().any(|e| e.split_once('=').is_some_and(|(name, _)| name == key));
+        let proxies = self.given.iter().filter(|(name, _)| PROXIES.contains(&name.as_str()));
+        for (key, value) in self.args.iter().chain(proxies) {
+            if !has(&env, key) {
                 env.push(format!("{key}={value}"));
             }
         }
-        if !env.iter().any(|e| e.starts_with("HOME=")) {
+        if !has(&env, "HOME") {
             env.push(format!("HOME={}", user.home));
         }
-        Ok(ProcessSpec {
-            args,
-            env,
-            cwd: self.workdir(),
-            uid: user.uid,
-            gid: user.gid,
-            groups: user.groups,
-            terminal: None,
-        })
-    }
-}
-
-/// A set with more names.
-fn with(names: Option<&Vec<String>>, more: impl IntoIterator<Item = String>) -> Vec<String> {
-    names.into_iter().flatten().cloned().chain(more).collect::<BTreeSet<_>>().into_iter().collect()
-}
-
-pub(super) fn new_config() -> ImageConfiguration {
-    let mut config = ImageConfiguration::default();
-    config.set_architecture(if cfg!(target_arch = "aarch64") { Arch::ARM64 } else { Arch::Amd64 });
-    config.set_os(Os::Linux);
-    config
-}
-
-#[cfg(test)]
-mod tests {
-    use super::super::dockerfile;
-    use super::*;
-
-    fn root() -> Arc<Root> {
-        Arc::new(Root::beneath(Path::new("/")).unwrap())
-    }
-
-    fn evaluation(text: &str) -> Evaluation {
-        let file = dockerfile::parse("D", text).unwrap();
-        let mut state = Evaluation::new(&file, Image { config: new_config(), layers: vec![] }, &BTreeMap::new());
-        for step in &file.steps {
-            state.evaluate(step, &root()).unwrap();
+        if !has(&env, "PATH") {
+            env.push(format!("PATH={}", config::PATH));
         }
-        state
-    }
-
-    #[test]
-    fn instructions_shape_the_configuration() {
-        let state = evaluation(
-            "FROM x\nARG V=3\nENV A=$V B=\"x y\"\nENV A=4\nUSER docker\nWORKDIR /w\nWORKDIR sub\nEXPOSE 80 53/udp\n\
-             VOLUME /run\nLABEL l=\"a b\"\nENTRYPOINT [\"e\"]\nCMD run $me\nSTOPSIGNAL SIGRTMIN+3",
-        );
-        let config = serde_json::to_value(&state.image.config).unwrap()["config"].clone();
-        assert_eq!(config["Env"], json!(["B=x y", "A=4"]));
-        assert_eq!(config["WorkingDir"], "/w/sub");
-        assert_eq!(config["ExposedPorts"], json!({"80/tcp": {}, "53/udp": {}}));
-        assert_eq!(config["Cmd"], json!(["/bin/sh", "-c", "run $me"]));
-        assert_eq!(config["StopSignal"], "SIGRTMIN+3");
-        assert_eq!(config["Labels"], json!({"l": "a b"}));
+        let cwd = self.image.workdir();
+        Ok(ProcessSpec { args, env, cwd, uid: user.uid, gid: user.gid, groups: user.groups, terminal: None })
     }
 }

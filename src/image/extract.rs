@@ -1,11 +1,10 @@
 //! A tar into a tree: the layers of images, and what ADD unpacks.
 //!
 //! Whatever the tar holds, nothing outside the tree is touched: every path is resolved in the kernel as if the tree were `/`. What is
-//! there under a name gives way, but for a directory that both have; what ADD brings replaces no directory by something else, and
-//! follows links to directories.
+//! there under a name gives way, but for a directory that both have.
 
 use crate::error::{Doing as _, Error, Result};
-use crate::rooted::{Root, children, clear, remove_tree};
+use crate::rooted::{Root, children, remove_tree};
 use rustix::fs::{
     AtFlags, FileType, Mode, OFlags, Timespec, Timestamps, chownat, mkdirat, openat, symlinkat, utimensat,
 };
@@ -19,28 +18,40 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Component, Path, PathBuf};
 use tar::{Entry, EntryType};
 
-/// Nobody's tar comes near, in bytes; a small file that unpacks to more is an attack.
-const LIMIT: u64 = 64 << 30;
+/// What an archive may unpack to where nothing else is said, in bytes: nobody's comes near.
+pub(super) const LIMIT: u64 = 64 << 30;
 
-/// Reads up to that.
+/// What an entry counts beyond its content, in bytes: an archive of empty files fills a disk as well.
+const ENTRY: u64 = 4096;
+
+/// Reads up to so many bytes.
 pub(super) struct Limited<R> {
     inner: R,
-    bytes: u64,
+    left: u64,
+    limit: u64,
 }
 
 impl<R> Limited<R> {
-    pub(super) fn new(inner: R) -> Self {
-        Self { inner, bytes: 0 }
+    pub(super) fn new(inner: R, limit: u64) -> Self {
+        Self { inner, left: limit, limit }
     }
+}
+
+/// Bytes in a unit that makes them few.
+fn shown(bytes: u64) -> String {
+    let units = [(30, "GiB"), (20, "MiB"), (10, "KiB")];
+    let unit = units.iter().find(|(shift, _)| bytes >> shift != 0 && bytes.trailing_zeros() >= *shift);
+    unit.map_or_else(|| format!("{bytes} bytes"), |(shift, name)| format!("{} {name}", bytes >> shift))
+}
+
+fn too_large(limit: u64) -> io::Error {
+    io::Error::other(format!("it unpacks to more than {}", shown(limit)))
 }
 
 impl<R: Read> Read for Limited<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let n = self.inner.read(buffer)?;
-        self.bytes += n as u64;
-        if self.bytes > LIMIT {
-            return Err(io::Error::other("it unpacks to more than 64 GiB"));
-        }
+        self.left = self.left.checked_sub(n as u64).ok_or_else(|| too_large(self.limit))?;
         Ok(n)
     }
 }
@@ -50,7 +61,7 @@ impl<R: Read> Read for Limited<R> {
 pub(super) enum Kind {
     /// A layer in OCI form: names that begin with `.wh.` are deletions, and devices, times and attributes are kept.
     Layer,
-    /// A tar of the user's: owner if one is given, and one time for everything, so that the same tar makes the same layer.
+    /// A tar of the user's, with an owner for everything if one is given. Directories that it does not name have this time.
     Added { owner: Option<(u32, u32)>, time: i64 },
 }
 
@@ -65,6 +76,9 @@ pub(super) struct Extractor {
     directories: Vec<(PathBuf, Meta)>,
     /// Directories that the tar does not name, and that have got something.
     parents: BTreeSet<PathBuf>,
+    /// How many bytes the names alone may still take.
+    room: u64,
+    limit: u64,
 }
 
 #[derive(Debug, Clone, Default)]
@@ -81,27 +95,30 @@ impl Meta {
         let number = |n: u64| u32::try_from(n).map_err(|_| io::Error::other(format!("{n} is no user or group id")));
         let header = entry.header();
         let (mode, uid, gid) = (header.mode()? & 0o7777, header.uid().and_then(number), header.gid().and_then(number));
-        Ok(match kind {
-            Kind::Layer => {
-                let (uid, gid) = (uid?, gid?);
-                let time = i64::try_from(entry.header().mtime()?).unwrap_or(0);
-                Self { mode, uid, gid, time, attributes: attributes(entry)? }
-            }
-            Kind::Added { owner, time } => {
-                // Not every program writes them.
-                let (uid, gid) = owner.unwrap_or_else(|| (uid.unwrap_or(0), gid.unwrap_or(0)));
-                Self { mode, uid, gid, time, attributes: Vec::new() }
-            }
-        })
+        let time = header.mtime().ok().and_then(|time| i64::try_from(time).ok()).unwrap_or(0);
+        let attributes = attributes(entry, kind)?;
+        let (uid, gid) = match kind {
+            Kind::Layer => (uid?, gid?),
+            // Not every program writes them.
+            Kind::Added { owner, .. } => owner.unwrap_or_else(|| (uid.unwrap_or(0), gid.unwrap_or(0))),
+        };
+        Ok(Self { mode, uid, gid, time, attributes })
     }
 }
 
+/// Whether an attribute is of the file, and not of the filesystem that it is on or of the machine's rules.
+pub(super) fn is_portable(name: &[u8]) -> bool {
+    name == b"security.capability" || name.starts_with(b"user.") && !name.starts_with(b"user.overlay.")
+}
+
 /// Extended attributes, as pax records have them.
-fn attributes<R: Read>(entry: &mut Entry<'_, R>) -> io::Result<Vec<(OsString, Vec<u8>)>> {
+fn attributes<R: Read>(entry: &mut Entry<'_, R>, kind: Kind) -> io::Result<Vec<(OsString, Vec<u8>)>> {
+    let of_overlays = |name: &[u8]| name.starts_with(b"trusted.overlay.") || name.starts_with(b"user.overlay.");
+    let is_kept = |name: &[u8]| if matches!(kind, Kind::Layer) { !of_overlays(name) } else { is_portable(name) };
     let mut attributes = Vec::new();
     for record in entry.pax_extensions()?.into_iter().flatten() {
         let record = record?;
-        if let Some(name) = record.key_bytes().strip_prefix(b"SCHILY.xattr.") {
+        if let Some(name) = record.key_bytes().strip_prefix(b"SCHILY.xattr.").filter(|name| is_kept(name)) {
             attributes.push((OsStr::from_bytes(name).to_owned(), record.value_bytes().to_vec()));
         }
     }
@@ -109,15 +126,16 @@ fn attributes<R: Read>(entry: &mut Entry<'_, R>) -> io::Result<Vec<(OsString, Ve
 }
 
 impl Extractor {
-    pub(super) fn new(root: Root, at: &Path, kind: Kind) -> Self {
+    pub(super) fn new(root: Root, at: &Path, kind: Kind, limit: u64) -> Self {
         let (placed, directories, parents) = (HashSet::new(), Vec::new(), BTreeSet::new());
-        Self { root, at: at.into(), kind, placed, directories, parents }
+        Self { root, at: at.into(), kind, placed, directories, parents, room: limit, limit }
     }
 
     /// Unpacks all of it.
     pub(super) fn unpack<R: Read>(&mut self, archive: &mut tar::Archive<R>) -> Result<()> {
         for entry in archive.entries().doing(|| "it is no tar".into())? {
             let mut entry = entry.doing(|| "it is damaged".into())?;
+            self.room = self.room.checked_sub(ENTRY).ok_or_else(|| Error::new(too_large(self.limit).to_string()))?;
             let name = PathBuf::from(OsStr::from_bytes(&entry.path_bytes()));
             self.place(&mut entry, &name).doing(|| format!("cannot unpack {}", name.display()))?;
         }
@@ -152,12 +170,7 @@ impl Extractor {
         for part in path.ancestors() {
             self.placed.insert(part.to_owned());
         }
-        if kind.is_dir() && matches!(self.kind, Kind::Added { .. }) {
-            // As with tar's --keep-directory-symlink: /bin may be a link to /usr/bin.
-            self.parent(&self.at.join(&path), &meta)?;
-        } else {
-            self.create(entry, kind, &dir, &file_name, &meta).doing(|| "cannot create it".into())?;
-        }
+        self.create(entry, kind, &dir, &file_name, &meta).doing(|| "cannot create it".into())?;
         if kind.is_dir() {
             self.directories.push((self.at.join(path), meta));
         }
@@ -199,10 +212,7 @@ impl Extractor {
         if kind.is_dir() {
             return make_dir(dir, name);
         }
-        match self.kind {
-            Kind::Layer => remove_tree(dir, name)?,
-            Kind::Added { .. } => clear(dir, name)?,
-        }
+        remove_tree(dir, name)?;
         if kind.is_hard_link() {
             return self.link(entry, dir, name);
         }
@@ -212,10 +222,8 @@ impl Extractor {
         if kind.is_symlink() {
             let target = entry.link_name_bytes().map(std::borrow::Cow::into_owned).unwrap_or_default();
             symlinkat(OsStr::from_bytes(&target), dir, name)?;
-        } else if matches!(self.kind, Kind::Layer) {
-            make_special(entry, kind, dir, name, meta)?;
         } else {
-            return Err(io::Error::other("it is a device or another special file"));
+            make_special(entry, kind, dir, name, meta)?;
         }
         own(dir, name, meta)?;
         set_time(dir, name, meta.time)
@@ -224,8 +232,7 @@ impl Extractor {
     /// A second name of something: it has owner, mode and times already.
     fn link<R: Read>(&self, entry: &Entry<'_, R>, dir: &OwnedFd, name: &OsStr) -> io::Result<()> {
         let target = entry.link_name()?.unwrap_or_default();
-        let absolute = matches!(self.kind, Kind::Layer).then(|| target.strip_prefix("/").ok()).flatten();
-        let target = inside(absolute.unwrap_or(&target))
+        let target = inside(target.strip_prefix("/").unwrap_or(&target))
             .ok_or_else(|| io::Error::other("it is a link that leads out of the tree that it is unpacked in"))?;
         let target = self.at.join(target);
         let (parent, file) = (target.parent().unwrap_or(Path::new("/")), target.file_name().unwrap_or_default());
@@ -297,8 +304,13 @@ fn make_special<R: Read>(
         EntryType::Block => FileType::BlockDevice,
         _ => return Err(io::Error::other(format!("entries of type {kind:?} are not supported"))),
     };
-    let (major, minor) = (entry.header().device_major()?, entry.header().device_minor()?);
-    let device = rustix::fs::makedev(major.unwrap_or(0), minor.unwrap_or(0));
+    // Not every program writes them for a FIFO.
+    let number = |number: io::Result<Option<u32>>| number.ok().flatten().unwrap_or(0);
+    let (major, minor) = (number(entry.header().device_major()), number(entry.header().device_minor()));
+    if kind == EntryType::Char && (major, minor) == (0, 0) {
+        return Err(io::Error::other("it is the device 0:0, which layers use for what is deleted"));
+    }
+    let device = rustix::fs::makedev(major, minor);
     rustix::fs::mknodat(dir, name, file_type, Mode::from_raw_mode(meta.mode), device)?;
     Ok(rustix::fs::chmodat(dir, name, Mode::from_raw_mode(meta.mode), AtFlags::empty())?)
 }

@@ -23,15 +23,15 @@ const COMPRESSION: u32 = 1;
 /// Attributes that are overlayfs's own book-keeping; the second where it is mounted without root.
 const OVERLAY: [&str; 2] = ["trusted.overlay.", "user.overlay."];
 
-/// Writes the layer of everything below `changes` to a file.
-pub fn write(changes: &Path, to: &Path) -> Result<Layer> {
+/// Writes the layer of everything below `changes` to a file. Nothing in it is younger than `epoch`, in seconds since 1970.
+pub fn write(changes: &Path, to: &Path, epoch: Option<i64>) -> Result<Layer> {
     let doing = || format!("cannot write the layer of {}", changes.display());
     let blob = Hashing::new(BufWriter::with_capacity(1 << 20, File::create(to).doing(doing)?));
     let tar = Hashing::new(GzEncoder::new(blob, Compression::new(COMPRESSION)));
     let mut builder = Builder::new(BufWriter::with_capacity(1 << 20, tar));
     builder.sparse(false);
     builder.follow_symlinks(false);
-    let mut writer = Writer { builder, linked: HashMap::new() };
+    let mut writer = Writer { builder, linked: HashMap::new(), epoch };
     writer.directory(changes, Path::new("")).doing(doing)?;
     finish(writer.builder.into_inner().doing(doing)?).doing(doing)
 }
@@ -87,6 +87,7 @@ struct Writer<W: Write> {
     builder: Builder<W>,
     /// First path of each file with several names.
     linked: HashMap<(u64, u64), PathBuf>,
+    epoch: Option<i64>,
 }
 
 impl<W: Write> Writer<W> {
@@ -123,7 +124,7 @@ impl<W: Write> Writer<W> {
         if kind.is_socket() {
             return Ok(());
         }
-        let mut header = header(&meta);
+        let mut header = header(&meta, self.epoch);
         if !kind.is_dir() && meta.nlink() > 1 {
             match self.linked.get(&(meta.dev(), meta.ino())) {
                 Some(first) => {
@@ -208,13 +209,13 @@ impl<W: Write> Writer<W> {
     }
 }
 
-fn header(meta: &Metadata) -> Header {
+fn header(meta: &Metadata, epoch: Option<i64>) -> Header {
     let mut header = Header::new_gnu();
     header.set_size(0);
     header.set_mode(meta.mode() & 0o7777);
     header.set_uid(meta.uid().into());
     header.set_gid(meta.gid().into());
-    header.set_mtime(meta.mtime().max(0) as u64);
+    header.set_mtime(meta.mtime().min(epoch.unwrap_or(i64::MAX)).max(0) as u64);
     header
 }
 
@@ -269,7 +270,7 @@ mod tests {
                 age(&tree.join(name));
             }
             age(&tree.join("b"));
-            write(&tree, &dir.path().join(format!("{n}.tgz"))).unwrap()
+            write(&tree, &dir.path().join(format!("{n}.tgz")), None).unwrap()
         };
         let (one, two) = (make("x"), make("y"));
         assert_eq!(one, two);
@@ -295,7 +296,7 @@ mod tests {
         let sparse = File::create(tree.join("sparse")).unwrap();
         sparse.set_len(3 << 20).unwrap();
         let blob = dir.path().join("t.tgz");
-        write(&tree, &blob).unwrap();
+        write(&tree, &blob, None).unwrap();
         let text = listing(&blob);
         assert!(text.contains("-rwsr-xr-x"), "{text}");
         assert!(text.contains("b link to a"), "{text}");
@@ -322,7 +323,7 @@ mod tests {
         xattr::set(tree.join("f"), "user.colour", b"blue\0").unwrap();
         xattr::set(tree.join("f"), "user.overlay.origin", b"?").unwrap();
         let blob = dir.path().join("t.tgz");
-        write(&tree, &blob).unwrap();
+        write(&tree, &blob, None).unwrap();
         let mut archive = tar::Archive::new(flate2::read::GzDecoder::new(File::open(&blob).unwrap()));
         let mut entry = archive.entries().unwrap().next().unwrap().unwrap();
         let records: Vec<(String, Vec<u8>)> = entry
@@ -340,6 +341,6 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         fs::create_dir(dir.path().join("t")).unwrap();
         fs::write(dir.path().join("t/.wh.x"), "").unwrap();
-        assert!(write(&dir.path().join("t"), &dir.path().join("o")).is_err());
+        assert!(write(&dir.path().join("t"), &dir.path().join("o"), None).is_err());
     }
 }

@@ -2,21 +2,32 @@
 //!
 //! Knows Dockerfiles, OCI images and an image store's verbs; knows nothing of OAR.
 
+mod archive;
 mod base;
 pub mod bootstrap;
 pub mod build;
 pub mod cache;
-pub mod copy;
-pub mod dockerfile;
+pub mod check;
+mod config;
+mod copy;
+mod dockerfile;
 mod evaluate;
-pub mod expand;
 mod extract;
 pub mod layer;
+mod mode;
+mod mounts;
 pub mod name;
 pub mod order;
+mod pattern;
+mod place;
 pub mod registry;
+mod remote;
 pub mod report;
 pub mod run;
+mod shell;
+mod stages;
+mod tarfile;
+mod tree;
 pub mod unpack;
 pub mod uplink;
 

@@ -1,11 +1,13 @@
 //! Which images there are to build, what each starts from, and which comes first.
 
-use super::dockerfile::{self, Dockerfile};
-use super::expand;
+use super::dockerfile::{self, Action, Dockerfile, Fault, Step, short};
+use super::evaluate;
 use super::name::Name;
 use crate::error::{Error, Result};
 use crate::rooted::Root;
-use std::collections::BTreeMap;
+use std::borrow::Borrow;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 /// One image to build.
@@ -25,6 +27,13 @@ pub struct Definition {
     pub labels: BTreeMap<String, String>,
 }
 
+impl Definition {
+    /// Values for its `ARG`s, its own before those that all have.
+    pub(super) fn given(&self, args: &BTreeMap<String, String>) -> BTreeMap<String, String> {
+        args.iter().chain(&self.args).map(|(name, value)| (name.clone(), value.clone())).collect()
+    }
+}
+
 /// What a definition starts from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Base {
@@ -34,45 +43,98 @@ pub(super) enum Base {
     Outside(String),
 }
 
-pub(super) fn parse(context: &Root) -> Result<Dockerfile> {
-    dockerfile::parse(&context.path().join("Dockerfile").display().to_string(), &context.needed("Dockerfile")?)
+/// A Dockerfile with its text, for messages.
+#[derive(Debug)]
+pub(super) struct Source {
+    pub(super) file: Dockerfile,
+    pub(super) path: PathBuf,
+    pub(super) text: String,
 }
 
-/// The FROM of a build context's Dockerfile, expanded.
-pub fn from(context: &Root, args: &BTreeMap<String, String>) -> Result<String> {
-    parse(context).map(|parsed| expanded_from(&parsed, args))
+impl Source {
+    /// An error about an instruction.
+    pub(super) fn told(&self, line: usize, error: Error) -> Error {
+        let (line, column) = Fault::at(line, "").place(&self.text);
+        error.within(format!("{}:{line}:{column}: {}", self.path.display(), short(self.line(line))))
+    }
+
+    fn line(&self, line: usize) -> &str {
+        self.text.lines().nth(line.saturating_sub(1)).unwrap_or_default().trim()
+    }
 }
 
-fn expanded_from(file: &Dockerfile, args: &BTreeMap<String, String>) -> String {
-    let default = |name: &str| file.global_args.iter().find(|(n, _)| n == name).and_then(|(_, v)| v.clone());
-    expand::expand(&file.from, &|name| args.get(name).cloned().or_else(|| default(name)))
+pub(super) fn parse(context: &Root) -> Result<Source> {
+    let (path, text) = (context.path().join("Dockerfile"), context.needed("Dockerfile")?);
+    let file = dockerfile::parse(&text).map_err(|fault| fault.told(&path.display().to_string(), &text))?;
+    Ok(Source { file, path, text })
 }
 
-pub(super) fn bases(definitions: &[Definition], parsed: &[Dockerfile]) -> Vec<Base> {
-    parsed
-        .iter()
-        .zip(definitions)
-        .map(|(file, definition)| {
-            let from = expanded_from(file, &definition.args);
-            definitions
-                .iter()
-                .position(|d| d.known_as.contains(&Name::new(&from)))
-                .map_or(Base::Outside(from), Base::Built)
-        })
-        .collect()
+/// The images outside that a build context's Dockerfile starts from, expanded.
+pub fn from(context: &Root, args: &BTreeMap<String, String>) -> Result<Vec<String>> {
+    references(&parse(context)?, args)
+}
+
+/// What a step takes from elsewhere by a name: `--from` of COPY and of mounts.
+pub(super) fn named(step: &Step) -> Vec<&str> {
+    match &step.action {
+        Action::Copy(copy) => copy.from.as_deref().into_iter().collect(),
+        Action::Run(run) => run.mounts.iter().filter_map(|mount| mount.from.as_deref()).collect(),
+        _ => Vec::new(),
+    }
+}
+
+/// The stages that the last one needs, each with the images outside that it needs.
+fn references(source: &Source, args: &BTreeMap<String, String>) -> Result<Vec<String>> {
+    let file = &source.file;
+    let globals = evaluate::globals(file, args)?;
+    let (mut todo, mut seen, mut outside) = (vec![file.stages.len() - 1], BTreeSet::new(), Vec::new());
+    while let Some(index) = todo.pop() {
+        if !seen.insert(index) {
+            continue;
+        }
+        let stage = &file.stages[index];
+        let base = evaluate::base(file, stage, &globals).map_err(|e| source.told(stage.line, e))?;
+        let names = stage.steps.iter().flat_map(named).map(|name| (name.to_owned(), true));
+        for (name, numbers) in std::iter::once((base, false)).chain(names) {
+            match file.stage(&name, index, numbers) {
+                Some(stage) => todo.push(stage),
+                None if name != "scratch" && !outside.contains(&name) => outside.push(name),
+                None => {}
+            }
+        }
+    }
+    Ok(outside)
+}
+
+/// By name, what each definition's Dockerfile takes from elsewhere.
+pub(super) fn bases(
+    definitions: &[Definition],
+    parsed: &[impl Borrow<Source>],
+    args: &BTreeMap<String, String>,
+) -> Result<Vec<BTreeMap<String, Base>>> {
+    let base = |from: &String| {
+        let known = definitions.iter().position(|d| d.known_as.contains(&Name::new(from)));
+        known.map_or_else(|| Base::Outside(from.clone()), Base::Built)
+    };
+    let of = |(source, definition): (&_, &Definition)| {
+        let source: &Source = Borrow::borrow(source);
+        let names = references(source, &definition.given(args))?;
+        Ok(names.into_iter().map(|name| (name.clone(), base(&name))).collect())
+    };
+    parsed.iter().zip(definitions).map(of).collect()
 }
 
 /// Parents before children.
-pub(super) fn order(definitions: &[Definition], bases: &[Base]) -> Result<Vec<usize>> {
+pub(super) fn order(definitions: &[Definition], bases: &[BTreeMap<String, Base>]) -> Result<Vec<usize>> {
     let mut order: Vec<usize> = Vec::new();
     while order.len() < definitions.len() {
         let before = order.len();
-        for (i, base) in bases.iter().enumerate() {
-            let ready = match base {
+        for (i, bases) in bases.iter().enumerate() {
+            let is_ready = |base: &Base| match base {
                 Base::Outside(_) => true,
                 Base::Built(p) => order.contains(p),
             };
-            if ready && !order.contains(&i) {
+            if bases.values().all(is_ready) && !order.contains(&i) {
                 order.push(i);
             }
         }
@@ -105,19 +167,36 @@ mod tests {
         }
     }
 
-    fn file(from: &str) -> Dockerfile {
-        dockerfile::parse("D", &format!("FROM {from}")).unwrap()
+    fn file(text: &str) -> Source {
+        Source { file: dockerfile::parse(text).unwrap(), path: "D".into(), text: text.into() }
+    }
+
+    fn of(definitions: &[Definition], parsed: &[Source]) -> Vec<BTreeMap<String, Base>> {
+        bases(definitions, parsed, &BTreeMap::new()).unwrap()
     }
 
     #[test]
     fn parents_come_first_and_circles_are_told() {
         let definitions = [definition("node", "o/t-node:base"), definition("base", "o/t-base")];
-        let parsed = [file("o/t-base:latest"), file("debian:trixie")];
-        let found = bases(&definitions, &parsed);
-        assert_eq!(found, [Base::Built(1), Base::Outside("debian:trixie".into())]);
+        let parsed = [file("FROM o/t-base:latest"), file("FROM debian:trixie")];
+        let found = of(&definitions, &parsed);
+        assert_eq!(found[0]["o/t-base:latest"], Base::Built(1));
+        assert_eq!(found[1]["debian:trixie"], Base::Outside("debian:trixie".into()));
         assert_eq!(order(&definitions, &found).unwrap(), [1, 0]);
-        let parsed = [file("o/t-base"), file("o/t-node:base")];
-        let error = order(&definitions, &bases(&definitions, &parsed)).unwrap_err();
+        let parsed = [file("FROM o/t-base"), file("FROM scratch\nCOPY --from=o/t-node:base /a /b")];
+        let error = order(&definitions, &of(&definitions, &parsed)).unwrap_err();
         assert_eq!(error.to_string(), "the FROM lines of node, base go in a circle");
+    }
+
+    #[test]
+    fn only_what_the_last_stage_needs_is_asked_for() {
+        let text = "ARG B=two\nFROM one AS unused\nFROM $B AS a\nFROM a AS b\nRUN --mount=from=three,target=/t x\nFROM scratch\n\
+                    COPY --from=b /x /x\nCOPY --from=1 /y /y\nCOPY --from=9 /z /z";
+        assert_eq!(references(&file(text), &BTreeMap::new()).unwrap(), ["9", "two", "three"]);
+        let given = BTreeMap::from([("B".to_owned(), "given".to_owned())]);
+        assert_eq!(references(&file("ARG B\nFROM ${B}"), &given).unwrap(), ["given"]);
+        assert!(
+            references(&file("ARG B\nFROM ${B}"), &BTreeMap::new()).unwrap_err().to_string().contains("names no image")
+        );
     }
 }

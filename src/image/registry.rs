@@ -1,13 +1,12 @@
 //! Pulling an image from a registry.
 
 use super::unpack::unpack;
-use crate::engine::{Image, Images, Layer};
+use crate::engine::{Image, Images};
 use crate::error::{Doing as _, Error, Result, root_cause};
 use oci_client::client::{ClientConfig, ClientProtocol};
 use oci_client::manifest::{IMAGE_DOCKER_LAYER_GZIP_MEDIA_TYPE, IMAGE_LAYER_GZIP_MEDIA_TYPE};
 use oci_client::secrets::RegistryAuth;
 use oci_client::{Client, Reference};
-use oci_spec::image::ImageConfiguration;
 use std::path::Path;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
@@ -32,19 +31,12 @@ pub async fn pull(images: &dyn Images, name: &str, scratch: &Path, cancel: &Canc
     let failed = |e: oci_client::errors::OciDistributionError| Error::new(root_cause(&e));
     let asked = wanted(cancel, client.pull_manifest_and_config(&reference, &auth)).await?;
     let (manifest, _, config) = asked.map_err(failed).doing(doing)?;
-    let config: ImageConfiguration = serde_json::from_str(&config).doing(doing)?;
-    let diff_ids = config.rootfs().diff_ids();
-    if manifest.layers.len() != diff_ids.len() {
-        return Err(Error::new(format!(
-            "its manifest has {} layers and its configuration {}",
-            manifest.layers.len(),
-            diff_ids.len()
-        )))
-        .doing(doing);
-    }
-    let mut layers = Vec::new();
+    let size = |size: i64| u64::try_from(size).map_err(|_| Error::new(format!("a layer of it has the size {size}")));
+    let blobs: Result<Vec<_>> =
+        manifest.layers.iter().map(|blob| Ok((blob.digest.clone(), size(blob.size)?))).collect();
+    let image = Image::read(config.as_bytes(), &blobs.doing(doing)?).doing(doing)?;
     let mut parent: Option<String> = None;
-    for (blob, diff_id) in manifest.layers.iter().zip(diff_ids) {
+    for (blob, layer) in manifest.layers.iter().zip(&image.layers) {
         if ![IMAGE_LAYER_GZIP_MEDIA_TYPE, IMAGE_DOCKER_LAYER_GZIP_MEDIA_TYPE].contains(&blob.media_type.as_str()) {
             return Err(Error::new(format!(
                 "its layer {} is of type {}, only gzip is supported",
@@ -52,22 +44,16 @@ pub async fn pull(images: &dyn Images, name: &str, scratch: &Path, cancel: &Canc
             )))
             .doing(doing);
         }
-        let layer = Layer {
-            diff_id: diff_id.clone(),
-            digest: blob.digest.clone(),
-            size: u64::try_from(blob.size).map_err(|_| Error::new(format!("layer {} has no size", blob.digest)))?,
-        };
         // Another image of the same build may pull the same layer at the same time.
         let file = scratch.join(format!("pull-{:016x}", rand::random::<u64>()));
         let mut out = tokio::fs::File::create(&file).await.doing(doing)?;
         wanted(cancel, client.pull_blob(&reference, blob, &mut out)).await?.map_err(failed).doing(doing)?;
         tokio::io::AsyncWriteExt::flush(&mut out).await.doing(doing)?;
-        images.put_layer(&layer, &file).await.doing(doing)?;
-        parent = Some(unpack(images, &layer, &file, parent.as_deref()).await.doing(doing)?);
+        images.put_layer(layer, &file).await.doing(doing)?;
+        parent = Some(unpack(images, layer, &file, parent.as_deref()).await.doing(doing)?);
         let _ = tokio::fs::remove_file(&file).await;
-        layers.push(layer);
     }
-    Ok(Image { config, layers })
+    Ok(image)
 }
 
 /// Goes on with what has nothing half done in the engine until the user does not want it any more.

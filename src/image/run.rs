@@ -1,11 +1,17 @@
 //! What changes the filesystem: runs a step on its root, and keeps what it has changed as a layer.
 
 use super::build::Builder;
-use super::evaluate::{Change, Evaluation};
+use super::copy::{self, Supply};
+use super::dockerfile::RunNetwork;
+use super::evaluate::{Around, Change, Copying, Directory, Evaluation, Running};
+use super::layer;
+use super::mounts::Mounted;
 use super::order::Definition;
+use super::place::set_made;
+use super::remote::Fetched;
 use super::report::Lines;
-use super::{copy, layer};
-use crate::engine::{Images, Layer, Mount, ProcessSpec, StepRoot, StepSpec, space};
+use super::tree::Tree;
+use crate::engine::{Images, Layer, Mount, ProcessSpec, StepNetwork, StepRoot, StepSpec, space};
 use crate::error::{Doing as _, Error, Result};
 use crate::host::Accounts;
 use crate::rooted::Root;
@@ -22,39 +28,95 @@ pub struct Sandbox {
     pub mounts: Vec<Mount>,
     /// More capabilities.
     pub capabilities: Vec<String>,
+    /// What it reaches.
+    pub network: RunNetwork,
 }
 
 impl Builder {
     /// Makes one layer.
-    pub(super) async fn run(&self, definition: &Definition, state: &Evaluation, change: &Change) -> Result<Layer> {
+    pub(super) async fn run(
+        &self,
+        definition: &Definition,
+        state: &Evaluation,
+        change: &Change,
+        around: &Around<'_>,
+        fetched: Vec<Fetched>,
+    ) -> Result<Layer> {
         let step = self.images.begin_step(state.image.chain_id().as_deref()).await?;
         let outcome = async {
             match change {
-                Change::Run(args) => {
-                    let process = state.process(args.clone(), &step.root)?;
-                    let sandbox = Sandbox { mounts: Vec::new(), capabilities: Vec::new() };
-                    let (code, tail) = self.run_in(&step, process, sandbox, &definition.title).await?;
-                    if code != 0 {
-                        return Err(Error::new(format!("the command ended with exit code {code}")).detail(tail));
+                Change::Run(run) => self.run_mounted(&step, definition, state, run, around).await?,
+                Change::Copy(copying) => self.copy(&step, copying, around, fetched).await?,
+                Change::Directories(all) => {
+                    let root = Root::open(&step.root)?;
+                    for Directory { path, owner } in all {
+                        make_directory(&root, path, owner.as_deref())?;
                     }
-                }
-                Change::Copy(plan) => {
-                    let mut plan = plan.clone();
-                    if let Some(owner) = state.owner.as_deref() {
-                        let user = Accounts::read(&Root::open(&step.root)?)?.user(owner)?;
-                        plan.owner = Some((user.uid, user.gid));
-                    }
-                    let root = step.root.clone();
-                    tokio::task::spawn_blocking(move || copy::apply(&plan, &root)).await.doing(|| "copy".into())??;
-                }
-                Change::Directory(path) => {
-                    copy::directory(&Root::open(&step.root)?, Path::new(path))?;
                 }
             }
             self.store(&step).await
         }
         .await;
         self.finish(step, outcome).await
+    }
+
+    /// A RUN, with all that it wants mounted.
+    async fn run_mounted(
+        &self,
+        step: &StepRoot,
+        definition: &Definition,
+        state: &Evaluation,
+        run: &Running,
+        around: &Around<'_>,
+    ) -> Result<()> {
+        if run.network == RunNetwork::Host && !self.options.host_network {
+            return Err(Error::new("RUN --network=host is not allowed: it reaches what listens on this machine alone")
+                .hint("allow it if you know who wrote it: oardocker build --allow network.host"));
+        }
+        let mut process = state.process(run.argv.clone(), &Root::open(&step.root)?)?;
+        let mut mounted = Mounted::default();
+        let made = self.mount(&mut mounted, step, run, &process.cwd, around).await;
+        let ran = match made {
+            Err(e) => Err(e),
+            Ok(()) => {
+                process.env.append(&mut mounted.env);
+                let mounts = std::mem::take(&mut mounted.mounts);
+                let sandbox = Sandbox { mounts, network: run.network, ..Sandbox::default() };
+                self.run_in(step, process, sandbox, &definition.title).await
+            }
+        };
+        let unmounted = self.unmount(mounted).await;
+        let (code, tail) = ran?;
+        if code != 0 {
+            return Err(Error::new(format!("the command ended with exit code {code}")).detail(tail));
+        }
+        unmounted
+    }
+
+    /// A COPY or ADD.
+    async fn copy(&self, step: &StepRoot, copying: &Copying, around: &Around<'_>, fetched: Vec<Fetched>) -> Result<()> {
+        let mut plan = copying.plan.clone();
+        if let Some(owner) = copying.owner.as_deref() {
+            plan.owner = Some(owner_of(&Root::open(&step.root)?, owner)?);
+        }
+        let mut of_image = None;
+        if let Some(name) = &copying.from {
+            let chain = around.images.get(name).and_then(crate::engine::Image::chain_id);
+            of_image = Some(self.images.begin_step(chain.as_deref()).await?);
+        }
+        let (context, root, limit) = (around.context.clone(), step.root.clone(), self.options.unpack_limit());
+        let other = of_image.as_ref().map(|step| step.root.clone());
+        let work = move || {
+            let tree = other.map_or(Ok(context), |root| Root::open(&root).map(Tree::image))?;
+            copy::apply(&plan, &Supply { tree: &tree, fetched: &fetched, limit }, &root)
+        };
+        let copied = tokio::task::spawn_blocking(work).await.doing(|| "copy".into()).and_then(|copied| copied);
+        if let Some(other) = of_image {
+            let ended = self.images.abort_step(other).await;
+            copied?;
+            return ended;
+        }
+        copied
     }
 
     /// Runs a process in a step's root, line by line; returns the exit code and the last lines.
@@ -66,11 +128,18 @@ impl Builder {
         title: &str,
     ) -> Result<(u32, Vec<String>)> {
         for (name, value) in self.uplink.variables() {
-            if !process.env.iter().any(|e| e.split_once('=').is_some_and(|(k, _)| k == name)) {
+            if sandbox.network != RunNetwork::None
+                && !process.env.iter().any(|e| e.split_once('=').is_some_and(|(k, _)| k == name))
+            {
                 process.env.push(format!("{name}={value}"));
             }
         }
-        let netns = self.uplink.attach(&step.key).await?;
+        let network = match sandbox.network {
+            RunNetwork::Default => StepNetwork::At(self.uplink.attach(&step.key).await?),
+            RunNetwork::None => StepNetwork::Nothing,
+            RunNetwork::Host => StepNetwork::Host,
+        };
+        let attached = matches!(network, StepNetwork::At(_));
         let mut mounts: Vec<Mount> = self
             .uplink
             .files()
@@ -81,7 +150,7 @@ impl Builder {
         let spec = StepSpec {
             process,
             mounts,
-            netns,
+            network,
             cgroup: self.cgroup.as_ref().map(|parent| format!("{parent}/{}", step.key)),
             // An image may hold devices; which of them can be opened is another matter.
             capabilities: sandbox.capabilities.into_iter().chain(["CAP_MKNOD".to_owned()]).collect(),
@@ -106,7 +175,7 @@ impl Builder {
         // Whoever has the step throws it away, with what runs in it.
         let ended = self.cancel.run_until_cancelled(work).await;
         let (outcome, tail) = ended.unwrap_or_else(|| (Err(Error::interrupted()), Vec::new()));
-        let detached = self.uplink.detach(&step.key).await;
+        let detached = if attached { self.uplink.detach(&step.key).await } else { Ok(()) };
         let code = outcome?;
         detached?;
         Ok((code, tail))
@@ -115,8 +184,9 @@ impl Builder {
     /// Writes and stores what a step changed.
     pub async fn store(&self, step: &StepRoot) -> Result<Layer> {
         let file = self.scratch_file()?;
-        let (changes, to) = (step.changes.clone(), file.clone());
-        let layer = tokio::task::spawn_blocking(move || layer::write(&changes, &to)).await.doing(|| "layer".into())?;
+        let (changes, to, epoch) = (step.changes.clone(), file.clone(), self.options.epoch);
+        let layer =
+            tokio::task::spawn_blocking(move || layer::write(&changes, &to, epoch)).await.doing(|| "layer".into())?;
         let outcome = match layer {
             Ok(layer) => self.images.put_layer(&layer, &file).await.map(|()| layer),
             Err(e) => Err(e),
@@ -129,6 +199,23 @@ impl Builder {
     pub async fn finish(&self, step: StepRoot, outcome: Result<Layer>) -> Result<Layer> {
         finish(self.images.as_ref(), step, outcome).await
     }
+}
+
+/// Makes a directory that is missing, so that it is the same each time.
+fn make_directory(root: &Root, path: &str, owner: Option<&str>) -> Result<()> {
+    let owner = owner.map_or(Ok((0, 0)), |owner| owner_of(root, owner))?;
+    let resolved = root.resolved(Path::new(path)).doing(|| format!("cannot follow {path}"))?;
+    let (_, made) = root.make_dir(&Path::new("/").join(resolved))?;
+    set_made(root, &made, owner, 0o755)
+}
+
+/// `--chown` and USER by an image's own names. Who is given as a number has the group of that number.
+fn owner_of(root: &Root, text: &str) -> Result<(u32, u32)> {
+    if let Ok(number) = text.parse() {
+        return Ok((number, number));
+    }
+    let user = Accounts::read(root)?.user(text)?;
+    Ok((user.uid, user.gid))
 }
 
 /// Commits a step whose layer is stored, or throws it away, also when it cannot be committed.

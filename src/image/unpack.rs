@@ -3,8 +3,9 @@
 //! The tree is a build step's root, so a deletion here becomes a whiteout there. Tars are hostile until proven otherwise:
 //! every path is resolved as if the tree were `/`, and the whole must have the digest that the image promises.
 
-use super::extract::{Extractor, Kind, Limited};
+use super::extract::{Extractor, Kind, LIMIT, Limited};
 use super::run::finish;
+use super::tarfile::Checked;
 use crate::engine::{Images, Layer, chain_id};
 use crate::error::{Doing as _, Error, Result};
 use crate::rooted::Root;
@@ -47,9 +48,10 @@ fn apply(blob: &Path, diff_id: &str, root: &Path) -> Result<()> {
     let doing = || format!("cannot unpack layer {diff_id}");
     let root = Root::open(root)?;
     let file = BufReader::with_capacity(1 << 20, File::open(blob).doing(doing)?);
-    let mut archive = Archive::new(Hashing { inner: Limited::new(MultiGzDecoder::new(file)), hash: Sha256::new() });
-    Extractor::new(root, Path::new("/"), Kind::Layer).unpack(&mut archive).doing(doing)?;
-    let mut rest = archive.into_inner();
+    let hashing = Hashing { inner: Limited::new(MultiGzDecoder::new(file), LIMIT), hash: Sha256::new() };
+    let mut archive = Archive::new(Checked::new(hashing));
+    Extractor::new(root, Path::new("/"), Kind::Layer, LIMIT).unpack(&mut archive).doing(doing)?;
+    let mut rest = archive.into_inner().into_inner();
     io::copy(&mut rest, &mut io::sink()).doing(doing)?;
     let found = format!("sha256:{}", hex::encode(rest.hash.finalize()));
     if found != diff_id {

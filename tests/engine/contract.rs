@@ -8,7 +8,8 @@ use oardocker::engine::fake::{Answer, Fake};
 use oardocker::engine::io::{Chunk, Session};
 use oardocker::engine::select::{self, Backend};
 use oardocker::engine::{
-    Content, Image, Images, Layer, Mount, NodeImage, NodeSpec, Plug, ProcessSpec, Seed, State, StepSpec, address,
+    Content, Image, Images, Layer, Mount, NodeImage, NodeSpec, Plug, ProcessSpec, Seed, State, StepNetwork, StepSpec,
+    address,
 };
 use oardocker::error::Result;
 use oardocker::host::{Ids, Machine};
@@ -144,6 +145,7 @@ async fn base(subject: &Subject) -> Image {
         images: subject.backend.images.clone(),
         uplink: Arc::new(NoUplink),
         scratch: subject.dir.path().join("scratch"),
+        caches: subject.dir.path().join("caches"),
         cgroup: None,
         listener: Arc::new(|title, line| println!("{title} | {line}")),
         options: Options::default(),
@@ -164,7 +166,7 @@ async fn base(subject: &Subject) -> Image {
 /// Makes the layer of what a step has changed.
 async fn layer(subject: &Subject, changes: &Path) -> Layer {
     let blob = subject.dir.path().join("blob");
-    let layer = layer::write(changes, &blob).unwrap();
+    let layer = layer::write(changes, &blob, None).unwrap();
     subject.backend.images.put_layer(&layer, &blob).await.unwrap();
     layer
 }
@@ -203,7 +205,7 @@ async fn run(images: &dyn Images, step: &oardocker::engine::StepRoot) -> (u32, S
     let spec = StepSpec {
         process: process(SAYS),
         mounts: Vec::new(),
-        netns: "/proc/self/ns/net".into(),
+        network: StepNetwork::At("/proc/self/ns/net".into()),
         cgroup: None,
         capabilities: Vec::new(),
     };

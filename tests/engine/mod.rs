@@ -2,6 +2,7 @@
 
 mod compat;
 mod contract;
+mod dockerfiles;
 mod readme;
 mod surroundings;
 

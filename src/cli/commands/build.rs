@@ -1,14 +1,19 @@
 //! `oardocker build`: the images of the environment.
 
 use super::{Context, stop};
+use crate::cli::given::{self, Secret};
 use crate::cli::ui;
+use crate::cli::values::off;
 use crate::cluster::{elsewhere, images, preflight};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::image::build::Options;
+use crate::image::check;
 use crate::image::report::short;
+use crate::workdir::Workdir;
 use clap::ArgAction::SetFalse;
 use serde::Serialize;
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 /// Build base images
 ///
@@ -19,7 +24,11 @@ use std::collections::BTreeMap;
   oardocker build
       build all images
   oardocker build --no-cache
-      from scratch")]
+      from scratch
+  oardocker build --check
+      look for mistakes in the Dockerfiles, and build nothing
+  SOURCE_DATE_EPOCH=1700000000 oardocker build
+      the same digests each time: nothing in the images is younger than that")]
 pub struct Params {
     /// Remove the containers of failed steps too; always done.
     #[arg(long)]
@@ -47,25 +56,68 @@ pub struct Params {
     /// Leave images as they are that are already there.
     #[arg(long = "no-rebuild", action = SetFalse, overrides_with = "rebuild-on")]
     rebuild: bool,
+    /// Look for mistakes in the Dockerfiles, and build nothing.
+    #[arg(long)]
+    #[serde(skip_serializing_if = "off")]
+    check: bool,
+    /// A value for an ARG; NAME alone takes it from the variable of that name.
+    #[arg(long = "build-arg", value_name = "NAME=VALUE", value_parser = given::argument)]
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    build_args: Vec<(String, String)>,
+    /// A file or a variable for RUN --mount=type=secret; images do not keep it.
+    #[arg(long = "secret", value_name = "id=ID,src=FILE", value_parser = given::secret)]
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    secrets: Vec<Secret>,
+    /// The ssh agent for RUN --mount=type=ssh: `default`, or ID=SOCKET.
+    #[arg(long = "ssh", value_name = "ID", value_parser = given::agent)]
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    agents: Vec<(String, PathBuf)>,
+    /// Allow what reaches beyond a step: `network.host` for RUN --network=host.
+    #[arg(long, value_name = "WHAT", value_parser = ["network.host"])]
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    allow: Vec<String>,
+    /// What an archive or a download may have at most, in bytes, as in 500m [default: 64g].
+    #[arg(long, value_name = "SIZE", value_parser = given::size)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    unpack_limit: Option<u64>,
+}
+
+impl Params {
+    fn build_args(&self) -> BTreeMap<String, String> {
+        self.build_args.iter().cloned().collect()
+    }
+
+    fn options(&self, workdir: &Workdir) -> Result<Options> {
+        let secrets = self.secrets.iter().map(|secret| Ok((secret.id.clone(), secret.read()?)));
+        Ok(Options {
+            no_cache: self.no_cache,
+            pull: self.pull,
+            keep: !self.rebuild,
+            args: BTreeMap::from([("OARDOCKER_ENV_ID".to_owned(), workdir.env_id.clone())]),
+            elsewhere: BTreeMap::new(),
+            epoch: given::epoch()?,
+            unpack_limit: self.unpack_limit,
+            host_network: self.allow.iter().any(|what| what == "network.host"),
+            secrets: secrets.collect::<Result<_>>()?,
+            agents: self.agents.iter().cloned().collect(),
+        })
+    }
 }
 
 pub(super) async fn run(context: &mut Context, params: Params) -> Result<()> {
+    if params.check {
+        return look(context, &params.build_args());
+    }
     let workdir = context.locked_workdir().await?;
+    let options = params.options(&workdir)?;
     let engine = context.engine().await?;
     preflight::build(engine.as_ref(), &workdir, &context.files(&workdir))?
         .iter()
         .for_each(|line| context.ui.note(line));
     context.end_steps(&workdir).await?;
-    let options = Options {
-        no_cache: params.no_cache,
-        pull: params.pull,
-        keep: !params.rebuild,
-        args: BTreeMap::from([("OARDOCKER_ENV_ID".to_owned(), workdir.env_id.clone())]),
-        elsewhere: BTreeMap::new(),
-    };
     let mut builder = context.builder(&workdir, options, params.quiet).await?;
     // Whatever fails from here on, the files that the builder has made go again.
-    let outcome = match images::definitions(&workdir, &builder.scratch) {
+    let outcome = match images::definitions(&workdir, &builder.scratch, &params.build_args()) {
         Ok(definitions) => match elsewhere::find(builder.images.as_ref(), &context.machine, &definitions).await {
             Ok((names, lines)) => {
                 lines.iter().for_each(|line| context.ui.line(line));
@@ -87,4 +139,34 @@ pub(super) async fn run(context: &mut Context, params: Params) -> Result<()> {
         context.ui.line(&format!("Image {} ({}) --> {saved}", definition.known_as[0], short(&id)));
     }
     ended
+}
+
+/// Says what is found in the Dockerfiles.
+fn look(context: &Context, given: &BTreeMap<String, String>) -> Result<()> {
+    let workdir = context.workdir()?;
+    let mut args = workdir.manifest.build_args.clone();
+    args.insert("OARDOCKER_ENV_ID".to_owned(), workdir.env_id.clone());
+    args.extend(given.clone());
+    let (mut errors, mut warnings, mut strict) = (0, 0, false);
+    for role in workdir.roles()? {
+        let folder = workdir.context(&role)?;
+        let report = check::check(&folder, &args)?;
+        let file = folder.path().join("Dockerfile");
+        for finding in &report.findings {
+            let rule =
+                finding.rule.map_or_else(|| context.ui.paint_out(ui::RED, "error"), |rule| format!("warning {rule}"));
+            let (line, column) = finding.place;
+            context.ui.line(&format!("{}:{line}:{column}: {rule}: {}", file.display(), finding.what));
+            context.ui.line(&format!("    {}", finding.text));
+            *if finding.rule.is_none() { &mut errors } else { &mut warnings } += 1;
+            strict |= report.strict;
+        }
+    }
+    let count = |n: usize, what: &str| format!("{n} {what}{}", if n == 1 { "" } else { "s" });
+    let summary = format!("{}, {}", count(errors, "error"), count(warnings, "warning"));
+    if errors > 0 || (strict && warnings > 0) {
+        return Err(Error::new(format!("the Dockerfiles have {summary}")));
+    }
+    context.ui.line(&format!("The Dockerfiles have {summary}"));
+    Ok(())
 }

@@ -290,6 +290,7 @@ impl Context {
             images,
             uplink,
             scratch,
+            caches: self.machine.data_dir().join("caches"),
             cgroup: cgroups.parent(&steps),
             listener: Arc::new(move |title, line| {
                 if quiet {

@@ -128,7 +128,7 @@ async fn home(images: &dyn Images, scratch: &Path) -> crate::engine::Layer {
     fs::create_dir_all(step.root.join("home/docker")).unwrap();
     fs::write(step.root.join("home/docker/hello"), "hello").unwrap();
     let blob = scratch.join("blob");
-    let layer = crate::image::layer::write(&step.changes, &blob).unwrap();
+    let layer = crate::image::layer::write(&step.changes, &blob, None).unwrap();
     images.put_layer(&layer, &blob).await.unwrap();
     images.commit_step(step, &layer).await.unwrap();
     layer

@@ -10,7 +10,7 @@ use containerd_client::services::v1::{
     CreateImageRequest, DeleteImageRequest, GetImageRequest, Image as Record, ListImagesRequest, UpdateImageRequest,
 };
 use containerd_client::types::Descriptor;
-use oci_spec::image::{ImageConfiguration, ImageManifest};
+use oci_spec::image::ImageManifest;
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -40,25 +40,8 @@ impl Images for Containerd {
         let manifest = content::read(&self.client, &target.digest).await.doing(doing)?;
         let manifest: ImageManifest = serde_json::from_slice(&manifest).doing(doing)?;
         let config = content::read(&self.client, manifest.config().digest().as_ref()).await.doing(doing)?;
-        let config: ImageConfiguration = serde_json::from_slice(&config).doing(doing)?;
-        let diff_ids = config.rootfs().diff_ids();
-        if diff_ids.len() != manifest.layers().len() {
-            return Err(Error::new(format!(
-                "image {name} has {} layers in its manifest and {} in its configuration",
-                manifest.layers().len(),
-                diff_ids.len()
-            )));
-        }
-        let layers = diff_ids
-            .iter()
-            .zip(manifest.layers())
-            .map(|(diff_id, blob)| Layer {
-                diff_id: diff_id.clone(),
-                digest: blob.digest().to_string(),
-                size: blob.size(),
-            })
-            .collect();
-        Ok(Some(Image { config, layers }))
+        let blobs: Vec<_> = manifest.layers().iter().map(|blob| (blob.digest().to_string(), blob.size())).collect();
+        Image::read(&config, &blobs).map(Some).doing(doing)
     }
 
     async fn put_image(&self, name: &str, image: &Image, labels: &BTreeMap<String, String>) -> Result<String> {

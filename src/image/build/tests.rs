@@ -87,6 +87,7 @@ impl World {
             images: self.fake.clone(),
             uplink: Arc::new(NoUplink),
             scratch: self.dir.path().join("scratch"),
+            caches: self.dir.path().join("caches"),
             cgroup: None,
             listener: Arc::new(move |title, line| lines.lock().unwrap().push(format!("{title} | {line}"))),
             options,
@@ -151,7 +152,7 @@ async fn a_step_that_fails_is_named_and_costs_itself() {
     world.write("node/Dockerfile", &format!("FROM o/base\nCOPY {} file /file\nRUN fail\n", own()));
     let error = world.build(Options::default()).await.unwrap_err();
     let text = error.to_string();
-    assert!(text.starts_with("cannot build node: ") && text.contains("node/Dockerfile:3: RUN fail"), "{text}");
+    assert!(text.starts_with("cannot build node: ") && text.contains("node/Dockerfile:3:1: RUN fail"), "{text}");
     assert!(text.ends_with("exit code 7"), "{text}");
     assert_eq!(error.details(), ["ran fail"]);
     assert_eq!(world.fake.left(), Vec::<String>::new());
