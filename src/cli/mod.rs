@@ -1,9 +1,9 @@
 //! The only room that knows the terminal: argument vector -> invocations -> commands -> exit code.
 
 mod chain;
-mod given;
 pub mod commands;
 pub mod complete;
+mod given;
 pub mod help;
 pub mod man;
 pub mod parse;

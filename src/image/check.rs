@@ -215,7 +215,7 @@ impl Finder<'_> {
             }
             let globals = evaluate::globals(file, &BTreeMap::new()).unwrap_or_default();
             let declared = |name: &str| globals.contains_key(name) || file.global_args.iter().any(|a| a.name == name);
-            for name in self.variables(file, &stage.from, &|name| globals.get(name).cloned()) {
+            for name in variables(file, &stage.from, &|name| globals.get(name).cloned()) {
                 if !declared(&name) {
                     let what = format!("FROM uses {name}, and no ARG before it declares that");
                     self.warn("UndefinedArgInFrom", stage.line, &name, what);
@@ -248,20 +248,6 @@ impl Finder<'_> {
         }
     }
 
-    /// Names that a text uses and that have no value.
-    fn variables(&self, file: &Dockerfile, text: &str, known: &dyn Fn(&str) -> Option<String>) -> Vec<String> {
-        let unknown = RefCell::new(Vec::new());
-        let lookup = |name: &str| {
-            let value = known(name);
-            if value.is_none() && name.starts_with(|c: char| c.is_alphabetic() || c == '_') {
-                unknown.borrow_mut().push(name.to_owned());
-            }
-            value
-        };
-        let _ = Shell::new(file.directives.escape).word(text, &lookup);
-        unknown.into_inner()
-    }
-
     /// Goes through the steps as a build would, without running any.
     fn evaluate(&self, file: &Dockerfile, args: &BTreeMap<String, String>, context: &Tree) {
         let globals = match evaluate::globals(file, args) {
@@ -276,12 +262,11 @@ impl Finder<'_> {
             }
             let base = base.unwrap_or_default();
             let below = file.stage(&base, index, false);
-            let (mut state, known) = match below {
-                Some(other) => (states[other].0.next_stage(), states[other].1),
-                None => {
-                    let nothing = Image::new(config::new(), Vec::new());
-                    (Evaluation::new(file, nothing, args, &globals, None), base == "scratch")
-                }
+            let (mut state, known) = if let Some(other) = below {
+                (states[other].0.next_stage(), states[other].1)
+            } else {
+                let nothing = Image::new(config::new(), Vec::new());
+                (Evaluation::new(file, nothing, args, &globals, None), base == "scratch")
             };
             let mut has_dir = known;
             for step in &stage.steps {
@@ -336,7 +321,7 @@ impl Finder<'_> {
         }
         if known {
             for text in texts(&step.action) {
-                for name in self.variables(file, text, &|name| state.value(name)) {
+                for name in variables(file, text, &|name| state.value(name)) {
                     if !text.contains(&format!("{name}:-"))
                         && !text.contains(&format!("{name}-"))
                         && !text.contains(&format!("{name}:+"))
@@ -347,6 +332,20 @@ impl Finder<'_> {
             }
         }
     }
+}
+
+/// Names that a text uses and that have no value.
+fn variables(file: &Dockerfile, text: &str, known: &dyn Fn(&str) -> Option<String>) -> Vec<String> {
+    let unknown = RefCell::new(Vec::new());
+    let lookup = |name: &str| {
+        let value = known(name);
+        if value.is_none() && name.starts_with(|c: char| c.is_alphabetic() || c == '_') {
+            unknown.borrow_mut().push(name.to_owned());
+        }
+        value
+    };
+    let _ = Shell::new(file.directives.escape).word(text, &lookup);
+    unknown.into_inner()
 }
 
 /// The texts of an instruction in which variables are replaced.

@@ -311,7 +311,7 @@ impl Copier<'_> {
             }
             let (dir, name) = self.place.of_file(&name, many).doing(doing)?;
             self.entry(tree, &path, &stat, &dir, &name, &mut HashMap::new()).doing(doing)?;
-            self.place.leave(&dir).doing(doing)?;
+            Place::leave(&dir).doing(doing)?;
         }
         Ok(())
     }
@@ -322,7 +322,7 @@ impl Copier<'_> {
         let (mut links, mut directories) = (HashMap::new(), Vec::new());
         for Entry { below, stat } in tree.walk(top, choice).doing(|| format!("cannot read {}", top.display()))? {
             let doing = || format!("cannot copy {}", top.join(&below).display());
-            let parent = self.place.below(&dest, below.parent().unwrap_or(Path::new(""))).doing(doing)?;
+            let parent = Place::below(&dest, below.parent().unwrap_or(Path::new(""))).doing(doing)?;
             let name = below.file_name().unwrap_or_default();
             if kind(&stat) == FileType::Directory {
                 let dir = self.place.make_dir(&parent, name, &below)?;
@@ -334,7 +334,7 @@ impl Copier<'_> {
         }
         // From the inside out: what is made in a directory changes its time.
         for (below, stat) in directories.iter().rev() {
-            let dir = self.place.below(&dest, below).doing(|| format!("cannot open {}", below.display()))?;
+            let dir = Place::below(&dest, below).doing(|| format!("cannot open {}", below.display()))?;
             Place::date(&dir, OsStr::new("."), stat.st_mtime)
                 .doing(|| format!("cannot set the time of {}", below.display()))?;
         }
@@ -420,7 +420,7 @@ impl Copier<'_> {
             Place::date(&dir, &name, time)
         };
         write().doing(doing)?;
-        self.place.leave(&dir).doing(doing)
+        Place::leave(&dir).doing(doing)
     }
 
     fn fetched(&self, fetched: &Fetched, unpack: bool) -> Result<()> {
@@ -470,7 +470,7 @@ mod tests {
             self.dir.path().join("r")
         }
 
-        fn plan(&self, sources: &[&str], dest: &str) -> Plan {
+        fn plan(sources: &[&str], dest: &str) -> Plan {
             let owner = Some((nix::unistd::getuid().as_raw(), nix::unistd::getgid().as_raw()));
             let sources = sources.iter().map(|s| Source::Path((*s).to_owned())).collect();
             Plan { sources, dest: dest.into(), unpack: true, owner, ..Plan::default() }
@@ -483,7 +483,7 @@ mod tests {
         }
 
         fn copy(&self, sources: &[&str], dest: &str) -> Result<()> {
-            self.apply(&self.plan(sources, dest))
+            self.apply(&Self::plan(sources, dest))
         }
 
         fn key(&self, plan: &Plan) -> String {
@@ -511,6 +511,8 @@ mod tests {
         header.set_cksum();
         builder.append(&header, io::empty()).unwrap();
     }
+
+    type Fill<'a> = &'a dyn Fn(&mut tar::Builder<File>);
 
     const REGULAR: tar::EntryType = tar::EntryType::Regular;
 
@@ -566,7 +568,7 @@ mod tests {
         });
         let error = error.unwrap_err().to_string();
         assert!(error.ends_with("d is a directory in the image, and a file cannot take its place"), "{error}");
-        let linked = Plan { link: true, ..world.plan(&["rootfs/"], "/") };
+        let linked = Plan { link: true, ..World::plan(&["rootfs/"], "/") };
         world.apply(&linked).unwrap();
         assert!(fs::symlink_metadata(world.root().join("bin")).unwrap().is_dir());
     }
@@ -590,7 +592,7 @@ mod tests {
     fn the_key_sees_content_and_mode_but_not_time() {
         let world = World::new();
         let file = world.context().join("f");
-        let plan = world.plan(&["f"], "/");
+        let plan = World::plan(&["f"], "/");
         fs::write(&file, "1").unwrap();
         let first = world.key(&plan);
         File::open(&file).unwrap().set_modified(std::time::UNIX_EPOCH).unwrap();
@@ -610,14 +612,14 @@ mod tests {
             fs::create_dir_all(path.parent().unwrap()).unwrap();
             fs::write(path, "").unwrap();
         }
-        world.apply(&Plan { parents: true, ..world.plan(&["a/b/c.txt", "a/./e/*.txt"], "/p/") }).unwrap();
-        world.apply(&Plan { exclude: vec!["**/*.md".into()], ..world.plan(&["a"], "/x") }).unwrap();
-        world.apply(&Plan { parents: true, ..world.plan(&["**/*.txt"], "/all/") }).unwrap();
+        world.apply(&Plan { parents: true, ..World::plan(&["a/b/c.txt", "a/./e/*.txt"], "/p/") }).unwrap();
+        world.apply(&Plan { exclude: vec!["**/*.md".into()], ..World::plan(&["a"], "/x") }).unwrap();
+        world.apply(&Plan { parents: true, ..World::plan(&["**/*.txt"], "/all/") }).unwrap();
         for there in ["p/a/b/c.txt", "p/e/f.txt", "x/b/c.txt", "all/a/b/c.txt", "all/a/e/f.txt"] {
             assert!(world.root().join(there).exists(), "{there}");
         }
         assert!(!world.root().join("x/b/d.md").exists() && !world.root().join("all/a/b/d.md").exists());
-        let missing = Plan { parents: true, ..world.plan(&["a/none"], "/p/") };
+        let missing = Plan { parents: true, ..World::plan(&["a/none"], "/p/") };
         assert!(world.apply(&missing).unwrap_err().to_string().contains("there is no \"a/none\""));
     }
 
@@ -654,7 +656,6 @@ mod tests {
         fs::write(outside.join("secret"), "secret").unwrap();
         let to = outside.to_str().unwrap().to_owned();
         let symlink = tar::EntryType::Symlink;
-        type Fill<'a> = &'a dyn Fn(&mut tar::Builder<File>);
         let attacks: [(&str, Fill<'_>, bool); 11] = [
             ("..", &|b| entry(b, b"../evil", REGULAR, ""), true),
             ("a .. in the middle", &|b| entry(b, b"a/../../evil", REGULAR, ""), true),
@@ -716,12 +717,12 @@ mod tests {
         builder.into_inner().unwrap().finish().unwrap();
         let tree = Tree::context(&Root::beneath(&world.context()).unwrap()).unwrap();
         let add =
-            |limit| apply(&world.plan(&["b.tgz"], "/"), &Supply { tree: &tree, fetched: &[], limit }, &world.root());
+            |limit| apply(&World::plan(&["b.tgz"], "/"), &Supply { tree: &tree, fetched: &[], limit }, &world.root());
         assert!(add(1 << 20).unwrap_err().to_string().ends_with("it unpacks to more than 1 MiB"));
         add(65 << 20).unwrap();
         world.tar(&|b| (0..300).for_each(|n| entry(b, format!("f{n}").as_bytes(), REGULAR, "")));
         let many =
-            |limit| apply(&world.plan(&["x.tar"], "/"), &Supply { tree: &tree, fetched: &[], limit }, &world.root());
+            |limit| apply(&World::plan(&["x.tar"], "/"), &Supply { tree: &tree, fetched: &[], limit }, &world.root());
         assert!(
             many(1 << 20).unwrap_err().to_string().ends_with("it unpacks to more than 1 MiB"),
             "empty files count too"

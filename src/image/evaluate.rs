@@ -69,6 +69,9 @@ const PROXIES: [&str; 10] = [
     "all_proxy",
 ];
 
+/// What the kernel takes as one argument, in bytes.
+const LONGEST: usize = 128 << 10;
+
 /// What a stage can name besides its own: the context, and the images of `--from`.
 pub(super) struct Around<'a> {
     pub(super) context: &'a Tree,
@@ -243,8 +246,6 @@ impl Evaluation {
             }
             (words, _) => self.argv(words),
         };
-        // What the kernel takes as one argument, in bytes.
-        const LONGEST: usize = 128 << 10;
         if let Some(long) = argv.iter().find(|word| word.len() >= LONGEST) {
             return Err(Error::new(format!(
                 "the command has {} bytes, and Linux takes {} at most",

@@ -182,7 +182,7 @@ impl Builder {
         if let Some(name) = &wanted.env {
             let value = std::str::from_utf8(bytes).map_err(|_| Error::new(format!("the secret {id:?} is no text")))?;
             let name = if name.is_empty() { id } else { name };
-            mounted.env.push(format!("{name}={}", value));
+            mounted.env.push(format!("{name}={value}"));
             if wanted.target.is_none() {
                 return Ok(None);
             }

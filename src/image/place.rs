@@ -84,7 +84,7 @@ impl<'a> Place<'a> {
     }
 
     /// A directory below the destination that is known to be there.
-    pub(super) fn below(&self, dest: &OwnedFd, below: &Path) -> io::Result<OwnedFd> {
+    pub(super) fn below(dest: &OwnedFd, below: &Path) -> io::Result<OwnedFd> {
         let below = if below.as_os_str().is_empty() { Path::new(".") } else { below };
         let inside = rustix::fs::ResolveFlags::BENEATH | rustix::fs::ResolveFlags::NO_SYMLINKS;
         Ok(rustix::fs::openat2(dest, below, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty(), inside)?)
@@ -129,7 +129,7 @@ impl<'a> Place<'a> {
     }
 
     /// A directory has got something: its time is the same each day.
-    pub(super) fn leave(&self, dir: &OwnedFd) -> io::Result<()> {
+    pub(super) fn leave(dir: &OwnedFd) -> io::Result<()> {
         Self::date(dir, OsStr::new("."), EPOCH)
     }
 

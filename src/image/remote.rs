@@ -39,7 +39,8 @@ impl GitSource {
             .split_once('@')
             .is_some_and(|(user, rest)| !user.contains(['/', ':']) && !user.is_empty() && rest.contains(':'));
         let by_scheme = ["git://", "ssh://"].iter().any(|scheme| url.starts_with(scheme));
-        if !of_ssh && !by_scheme && !(is_url(url) && url.trim_end_matches('/').ends_with(".git")) {
+        let of_http = is_url(url) && url.trim_end_matches('/').strip_suffix(".git").is_some();
+        if !(of_ssh || by_scheme || of_http) {
             return Ok(None);
         }
         let (reference, subdir) = fragment.map_or((None, None), |f| match f.split_once(':') {
@@ -57,7 +58,7 @@ impl GitSource {
 
     /// With what options say of it.
     pub(super) fn with(self, checksum: Option<String>, keep_git_dir: bool) -> Self {
-        Self { checksum, keep_git_dir, ..self }
+        Self { keep_git_dir, checksum, ..self }
     }
 
     /// What of it counts in a layer.

@@ -76,14 +76,13 @@ impl Builder {
         let mut process = state.process(run.argv.clone(), &Root::open(&step.root)?)?;
         let mut mounted = Mounted::default();
         let made = self.mount(&mut mounted, step, run, &process.cwd, around).await;
-        let ran = match made {
-            Err(e) => Err(e),
-            Ok(()) => {
-                process.env.append(&mut mounted.env);
-                let mounts = std::mem::take(&mut mounted.mounts);
-                let sandbox = Sandbox { mounts, network: run.network, ..Sandbox::default() };
-                self.run_in(step, process, sandbox, &definition.title).await
-            }
+        let ran = if let Err(e) = made {
+            Err(e)
+        } else {
+            process.env.append(&mut mounted.env);
+            let mounts = std::mem::take(&mut mounted.mounts);
+            let sandbox = Sandbox { mounts, network: run.network, ..Sandbox::default() };
+            self.run_in(step, process, sandbox, &definition.title).await
         };
         let unmounted = self.unmount(mounted).await;
         let (code, tail) = ran?;

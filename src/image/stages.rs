@@ -103,13 +103,12 @@ impl<'a> Job<'a> {
         let stage = &self.source.file.stages[index];
         let told = |e: Error| Some(self.source.told(stage.line, e));
         let base = evaluate::base(&self.source.file, stage, &self.globals).map_err(told)?;
-        let mut state = match self.source.file.stage(&base, index, false) {
-            Some(other) => self.stage(other).await?.next_stage(),
-            None => {
-                let image = self.outside(&base).await.map_err(Some)?;
-                let epoch = self.builder.options.epoch;
-                Evaluation::new(&self.source.file, image, &self.given, &self.globals, epoch)
-            }
+        let mut state = if let Some(other) = self.source.file.stage(&base, index, false) {
+            self.stage(other).await?.next_stage()
+        } else {
+            let image = self.outside(&base).await.map_err(Some)?;
+            let epoch = self.builder.options.epoch;
+            Evaluation::new(&self.source.file, image, &self.given, &self.globals, epoch)
         };
         self.say_step(&stage.text.replacen(&stage.from, &base, 1));
         let triggers = state.take_triggers();

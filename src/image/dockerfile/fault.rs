@@ -47,8 +47,8 @@ impl Fault {
     /// Line and column, from 1, of the part that it is about, or of the instruction.
     pub(in crate::image) fn place(&self, text: &str) -> (usize, usize) {
         let found = self.about.as_deref().filter(|part| !part.is_empty()).and_then(|part| {
-            let lines = text.lines().enumerate().skip(self.line.saturating_sub(1)).take(1000);
-            lines.filter_map(|(at, line)| Some((at + 1, line[..line.find(part)?].chars().count() + 1))).next()
+            let mut lines = text.lines().enumerate().skip(self.line.saturating_sub(1)).take(1000);
+            lines.find_map(|(at, line)| Some((at + 1, line[..line.find(part)?].chars().count() + 1)))
         });
         found.unwrap_or_else(|| {
             let line = text.lines().nth(self.line.saturating_sub(1)).unwrap_or_default();
