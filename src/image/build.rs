@@ -34,6 +34,8 @@ pub struct Options {
     pub epoch: Option<i64>,
     /// What an archive or a download may have at most, in bytes; none: what no honest one reaches.
     pub unpack_limit: Option<u64>,
+    /// ARGs that were given by name: a Dockerfile has to know each.
+    pub named: Vec<String>,
     /// Whether steps may be in the network of the host.
     pub host_network: bool,
     /// For `RUN --mount=type=secret`, by id.
@@ -88,6 +90,9 @@ impl Builder {
     /// Builds all definitions. Returns tags and image ids in their order.
     pub async fn build(&self, definitions: &[Definition]) -> Result<Vec<(String, String)>> {
         let parsed = definitions.iter().map(|d| order::parse(&d.context).map(Arc::new)).collect::<Result<Vec<_>>>()?;
+        for name in self.options.named.iter().filter(|name| !parsed.iter().any(|source| source.takes(name))) {
+            (self.listener)("build", &format!("No Dockerfile has an ARG {name}: it is not used"));
+        }
         let bases = bases(definitions, &parsed, &self.options.args)?;
         let order = order(definitions, &bases)?;
         let images = self.images.as_ref();

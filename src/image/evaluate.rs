@@ -72,6 +72,11 @@ const PROXIES: [&str; 10] = [
 /// What the kernel takes as one argument, in bytes.
 const LONGEST: usize = 128 << 10;
 
+/// Whether an ARG means something without being declared.
+pub(super) fn is_predefined(name: &str) -> bool {
+    PROXIES.contains(&name) || name.starts_with("BUILD") || name.starts_with("TARGET")
+}
+
 /// What a stage can name besides its own: the context, and the images of `--from`.
 pub(super) struct Around<'a> {
     pub(super) context: &'a Tree,

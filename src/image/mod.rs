@@ -7,6 +7,7 @@ mod base;
 pub mod bootstrap;
 pub mod build;
 pub mod cache;
+pub mod caches;
 pub mod check;
 mod config;
 mod copy;

@@ -1,17 +1,18 @@
 //! `RUN --mount`: makes what is mounted into a step, and takes away what is left of it.
 
 use super::build::Builder;
+use super::caches;
 use super::copy::{self, Plan, Source, Supply};
-use super::dockerfile::mount::{Kind, Mount as Wanted, Sharing};
+use super::dockerfile::mount::{Kind, Mount as Wanted};
 use super::evaluate::{Around, Running};
 use super::pattern::cleaned;
 use super::tree::Tree;
-use crate::engine::{Image, Mount, StepRoot, sha256};
+use crate::engine::{Image, Mount, StepRoot};
 use crate::error::{Doing as _, Error, Result};
 use crate::host;
 use crate::rooted::Root;
 use rustix::fs::{AtFlags, Mode, Timestamps};
-use std::fs::{self, File};
+use std::fs;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
@@ -125,29 +126,12 @@ impl Builder {
 
     async fn cache(&self, mounted: &mut Mounted, wanted: &Wanted, target: &str, around: &Around<'_>) -> Result<Mount> {
         let id = wanted.id.as_deref().unwrap_or(target);
-        let hashed = sha256(id.as_bytes());
-        let all = &self.caches;
-        host::private_dir(all)?;
-        let mut name = hashed.trim_start_matches("sha256:")[..32].to_owned();
-        if wanted.sharing == Sharing::Private {
-            name = free(all, &name, &mut mounted.locks)?;
-        } else {
-            let file = lock_file(all, &name)?;
-            let doing = || format!("cannot lock the cache {id:?}");
-            let locked = if wanted.sharing == Sharing::Locked {
-                self.cancel
-                    .run_until_cancelled(host::lock_patiently(file))
-                    .await
-                    .ok_or_else(Error::interrupted)?
-                    .doing(doing)?
-            } else {
-                host::share(file).doing(doing)?
-            };
-            mounted.locks.push(locked);
-        }
-        let dir = all.join(&name);
+        let (dir, lock) = caches::take(&self.caches, id, wanted.sharing, &self.cancel).await?;
+        mounted.locks.push(lock);
         if fs::symlink_metadata(&dir).is_err() {
-            let new = all.join(format!("{name}.{:08x}.new", rand::random::<u32>()));
+            let mut new = dir.clone().into_os_string();
+            new.push(format!(".{:08x}.new", rand::random::<u32>()));
+            let new = PathBuf::from(new);
             fs::create_dir(&new).doing(|| format!("cannot create {}", new.display()))?;
             if wanted.from.is_some() {
                 let tree = Tree::image(Root::open(&self.shown(mounted, wanted, around).await?)?);
@@ -264,29 +248,6 @@ fn new_file(private: &Path, mounted: &mut Mounted, bytes: &[u8], (mode, uid, gid
     std::os::unix::fs::chown(&path, Some(uid), Some(gid)).doing(doing)?;
     fs::set_permissions(&path, fs::Permissions::from_mode(mode)).doing(doing)?;
     Ok(path)
-}
-
-fn lock_file(all: &Path, name: &str) -> Result<File> {
-    let path = all.join(format!("{name}.lock"));
-    File::options()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .open(&path)
-        .doing(|| format!("cannot open {}", path.display()))
-}
-
-/// The first of a row of caches that nobody uses.
-fn free(all: &Path, name: &str, locks: &mut Vec<host::Lock>) -> Result<String> {
-    for number in 0..1000 {
-        let name = format!("{name}.{number}");
-        let doing = || format!("cannot lock the cache {name}");
-        if let Ok(lock) = host::try_lock(lock_file(all, &name)?).doing(doing)? {
-            locks.push(lock);
-            return Ok(name);
-        }
-    }
-    Err(Error::new("a thousand steps have private caches of this name"))
 }
 
 /// What the runtime will have to make for a mount; none where it is there.

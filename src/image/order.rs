@@ -1,6 +1,6 @@
 //! Which images there are to build, what each starts from, and which comes first.
 
-use super::dockerfile::{self, Action, Dockerfile, Fault, Step, short};
+use super::dockerfile::{self, Action, Argument, Dockerfile, Fault, Step, short};
 use super::evaluate;
 use super::name::Name;
 use crate::error::{Error, Result};
@@ -56,6 +56,14 @@ impl Source {
     pub(super) fn told(&self, line: usize, error: Error) -> Error {
         let (line, column) = Fault::at(line, "").place(&self.text);
         error.within(format!("{}:{line}:{column}: {}", self.path.display(), short(self.line(line))))
+    }
+
+    /// Whether it has an ARG of this name, or needs none for it.
+    pub(super) fn takes(&self, name: &str) -> bool {
+        let declares = |arguments: &[Argument]| arguments.iter().any(|argument| argument.name == name);
+        let steps = self.file.stages.iter().flat_map(|stage| &stage.steps);
+        let mut declared = steps.filter_map(|step| if let Action::Arg(all) = &step.action { Some(all) } else { None });
+        declares(&self.file.global_args) || declared.any(|all| declares(all)) || evaluate::is_predefined(name)
     }
 
     fn line(&self, line: usize) -> &str {

@@ -178,7 +178,8 @@ pub(super) fn fetch(source: &GitSource, context: &Root, scratch: &Path) -> Resul
     let workshop = Workshop::new(context, scratch)?;
     let commit = source.commit.as_deref().unwrap_or_default();
     let git = |args: &[&str]| workshop.git.run(args).doing(doing);
-    git(&["clone", "--quiet", "--no-checkout", "--", &source.url, "tree"])?;
+    let clone = ["-c", "core.logAllRefUpdates=false", "clone", "--quiet", "--no-checkout", "--template=", "--"];
+    git(&[&clone[..], &[&source.url, "tree"]].concat())?;
     let tree =
         Git { owner: workshop.git.owner, dir: workshop.dir.path().join("tree"), repository: None, offline: false };
     if tree.run(&["cat-file", "-e", commit]).is_err() {

@@ -193,6 +193,7 @@ impl<'a> Job<'a> {
         for source in &mut copying.plan.sources {
             match source {
                 CopySource::Url { url, checksum: checksum @ None, .. } => {
+                    self.say(&format!("Downloading {url}"));
                     let (file, digest) = remote::download(url, None, scratch, limit).await?;
                     *checksum = Some(digest);
                     fetched.push(Some(file));

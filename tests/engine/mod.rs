@@ -3,6 +3,7 @@
 mod compat;
 mod contract;
 mod dockerfiles;
+mod given;
 mod readme;
 mod surroundings;
 

@@ -97,6 +97,7 @@ impl Params {
             elsewhere: BTreeMap::new(),
             epoch: given::epoch()?,
             unpack_limit: self.unpack_limit,
+            named: self.build_args.iter().map(|(name, _)| name.clone()).collect(),
             host_network: self.allow.iter().any(|what| what == "network.host"),
             secrets: secrets.collect::<Result<_>>()?,
             agents: self.agents.iter().cloned().collect(),
@@ -110,6 +111,9 @@ pub(super) async fn run(context: &mut Context, params: Params) -> Result<()> {
     }
     let workdir = context.locked_workdir().await?;
     let options = params.options(&workdir)?;
+    if options.host_network && context.machine.is_rootless() {
+        return Err(Error::new("without root no step can be in the network of the host").hint("leave --allow out"));
+    }
     let engine = context.engine().await?;
     preflight::build(engine.as_ref(), &workdir, &context.files(&workdir))?
         .iter()

@@ -6,12 +6,14 @@ use crate::engine::State;
 use crate::engine::select::Backend;
 use crate::error::Result;
 use crate::image::cache::CACHE;
+use crate::image::caches;
 use serde::Serialize;
 use std::collections::BTreeSet;
 
 /// Remove stopped containers and images that nothing needs
 ///
-/// Removes this environment's containers that do not run, and cached build steps that none of the images uses.
+/// Removes this environment's containers that do not run, cached build steps that none of the images uses, and what
+/// RUN --mount=type=cache has kept.
 #[derive(Debug, Clone, PartialEq, clap::Args, Serialize)]
 #[command(after_help = "Examples:
   oardocker clean
@@ -46,6 +48,10 @@ pub(super) async fn run(context: &mut Context) -> Result<()> {
     images.remove_images(&unused).await?;
     if !unused.is_empty() {
         context.ui.line(&format!("Removed {} cached build steps", unused.len()));
+    }
+    let caches = caches::remove_unused(&context.machine.data_dir().join("caches"))?;
+    if caches > 0 {
+        context.ui.line(&format!("Removed {caches} caches of build steps"));
     }
     Ok(())
 }
