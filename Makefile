@@ -12,7 +12,7 @@ OAR = target/oar.tar.gz
 OAR3 = target/oar3.tar
 BINARY = target/debug/oardocker
 
-.PHONY: all deps demo test unit soak vm lint bench clean build
+.PHONY: all deps demo test unit soak fuzz vm lint bench clean build
 
 all: build
 
@@ -49,6 +49,10 @@ unit:
 # Every command killed at 200 random instants on each engine; OARDOCKER_TEST_SEED=N repeats a run.
 soak: build
 	OARDOCKER_TEST_KILLS=$${OARDOCKER_TEST_KILLS:-200} cargo test --test main killed_at_random -- --nocapture --test-threads=1
+
+# Hostile Dockerfiles, ignore files and archives, ten minutes each; OARDOCKER_TEST_SEED=N repeats a run.
+fuzz:
+	OARDOCKER_TEST_FUZZ=$${OARDOCKER_TEST_FUZZ:-600} cargo test --lib fuzz -- --nocapture
 
 # A cluster of an ordinary user, in a virtual machine: minutes with KVM, an hour where QEMU emulates the processor.
 vm: build

@@ -14,6 +14,8 @@ mod copy;
 mod dockerfile;
 mod evaluate;
 mod extract;
+#[cfg(test)]
+mod fuzz;
 pub mod layer;
 mod mode;
 mod mounts;
