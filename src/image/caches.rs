@@ -64,7 +64,7 @@ pub fn remove_unused(all: &Path) -> Result<usize> {
         // What a build was making of it when it was killed.
         for left in root.names(Path::new("/")).doing(doing)? {
             let text = left.to_string_lossy();
-            if text.strip_prefix(cache).is_some_and(|rest| rest.starts_with('.') && rest.ends_with(".new")) {
+            if text.strip_prefix(cache).and_then(|rest| rest.strip_prefix('.')?.strip_suffix(".new")).is_some() {
                 root.remove(Path::new(&left))?;
             }
         }
