@@ -12,6 +12,7 @@ use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::mpsc::RecvTimeoutError;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -257,7 +258,7 @@ impl Workdir {
     }
 
     pub fn run(&self, args: &[&str]) -> Output {
-        self.command(args).output().unwrap()
+        in_time(&mut self.command(args))
     }
 
     /// Runs, fails the test unless the program succeeds, returns its output.
@@ -312,6 +313,28 @@ impl Workdir {
     pub fn env_id(&self) -> String {
         fs::read_to_string(self.root.join(".oardocker/env_id")).unwrap().trim().to_owned()
     }
+}
+
+/// No command of a test takes longer, on the slowest machine with the slowest network.
+const LONGEST: Duration = Duration::from_secs(900);
+
+/// The output of a command. One that hangs is ended, and what runs then is shown: a run that is cut short from outside says nothing.
+fn in_time(command: &mut Command) -> Output {
+    let child = command.process_group(0).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let (pid, shown) = (i32::try_from(child.id()).unwrap(), format!("{command:?}"));
+    let (done, ended) = std::sync::mpsc::channel::<()>();
+    let watch = std::thread::spawn(move || {
+        if ended.recv_timeout(LONGEST) != Err(RecvTimeoutError::Timeout) {
+            return;
+        }
+        let all = Command::new("ps").args(["-eo", "pid,ppid,pgid,stat,wchan:32,etimes,args", "--forest"]).output();
+        println!("{shown} hangs:\n{}", texts(&all.unwrap()).0);
+        let _ = nix::sys::signal::killpg(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL);
+    });
+    let out = child.wait_with_output().unwrap();
+    drop(done);
+    watch.join().unwrap();
+    out
 }
 
 pub fn texts(out: &Output) -> (String, String) {
