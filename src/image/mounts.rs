@@ -3,7 +3,7 @@
 use super::build::Builder;
 use super::caches;
 use super::copy::{self, Plan, Source, Supply};
-use super::dockerfile::mount::{Kind, Mount as Wanted};
+use super::dockerfile::mount::{Kind, Mount as Wanted, Sharing};
 use super::evaluate::{Around, Running};
 use super::pattern::cleaned;
 use super::tree::Tree;
@@ -27,8 +27,10 @@ pub(super) struct Mounted {
     pub(super) env: Vec<String>,
     /// Trees that are shown and thrown away.
     steps: Vec<StepRoot>,
-    /// Caches that nobody else uses meanwhile.
+    /// Those of caches.
     locks: Vec<host::Lock>,
+    /// Caches that this step has already: it does not wait for itself.
+    caches: Vec<(String, PathBuf, Sharing)>,
     agents: Vec<AbortOnDropHandle<()>>,
     /// Whether the caller's secrets go to files here.
     private: Option<PathBuf>,
@@ -126,8 +128,16 @@ impl Builder {
 
     async fn cache(&self, mounted: &mut Mounted, wanted: &Wanted, target: &str, around: &Around<'_>) -> Result<Mount> {
         let id = wanted.id.as_deref().unwrap_or(target);
-        let (dir, lock) = caches::take(&self.caches, id, wanted.sharing, &self.cancel).await?;
-        mounted.locks.push(lock);
+        let same = mounted.caches.iter().find(|(known, _, sharing)| known == id && *sharing == wanted.sharing);
+        let dir = match same.filter(|_| wanted.sharing != Sharing::Private) {
+            Some((_, dir, _)) => dir.clone(),
+            None => {
+                let (dir, lock) = caches::take(&self.caches, id, wanted.sharing, &self.cancel).await?;
+                mounted.locks.push(lock);
+                mounted.caches.push((id.to_owned(), dir.clone(), wanted.sharing));
+                dir
+            }
+        };
         if fs::symlink_metadata(&dir).is_err() {
             let mut new = dir.clone().into_os_string();
             new.push(format!(".{:08x}.new", rand::random::<u32>()));

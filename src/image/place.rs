@@ -181,7 +181,10 @@ impl<'a> Place<'a> {
         if kind == FileType::CharacterDevice && device == 0 {
             return Err(io::Error::other("it is the device 0:0, which layers use for what is deleted"));
         }
-        Ok(mknodat(dir, name, kind, Mode::from_raw_mode(0o600), device)?)
+        mknodat(dir, name, kind, Mode::from_raw_mode(0o600), device).map_err(|e| match e {
+            rustix::io::Errno::PERM => io::Error::other("without root no device can be made"),
+            e => e.into(),
+        })
     }
 }
 

@@ -12,7 +12,7 @@ use super::tree::Tree;
 use crate::engine::Image;
 use crate::error::{Doing as _, Error, Result};
 use futures::FutureExt as _;
-use futures::future::{BoxFuture, try_join_all};
+use futures::future::{BoxFuture, join_all};
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -32,7 +32,8 @@ pub(super) struct Job<'a> {
     /// Images of this build, by the names that Dockerfiles have for them.
     known: &'a BTreeMap<String, Arc<Image>>,
     cache: &'a Cache,
-    stages: Vec<OnceCell<Evaluation>>,
+    /// One that failed is not tried again.
+    stages: Vec<OnceCell<Result<Evaluation, Stop>>>,
     outside: Mutex<BTreeMap<String, Arc<OnceCell<Image>>>>,
     said: AtomicUsize,
 }
@@ -87,7 +88,8 @@ impl<'a> Job<'a> {
     }
 
     fn stage(&self, index: usize) -> BoxFuture<'_, Result<&Evaluation, Stop>> {
-        self.stages[index].get_or_try_init(move || self.make(index)).boxed()
+        let made = self.stages[index].get_or_init(move || self.make(index));
+        made.map(|made| made.as_ref().map_err(Clone::clone)).boxed()
     }
 
     /// An image of a name: of this build, else from elsewhere, asked for once.
@@ -143,7 +145,8 @@ impl<'a> Job<'a> {
                 Ok((name, image))
             }
         };
-        Ok(try_join_all(names.map(one)).await?.into_iter().collect())
+        // All of them to their ends: none may be at work on the engine when an error is told.
+        join_all(names.map(one)).await.into_iter().collect()
     }
 
     async fn steps(&self, state: &mut Evaluation, steps: &[Step], around: &Around<'_>) -> Result<(), Stop> {

@@ -207,3 +207,21 @@ async fn whatever_a_store_refuses_no_step_stays_and_the_next_build_goes_on() {
         }
     }
 }
+
+#[tokio::test]
+async fn stages_are_made_once_and_all_end_when_one_fails() {
+    let world = World::new();
+    let stages = "FROM o/base AS a\nRUN fail\nFROM o/base AS b\nRUN two\nFROM a AS c\nFROM scratch\n\
+                  COPY --from=a /x /x\nCOPY --from=b /file /y\nCOPY --from=c /x /z\n";
+    world.write("node/Dockerfile", stages);
+    let error = world.build(Options::default()).await.unwrap_err().to_string();
+    assert!(error.contains("node/Dockerfile:2:1: RUN fail"), "{error}");
+    assert_eq!(world.fake.left(), Vec::<String>::new());
+    let ran = |line: &str| world.lines.lock().unwrap().iter().filter(|said| said.ends_with(line)).count();
+    assert_eq!((ran("ran fail"), ran("ran two")), (1, 1), "the one that failed is not tried again");
+    let copied =
+        format!("FROM o/base AS a\nRUN unused fail\nFROM o/base AS b\nFROM b\nCOPY {} --from=b /etc /etc2\n", own());
+    world.write("node/Dockerfile", &copied);
+    world.build(Options::default()).await.unwrap();
+    assert_eq!(ran("ran unused fail"), 0, "nothing needs it");
+}
