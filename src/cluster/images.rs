@@ -2,10 +2,11 @@
 
 use super::{COMMENT_LABEL, ENV_LABEL};
 use crate::cgroup::Cgroups;
-use crate::engine::{Engine, Image, ImageRecord, Images, Mount, ProcessSpec};
+use crate::engine::{Engine, Image, ImageRecord, Images, Layer, Mount, ProcessSpec, sha256};
 use crate::error::{Doing as _, Error, Result};
 use crate::host::{Machine, write_file};
 use crate::image::build::Builder;
+use crate::image::cache;
 use crate::image::name::Name;
 use crate::image::order::{self, Definition};
 use crate::image::run::Sandbox;
@@ -15,6 +16,8 @@ use crate::rooted::Root;
 use crate::source::{Form, PACKAGES, Prepared};
 use crate::workdir::{Workdir, templates};
 use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
+use serde_json::json;
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -166,16 +169,32 @@ pub struct Installed {
     pub notes: Vec<String>,
 }
 
-/// Runs each role's install script on its `:base` image and keeps the result as `:latest`.
+/// What an install script says of its end: what is on the image, and what its user should know.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+struct Said {
+    comment: String,
+    notes: Vec<String>,
+}
+
+/// Label of a kept install: what its script said.
+const SAID_LABEL: &str = "oardocker.said";
+
+/// The largest label that a containerd takes, in bytes, with room for its name.
+const LARGEST_LABEL: usize = 4000;
+
+/// Runs each role's install script on its `:base` image and keeps the result as `:latest`; `again`: also where the same source was
+/// installed on the same image before.
 pub async fn install(
     builder: &Builder,
     engine: &dyn Engine,
     workdir: &Workdir,
     source: &Prepared,
+    again: bool,
 ) -> Result<Vec<Installed>> {
     let script = installer(workdir)?;
-    let work = workdir.manifest.install_on.iter().map(|role| install_on(builder, workdir, source, script, role));
-    let outcomes = futures::future::join_all(work).await;
+    let digest = source.digest()?;
+    let job = Job { builder, workdir, source, script, digest: digest.as_deref(), again };
+    let outcomes = futures::future::join_all(workdir.manifest.install_on.iter().map(|role| job.on(role))).await;
     let (mut done, mut errors) = (Vec::new(), Vec::new());
     for outcome in outcomes {
         match outcome {
@@ -187,81 +206,121 @@ pub async fn install(
     if let Some(first) = errors.into_iter().next() {
         return Err(first);
     }
+    // A tree that has changed meanwhile may be in the images in part: that is not found again.
+    let same = digest.is_some() && source.digest()? == digest;
     let mut named = Vec::new();
-    for (role, image, said) in done {
-        let comment = comment(&said, &workdir.manifest.install_software_name);
+    for Done { role, image, said, key } in done {
         let labels = BTreeMap::from([
             (ENV_LABEL.to_owned(), workdir.env_id.clone()),
-            (COMMENT_LABEL.to_owned(), comment.clone()),
+            (COMMENT_LABEL.to_owned(), said.comment.clone()),
         ]);
         let name = workdir.engine_name(&role, "latest");
         // Loaded first: one that cannot be leaves the role the image that it had.
         load(builder, engine, &role, &name, &image).await?;
         let id = builder.images.put_image(&name, &image, &labels).await?;
-        let notes = said.iter().filter_map(|l| l.strip_prefix("note: ")).map(Into::into).collect();
-        named.push(Installed { name: workdir.image_name(&role, "latest"), id, comment, notes });
+        if let Some(key) = key.filter(|_| same) {
+            keep(builder.images.as_ref(), &key, &image, &said).await?;
+        }
+        let name = workdir.image_name(&role, "latest");
+        named.push(Installed { name, id, comment: said.comment, notes: said.notes });
     }
     Ok(named)
 }
 
-async fn install_on(
-    builder: &Builder,
-    workdir: &Workdir,
-    source: &Prepared,
-    script: &str,
-    role: &str,
-) -> Result<(String, Image, Vec<String>)> {
-    let name = workdir.engine_name(role, "base");
-    let mut image = builder
-        .images
-        .image(&name)
-        .await?
-        .ok_or_else(|| Error::new(format!("image {} is not there", workdir.image_name(role, "base"))))?;
-    let (argument, mounted) = match &source.form {
-        Form::File(path) => (format!("{SOURCE_INSIDE}/oar.tar.gz"), Some(path)),
-        Form::Directory(path) => (format!("{SOURCE_INSIDE}/oar"), Some(path)),
-        Form::Packages => (PACKAGES.to_owned(), None),
-    };
-    let env = image.env();
-    let process = ProcessSpec {
-        args: vec![script.to_owned(), argument.clone()],
-        env: env.into_iter().chain(["HOME=/root".to_owned()]).collect(),
-        cwd: "/root".into(),
-        ..ProcessSpec::default()
-    };
-    let mut mounts = vec![
-        Mount {
-            target: "/tmp".into(),
-            kind: "tmpfs".into(),
-            source: "tmpfs".into(),
-            options: ["nosuid", "nodev", "mode=1777"].map(Into::into).to_vec(),
-        },
-        Mount {
-            target: "/run".into(),
-            kind: "tmpfs".into(),
-            source: "tmpfs".into(),
-            options: ["nosuid", "nodev", "mode=755"].map(Into::into).to_vec(),
-        },
-    ];
-    mounts.extend(mounted.map(|path| Mount::bind(path.to_string_lossy(), argument, true)));
-    let step = builder.images.begin_step(image.chain_id().as_deref()).await?;
-    let mut said = Vec::new();
-    let outcome = async {
-        let sandbox = Sandbox { mounts, capabilities: vec!["CAP_SYS_ADMIN".into()], ..Sandbox::default() };
-        let (code, tail) = builder.run_in(&step, process, sandbox, role).await?;
-        if code != 0 {
-            return Err(match why(&tail) {
-                Some((error, said)) => Error::new(format!("{} ({role})", error.trim_end_matches(':'))).detail(said),
-                None => Error::new(format!("{script} ended with exit code {code} on {role}")).detail(tail),
-            });
-        }
-        said = tail;
-        builder.store(&step).await
+async fn keep(images: &dyn Images, key: &str, image: &Image, said: &Said) -> Result<()> {
+    let text = serde_json::to_string(said).doing(|| "cannot write what the script said".into())?;
+    if text.len() > LARGEST_LABEL {
+        return Ok(());
     }
-    .await;
-    let layer = builder.finish(step, outcome).await?;
-    image.layers.push(layer);
-    Ok((role.to_owned(), image, said))
+    cache::keep_with(images, key, image, BTreeMap::from([(SAID_LABEL.to_owned(), text)])).await
+}
+
+/// One install.
+struct Job<'a> {
+    builder: &'a Builder,
+    workdir: &'a Workdir,
+    source: &'a Prepared,
+    script: &'a str,
+    digest: Option<&'a str>,
+    again: bool,
+}
+
+/// A role's image with OAR.
+struct Done {
+    role: String,
+    image: Image,
+    said: Said,
+    /// What it can be found by, if it was made now.
+    key: Option<String>,
+}
+
+impl Job<'_> {
+    async fn on(&self, role: &str) -> Result<Done> {
+        let images = self.builder.images.as_ref();
+        let missing = || Error::new(format!("image {} is not there", self.workdir.image_name(role, "base")));
+        let name = self.workdir.engine_name(role, "base");
+        let mut image = images.image(&name).await?.ok_or_else(missing)?;
+        let argument = match &self.source.form {
+            Form::File(_) => format!("{SOURCE_INSIDE}/oar.tar.gz"),
+            Form::Directory(_) => format!("{SOURCE_INSIDE}/oar"),
+            Form::Packages => PACKAGES.to_owned(),
+        };
+        let key = self.digest.map(|digest| {
+            let all = json!({"install": self.script, "argument": argument, "source": digest, "on": image.chain_id(), "env": image.env()});
+            sha256(all.to_string().as_bytes()).trim_start_matches("sha256:").to_owned()
+        });
+        if let Some(key) = key.as_ref().filter(|_| !self.again)
+            && let Some((layer, labels)) = cache::find(images, key, &image).await?
+            && let Some(said) = labels.get(SAID_LABEL).and_then(|text| serde_json::from_str(text).ok())
+        {
+            (self.builder.listener)(role, " ---> Using cache");
+            image.layers.push(layer);
+            return Ok(Done { role: role.to_owned(), image, said, key: None });
+        }
+        let (layer, lines) = self.run(role, &image, &argument).await?;
+        image.layers.push(layer);
+        let notes = lines.iter().filter_map(|l| l.strip_prefix("note: ")).map(Into::into).collect();
+        let said = Said { comment: comment(&lines, &self.workdir.manifest.install_software_name), notes };
+        Ok(Done { role: role.to_owned(), image, said, key })
+    }
+
+    /// Runs the script; its layer, and its last lines.
+    async fn run(&self, role: &str, image: &Image, argument: &str) -> Result<(Layer, Vec<String>)> {
+        let (builder, script) = (self.builder, self.script);
+        let process = ProcessSpec {
+            args: vec![script.to_owned(), argument.to_owned()],
+            env: image.env().into_iter().chain(["HOME=/root".to_owned()]).collect(),
+            cwd: "/root".into(),
+            ..ProcessSpec::default()
+        };
+        let tmpfs = |target: &str, mode: &str| Mount {
+            target: target.into(),
+            kind: "tmpfs".into(),
+            source: "tmpfs".into(),
+            options: ["nosuid", "nodev", mode].map(Into::into).to_vec(),
+        };
+        let mut mounts = vec![tmpfs("/tmp", "mode=1777"), tmpfs("/run", "mode=755")];
+        if let Form::File(path) | Form::Directory(path) = &self.source.form {
+            mounts.push(Mount::bind(path.to_string_lossy(), argument, true));
+        }
+        let step = builder.images.begin_step(image.chain_id().as_deref()).await?;
+        let mut said = Vec::new();
+        let outcome = async {
+            let sandbox = Sandbox { mounts, capabilities: vec!["CAP_SYS_ADMIN".into()], ..Sandbox::default() };
+            let (code, tail) = builder.run_in(&step, process, sandbox, role).await?;
+            if code != 0 {
+                return Err(match why(&tail) {
+                    Some((error, said)) => Error::new(format!("{} ({role})", error.trim_end_matches(':'))).detail(said),
+                    None => Error::new(format!("{script} ended with exit code {code} on {role}")).detail(tail),
+                });
+            }
+            said = tail;
+            builder.store(&step).await
+        }
+        .await;
+        let layer = builder.finish(step, outcome).await?;
+        Ok((layer, said))
+    }
 }
 
 /// The comment is the last line on stdout, but a late word of stderr can come behind it.

@@ -23,9 +23,31 @@ pub(super) async fn load(images: &dyn Images) -> Result<Cache> {
 
 /// Keeps the image whose topmost layer a step has made.
 pub(super) async fn keep(images: &dyn Images, key: &str, image: &Image) -> Result<()> {
+    keep_with(images, key, image, BTreeMap::new()).await
+}
+
+/// The same with labels of one's own.
+pub async fn keep_with(
+    images: &dyn Images,
+    key: &str,
+    image: &Image,
+    mut labels: BTreeMap<String, String>,
+) -> Result<()> {
     let layer = serde_json::to_string(&image.layers.last()).map_err(|e| Error::new(e.to_string()))?;
-    let labels = BTreeMap::from([(LABEL.to_owned(), layer)]);
+    labels.insert(LABEL.to_owned(), layer);
     images.put_image(&format!("{CACHE}{key}"), image, &labels).await.map(drop)
+}
+
+/// One step's layer, and the labels that it was kept with, if it is there and unpacked on top of an image.
+pub async fn find(images: &dyn Images, key: &str, below: &Image) -> Result<Option<(Layer, BTreeMap<String, String>)>> {
+    let name = format!("{CACHE}{key}");
+    let Some(record) = images.images().await?.into_iter().find(|record| record.name == name) else { return Ok(None) };
+    let layer = record.labels.get(LABEL).and_then(|text| serde_json::from_str::<Layer>(text).ok());
+    let Some(layer) = layer else { return Ok(None) };
+    let mut whole = below.clone();
+    whole.layers.push(layer.clone());
+    let there = images.has_chain(&whole.chain_id().unwrap_or_default()).await?;
+    Ok(there.then_some((layer, record.labels)))
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 //! Knows tar files, directories, git and HTTP; knows no container. The user's files are never written to.
 
 mod clone;
+mod digest;
 mod history;
 mod http;
 mod tarball;
@@ -42,6 +43,13 @@ pub struct Prepared {
     pub form: Form,
     /// Where that is, removed with this value.
     _place: Option<Place>,
+}
+
+impl Prepared {
+    /// What it is, as one number; none for what changes without us.
+    pub fn digest(&self) -> Result<Option<String>> {
+        digest::of(&self.form)
+    }
 }
 
 /// A source as the install container sees it.

@@ -20,7 +20,7 @@ const CASES: [Case; 12] = [
     Case { args: &["start", "-n", "2"], running: true, within: 3500 },
     Case { args: &["stop"], running: true, within: 700 },
     Case { args: &["reset", "node1"], running: true, within: 2500 },
-    Case { args: &["install", "SRC"], running: false, within: 8000 },
+    Case { args: &["install", "--no-cache", "SRC"], running: false, within: 8000 },
     Case { args: &["build", "-q"], running: true, within: 300 },
     Case { args: &["exec", "--no-tty", "node1", "sleep 100"], running: true, within: 500 },
     Case { args: &["connect", "node1"], running: true, within: 300 },

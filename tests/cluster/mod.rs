@@ -642,6 +642,20 @@ fn oar_from_a_directory_and_from_a_git_tree() {
     let text = workdir.ok(&["install", tree.to_str().unwrap()]);
     assert!(text.contains("Saved: OAR 2.6.1 (directory)"), "{text}");
     assert_eq!(listing(), before, "the user's tree is never written to");
+    // The same again is found, image by image, and what has changed is not.
+    let saved = |text: &str| text.lines().filter(|l| l.contains("--> Saved")).map(str::to_owned).collect::<Vec<_>>();
+    let found = |text: &str| text.matches("Using cache").count();
+    let begun = std::time::Instant::now();
+    let again = workdir.ok(&["install", tree.to_str().unwrap()]);
+    println!("the same source again: {:?}", begun.elapsed());
+    assert_eq!((found(&again), saved(&again)), (3, saved(&text)));
+    let changed = tree.join("sources/core/qfunctions/oarsub");
+    let original = fs::read(&changed).unwrap();
+    fs::write(&changed, [original.clone(), b"# edited\n".to_vec()].concat()).unwrap();
+    let edited = workdir.ok(&["install", tree.to_str().unwrap()]);
+    assert!(found(&edited) == 0 && saved(&edited) != saved(&text), "{edited}");
+    fs::write(&changed, original).unwrap();
+    assert_eq!(found(&workdir.ok(&["install", "--no-cache", tree.to_str().unwrap()])), 0);
 
     let git = |args: &[&str]| {
         run(
@@ -666,6 +680,7 @@ fn oar_from_a_directory_and_from_a_git_tree() {
     let url = format!("git+file://{}", tree.display());
     let text = workdir.ok(&["install", &url]);
     assert!(text.contains("Saved: OAR 2.6.1+test (git branch devel)"), "{text}");
+    assert_eq!(found(&workdir.ok(&["install", &url])), 3);
     git(&["checkout", "-q", "-b", "feature/x"]);
     git(&["commit", "-q", "--allow-empty", "-m", "y"]);
     let clone = workdir.root.join(".oardocker/postinstall/oar-git");

@@ -263,7 +263,7 @@ fn an_interrupted_command_is_undone_before_it_ends() {
     let tarball = oar_tarball();
     for (args, when) in [
         (&["build"][..], "| begun"),
-        (&["install", tarball.to_str().unwrap()], "node | "),
+        (&["install", "--no-cache", tarball.to_str().unwrap()], "node | "),
         (&["start", "-n", "3"], "Started"),
     ] {
         let mut command = workdir.command(args);

@@ -2,6 +2,7 @@
 
 use super::{Context, stop};
 use crate::cli::ui;
+use crate::cli::values::off;
 use crate::cluster::{images, preflight};
 use crate::engine::select::Backend;
 use crate::error::{Doing as _, Result};
@@ -16,7 +17,7 @@ use tokio::runtime::Handle;
 /// Install and configure OAR from src
 ///
 /// SRC is a tarball, a directory, a git working tree, the URL of a tarball, or git+URL of a repository with @ and a branch or tag
-/// if need be. It is never written to. The word deb stands for the Debian packages of the environment's own suite. A running
+/// if need be. It is never written to. What was installed before, the same source on the same images, is found again. The word deb stands for the Debian packages of the environment's own suite. A running
 /// cluster is stopped first.
 #[derive(Debug, Clone, PartialEq, clap::Args, Serialize)]
 #[command(after_help = "Examples:
@@ -29,6 +30,10 @@ use tokio::runtime::Handle;
   oardocker install git+https://github.com/oar-team/oar.git@2.5
       a branch of a repository")]
 pub struct Params {
+    /// Run the install scripts also where the same source was installed on the same images before.
+    #[arg(long)]
+    #[serde(skip_serializing_if = "off")]
+    no_cache: bool,
     /// Where OAR comes from.
     #[arg(value_hint = ValueHint::AnyPath)]
     src: String,
@@ -56,7 +61,7 @@ pub(super) async fn run(context: &mut Context, params: Params) -> Result<()> {
     ui.line(&format!("Installing {} from {source}", workdir.manifest.install_software_name));
     let builder = context.builder(&workdir, Options::default(), false).await?;
     let outcome = match source.prepare(&place) {
-        Ok(source) => images::install(&builder, engine.as_ref(), &workdir, &source).await,
+        Ok(source) => images::install(&builder, engine.as_ref(), &workdir, &source, params.no_cache).await,
         Err(e) => Err(e),
     };
     context.ui.progress_end();
