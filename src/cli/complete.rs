@@ -146,7 +146,7 @@ mod tests {
         assert_eq!(at("completion z"), ["zsh"]);
         assert_eq!(at("destroy -"), ["--force", "--help", "-f", "-h"]);
         assert_eq!(at("destroy -x"), Vec::<String>::new());
-        assert_eq!(at("install --n"), Vec::<String>::new());
+        assert_eq!(at("install --n"), ["--no-cache"]);
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! git as a program: run as the owner of a tree, with nothing of the tree's configuration that would be run.
 
 use crate::error::{Doing as _, Error, Result};
+use nix::sys::resource::Resource;
 use rustix::fs::{AtFlags, Gid, Uid};
 use std::io::Write as _;
 use std::os::fd::AsFd;
@@ -38,6 +39,10 @@ pub struct Git {
     pub dir: PathBuf,
     /// Where that is not in the directory.
     pub repository: Option<PathBuf>,
+    /// With nothing of the account's own: no keys, no credentials, no configuration; and no file larger than so many bytes.
+    pub alone: Option<u64>,
+    /// An ssh agent that it may ask all the same.
+    pub agent: Option<PathBuf>,
     /// What a partial clone lacks is not fetched in passing: a remote's configuration names programs.
     pub offline: bool,
 }
@@ -61,7 +66,7 @@ impl Git {
     /// Of this process's own account, in a directory.
     pub fn own(dir: PathBuf) -> Self {
         let owner = Owner { uid: nix::unistd::geteuid().as_raw(), gid: nix::unistd::getegid().as_raw() };
-        Self { owner, dir, repository: None, offline: false }
+        Self { owner, dir, repository: None, offline: false, alone: None, agent: None }
     }
 
     /// Runs it; its output as text.
@@ -112,6 +117,7 @@ impl Git {
             // Only newer gits know the first.
             command.env("GIT_NO_LAZY_FETCH", "1").env("GIT_ALLOW_PROTOCOL", "none");
         }
+        let largest = self.alone;
         let me = nix::unistd::geteuid();
         if me.is_root() && self.owner.uid != 0 {
             let account = nix::unistd::User::from_uid(self.owner.uid.into()).ok().flatten();
@@ -119,7 +125,24 @@ impl Git {
             command.uid(self.owner.uid).gid(self.owner.gid).env("HOME", home).env_remove("XDG_CONFIG_HOME");
         }
         // SAFETY: prctl is safe between fork and exec. A git that waits for a server ends with us.
-        unsafe { command.pre_exec(|| Ok(nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGTERM)?)) };
+        unsafe {
+            command.pre_exec(move || {
+                if let Some(largest) = largest {
+                    nix::sys::resource::setrlimit(Resource::RLIMIT_FSIZE, largest, largest)?;
+                }
+                Ok(nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGTERM)?)
+            })
+        };
+        if self.alone.is_some() {
+            // Nobody is there to answer.
+            command.env("GIT_TERMINAL_PROMPT", "0");
+            command.env("HOME", "/nonexistent").env("GIT_CONFIG_GLOBAL", "/dev/null").env("GIT_CONFIG_NOSYSTEM", "1");
+            command.env_remove("SSH_AUTH_SOCK").env("GIT_SSH_COMMAND", "ssh -F /dev/null -o BatchMode=yes -o StrictHostKeyChecking=accept-new -o UserKnownHostsFile=/dev/null -o GlobalKnownHostsFile=/etc/ssh/ssh_known_hosts");
+            if let Some(agent) = &self.agent {
+                command.env("SSH_AUTH_SOCK", agent);
+            }
+            command.env("GIT_HTTP_LOW_SPEED_LIMIT", "1").env("GIT_HTTP_LOW_SPEED_TIME", "30");
+        }
         command
     }
 }

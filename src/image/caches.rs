@@ -21,7 +21,13 @@ pub(super) async fn take(
     let doing = || format!("cannot lock the cache {id:?}");
     let lock = match sharing {
         Sharing::Private => return free(all, &name).doing(doing),
-        Sharing::Shared => host::share(lock_file(all, &name)?).doing(doing)?,
+        Sharing::Shared => {
+            // Not on the thread that the holder may need to go on.
+            let file = lock_file(all, &name)?;
+            let shared = tokio::task::spawn_blocking(move || host::share(file));
+            let shared = cancel.run_until_cancelled(shared).await.ok_or_else(Error::interrupted)?;
+            shared.doing(doing)?.doing(doing)?
+        }
         Sharing::Locked => {
             let locked = cancel.run_until_cancelled(host::lock_patiently(lock_file(all, &name)?)).await;
             locked.ok_or_else(Error::interrupted)?.doing(doing)?

@@ -270,7 +270,7 @@ impl Finder<'_> {
             };
             let mut has_dir = known;
             for step in &stage.steps {
-                let images = named(step).into_iter().map(|name| (name.to_owned(), state.image.clone())).collect();
+                let images = named(step).into_iter().map(|(name, _)| (name.to_owned(), state.image.clone())).collect();
                 let around = Around { context, images: &images };
                 self.step(file, step, &state, known, &mut has_dir);
                 match state.evaluate(step, &around) {

@@ -305,7 +305,7 @@ impl Copier<'_> {
             if self.plan.unpack && kind(&stat) == FileType::RegularFile {
                 let open = || tree.root().file(&path).doing(doing);
                 if archive::is_archive(open()?).unwrap_or_default() {
-                    self.unpack(open()?).doing(doing)?;
+                    self.unpack(open()?, false).doing(doing)?;
                     continue;
                 }
             }
@@ -425,7 +425,7 @@ impl Copier<'_> {
 
     fn fetched(&self, fetched: &Fetched, unpack: bool) -> Result<()> {
         if unpack && (fetched.is_tree || archive::is_archive(fetched.open()?).unwrap_or_default()) {
-            return self.unpack(fetched.open()?);
+            return self.unpack(fetched.open()?, fetched.is_tree);
         }
         if fetched.name.is_empty() && self.plan.dest.ends_with('/') {
             return Err(Error::new("its address ends without a name").hint("write the file's name at the destination"));
@@ -433,12 +433,14 @@ impl Copier<'_> {
         self.bytes(&fetched.name, &mut fetched.open()?, 0o600, fetched.time.unwrap_or(EPOCH))
     }
 
-    fn unpack(&self, file: std::fs::File) -> Result<()> {
+    fn unpack(&self, file: std::fs::File, is_tree: bool) -> Result<()> {
         self.place.directory()?;
         let mut archive = archive::open(file, self.supply.limit).doing(|| "cannot open it".into())?;
-        let (root, at) = self.place.top()?;
-        Extractor::new(root, &at, Kind::Added { owner: self.plan.owner, time: EPOCH }, self.supply.limit)
-            .unpack(&mut archive)
+        let kind = Kind::Added { owner: self.plan.owner, time: EPOCH };
+        let extractor = Extractor::new(self.place.top()?, Path::new("/"), kind, self.supply.limit);
+        // Of an archive they are nobody's to change, of a repository they are.
+        let (not, mode) = if is_tree { (self.plan.choice()?.not, self.plan.mode.clone()) } else { Default::default() };
+        extractor.with(not, mode).unpack(&mut archive)
     }
 }
 

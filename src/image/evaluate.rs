@@ -138,12 +138,23 @@ pub(super) fn base(file: &Dockerfile, stage: &Stage, globals: &BTreeMap<String, 
     }
     if let Some(platform) = &stage.platform {
         let (wanted, here) = (expand(shell, platform, &lookup)?, self::platform());
-        if wanted != here && Some(wanted.as_str()) != here.strip_prefix("linux/") {
+        if !is_platform(&wanted) {
             return Err(Error::new(format!("FROM --platform={wanted} is not supported: this machine is {here}"))
                 .hint("leave it out, or build on such a machine"));
         }
     }
     Ok(from)
+}
+
+/// Whether a platform is this machine's, in any of its spellings.
+fn is_platform(wanted: &str) -> bool {
+    let wanted = wanted.to_lowercase();
+    let names: &[&str] = if config::ARCHITECTURE == "arm64" {
+        &["arm64", "arm64/v8", "aarch64"]
+    } else {
+        &["amd64", "amd64/v1", "x86_64", "x86-64"]
+    };
+    wanted == "linux" || names.contains(&wanted.strip_prefix("linux/").unwrap_or(&wanted))
 }
 
 /// The state of a stage between two instructions.

@@ -3,6 +3,8 @@
 //! Whatever the tar holds, nothing outside the tree is touched: every path is resolved in the kernel as if the tree were `/`. What is
 //! there under a name gives way, but for a directory that both have.
 
+use super::mode::Mode as Chmod;
+use super::pattern::Patterns;
 use crate::error::{Doing as _, Error, Result};
 use crate::rooted::{Root, children, remove_tree};
 use rustix::fs::{
@@ -20,6 +22,9 @@ use tar::{Entry, EntryType};
 
 /// What an archive may unpack to where nothing else is said, in bytes: nobody's comes near.
 pub(super) const LIMIT: u64 = 64 << 30;
+
+/// What Linux lets a file have, in bytes.
+const ATTRIBUTES: usize = 64 << 10;
 
 /// What an entry counts beyond its content, in bytes: an archive of empty files fills a disk as well.
 const ENTRY: u64 = 4096;
@@ -79,6 +84,10 @@ pub(super) struct Extractor {
     /// How many bytes the names alone may still take.
     room: u64,
     limit: u64,
+    /// What is left out.
+    not: Patterns,
+    /// Mode of everything, if given.
+    mode: Option<Chmod>,
 }
 
 #[derive(Debug, Clone, Default)]
@@ -115,10 +124,14 @@ pub(super) fn is_portable(name: &[u8]) -> bool {
 fn attributes<R: Read>(entry: &mut Entry<'_, R>, kind: Kind) -> io::Result<Vec<(OsString, Vec<u8>)>> {
     let of_overlays = |name: &[u8]| name.starts_with(b"trusted.overlay.") || name.starts_with(b"user.overlay.");
     let is_kept = |name: &[u8]| if matches!(kind, Kind::Layer) { !of_overlays(name) } else { is_portable(name) };
-    let mut attributes = Vec::new();
+    let (mut attributes, mut size) = (Vec::new(), 0);
     for record in entry.pax_extensions()?.into_iter().flatten() {
         let record = record?;
         if let Some(name) = record.key_bytes().strip_prefix(b"SCHILY.xattr.").filter(|name| is_kept(name)) {
+            size += name.len() + record.value_bytes().len();
+            if size > ATTRIBUTES {
+                return Err(io::Error::other(format!("it has more than {ATTRIBUTES} bytes of attributes")));
+            }
             attributes.push((OsStr::from_bytes(name).to_owned(), record.value_bytes().to_vec()));
         }
     }
@@ -128,7 +141,23 @@ fn attributes<R: Read>(entry: &mut Entry<'_, R>, kind: Kind) -> io::Result<Vec<(
 impl Extractor {
     pub(super) fn new(root: Root, at: &Path, kind: Kind, limit: u64) -> Self {
         let (placed, directories, parents) = (HashSet::new(), Vec::new(), BTreeSet::new());
-        Self { root, at: at.into(), kind, placed, directories, parents, room: limit, limit }
+        Self {
+            root,
+            at: at.into(),
+            kind,
+            placed,
+            directories,
+            parents,
+            room: limit,
+            limit,
+            not: Patterns::default(),
+            mode: None,
+        }
+    }
+
+    /// Leaves something out, and changes the modes of the rest.
+    pub(super) fn with(self, not: Patterns, mode: Option<Chmod>) -> Self {
+        Self { not, mode, ..self }
     }
 
     /// Unpacks all of it.
@@ -137,6 +166,9 @@ impl Extractor {
             let mut entry = entry.doing(|| "it is damaged".into())?;
             self.room = self.room.checked_sub(ENTRY).ok_or_else(|| Error::new(too_large(self.limit).to_string()))?;
             let name = PathBuf::from(OsStr::from_bytes(&entry.path_bytes()));
+            if self.not.matches(&super::pattern::cleaned(&name.to_string_lossy())) {
+                continue;
+            }
             self.place(&mut entry, &name).doing(|| format!("cannot unpack {}", name.display()))?;
         }
         self.finish()
@@ -148,10 +180,13 @@ impl Extractor {
         if kind == EntryType::XGlobalHeader {
             return Ok(());
         }
-        let meta = Meta::of(entry, self.kind).doing(|| "bad header".into())?;
+        let mut meta = Meta::of(entry, self.kind).doing(|| "bad header".into())?;
+        if let Some(mode) = self.mode.as_ref().filter(|_| !kind.is_symlink()) {
+            meta.mode = mode.of(meta.mode, kind.is_dir());
+        }
         let Some(file_name) = path.file_name().map(OsStr::to_owned) else {
             // The tree's own top.
-            self.directories.push((self.at.clone(), meta));
+            self.directories.push((self.at.clone(), Meta { attributes: Vec::new(), ..meta }));
             return Ok(());
         };
         let parent = path.parent().unwrap_or(Path::new(""));
@@ -167,12 +202,12 @@ impl Extractor {
                 return remove_tree(&dir, OsStr::from_bytes(gone)).doing(|| "cannot remove it".into());
             }
         }
-        for part in path.ancestors() {
-            self.placed.insert(part.to_owned());
+        if matches!(self.kind, Kind::Layer) {
+            self.placed.extend(path.ancestors().map(Path::to_owned));
         }
         self.create(entry, kind, &dir, &file_name, &meta).doing(|| "cannot create it".into())?;
         if kind.is_dir() {
-            self.directories.push((self.at.join(path), meta));
+            self.directories.push((self.at.join(path), Meta { attributes: Vec::new(), ..meta }));
         }
         Ok(())
     }
@@ -210,7 +245,10 @@ impl Extractor {
         meta: &Meta,
     ) -> io::Result<()> {
         if kind.is_dir() {
-            return make_dir(dir, name);
+            make_dir(dir, name)?;
+            // Now, and not at the end with the rest of it: they would be kept until then.
+            let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            return set_attributes(&File::from(openat(dir, name, flags, Mode::empty())?), meta);
         }
         remove_tree(dir, name)?;
         if kind.is_hard_link() {
@@ -248,8 +286,6 @@ impl Extractor {
             let set = || {
                 own(&dir, OsStr::new("."), &meta)?;
                 rustix::fs::chmodat(&dir, ".", Mode::from_raw_mode(meta.mode), AtFlags::empty())?;
-                let open = openat(&dir, ".", OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
-                set_attributes(&File::from(open), &meta)?;
                 set_time(&dir, OsStr::new("."), meta.time)
             };
             set().doing(|| format!("cannot set owner, mode and time of {}", path.display()))?;

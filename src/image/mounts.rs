@@ -3,7 +3,7 @@
 use super::build::Builder;
 use super::caches;
 use super::copy::{self, Plan, Source, Supply};
-use super::dockerfile::mount::{Kind, Mount as Wanted, Sharing};
+use super::dockerfile::mount::{Kind, Mount as Wanted};
 use super::evaluate::{Around, Running};
 use super::pattern::cleaned;
 use super::tree::Tree;
@@ -12,6 +12,7 @@ use crate::error::{Doing as _, Error, Result};
 use crate::host;
 use crate::rooted::Root;
 use rustix::fs::{AtFlags, Mode, Timestamps};
+use std::collections::BTreeMap;
 use std::fs;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt as _;
@@ -30,7 +31,7 @@ pub(super) struct Mounted {
     /// Those of caches.
     locks: Vec<host::Lock>,
     /// Caches that this step has already: it does not wait for itself.
-    caches: Vec<(String, PathBuf, Sharing)>,
+    caches: BTreeMap<String, PathBuf>,
     agents: Vec<AbortOnDropHandle<()>>,
     /// Whether the caller's secrets go to files here.
     private: Option<PathBuf>,
@@ -64,9 +65,13 @@ impl Builder {
             let file = new_file(&private, mounted, content.as_bytes(), (0o755, 0, 0))?;
             mounted.mounts.push(Mount::bind(file.to_string_lossy(), name, true));
         }
-        for wanted in &run.mounts {
+        self.take_caches(mounted, run, workdir).await?;
+        // Outer ones first, whatever their order in the line.
+        let mut all: Vec<(String, &Wanted)> =
+            run.mounts.iter().enumerate().map(|(number, wanted)| (target(wanted, workdir, number), wanted)).collect();
+        all.sort_by(|a, b| a.0.cmp(&b.0));
+        for (target, wanted) in all {
             let doing = || format!("cannot mount {}", described(wanted));
-            let target = target(wanted, workdir, mounted.mounts.len());
             if target == "/" {
                 return Err(Error::new("nothing can be mounted on /")).doing(doing);
             }
@@ -81,6 +86,21 @@ impl Builder {
                 mounted.stubs.extend(stub(&root, Path::new(&made.target))?);
                 mounted.mounts.push(made);
             }
+        }
+        Ok(())
+    }
+
+    /// The caches of a step: each once, and in one order for all steps, so that none waits for itself or for one that waits for it.
+    async fn take_caches(&self, mounted: &mut Mounted, run: &Running, workdir: &str) -> Result<()> {
+        let mut wanted = BTreeMap::new();
+        for mount in run.mounts.iter().filter(|mount| mount.kind == Kind::Cache) {
+            let sharing = wanted.entry(cache_id(mount, workdir)).or_insert(mount.sharing);
+            *sharing = (*sharing).max(mount.sharing);
+        }
+        for (id, sharing) in wanted {
+            let (dir, lock) = caches::take(&self.caches, &id, sharing, &self.cancel).await?;
+            mounted.locks.push(lock);
+            mounted.caches.insert(id, dir);
         }
         Ok(())
     }
@@ -100,7 +120,9 @@ impl Builder {
     /// A tree of its own, which nobody keeps: of an image, or a copy of what the context shows.
     async fn shown(&self, mounted: &mut Mounted, wanted: &Wanted, around: &Around<'_>) -> Result<PathBuf> {
         let source = wanted.source.as_deref().unwrap_or("/");
-        let image = wanted.from.as_ref().map(|name| &around.images[name]);
+        let missing = |name: &String| Error::new(format!("there is no stage or image {name}"));
+        let of = |name: &String| around.images.get(name).ok_or_else(|| missing(name));
+        let image = wanted.from.as_ref().map(of).transpose()?;
         let step = self.images.begin_step(image.and_then(Image::chain_id).as_deref()).await?;
         let root = step.root.clone();
         mounted.steps.push(step);
@@ -128,16 +150,7 @@ impl Builder {
 
     async fn cache(&self, mounted: &mut Mounted, wanted: &Wanted, target: &str, around: &Around<'_>) -> Result<Mount> {
         let id = wanted.id.as_deref().unwrap_or(target);
-        let same = mounted.caches.iter().find(|(known, _, sharing)| known == id && *sharing == wanted.sharing);
-        let dir = match same.filter(|_| wanted.sharing != Sharing::Private) {
-            Some((_, dir, _)) => dir.clone(),
-            None => {
-                let (dir, lock) = caches::take(&self.caches, id, wanted.sharing, &self.cancel).await?;
-                mounted.locks.push(lock);
-                mounted.caches.push((id.to_owned(), dir.clone(), wanted.sharing));
-                dir
-            }
-        };
+        let dir = mounted.caches.get(id).cloned().ok_or_else(|| Error::new("its cache is not there"))?;
         if fs::symlink_metadata(&dir).is_err() {
             let mut new = dir.clone().into_os_string();
             new.push(format!(".{:08x}.new", rand::random::<u32>()));
@@ -238,6 +251,10 @@ fn target(wanted: &Wanted, workdir: &str, number: usize) -> String {
     let target = wanted.target.as_deref().unwrap_or(&default);
     let whole = Path::new(workdir).join(target);
     format!("/{}", cleaned(&whole.to_string_lossy()).display())
+}
+
+fn cache_id(wanted: &Wanted, workdir: &str) -> String {
+    wanted.id.clone().unwrap_or_else(|| target(wanted, workdir, 0))
 }
 
 fn tmpfs(wanted: &Wanted, target: &str) -> Mount {

@@ -82,17 +82,26 @@ pub fn from(context: &Root, args: &BTreeMap<String, String>) -> Result<Vec<Strin
     references(&parse(context)?, args)
 }
 
-/// What a step takes from elsewhere by a name: `--from` of COPY and of mounts.
-pub(super) fn named(step: &Step) -> Vec<&str> {
+/// What a step takes from elsewhere by a name: `--from` of COPY, which may be the number of a stage, and that of mounts, which may not.
+pub(super) fn named(step: &Step) -> Vec<(&str, bool)> {
     match &step.action {
-        Action::Copy(copy) => copy.from.as_deref().into_iter().collect(),
-        Action::Run(run) => run.mounts.iter().filter_map(|mount| mount.from.as_deref()).collect(),
+        Action::Copy(copy) => copy.from.as_deref().map(|name| (name, true)).into_iter().collect(),
+        Action::Run(run) => run.mounts.iter().filter_map(|mount| Some((mount.from.as_deref()?, false))).collect(),
         _ => Vec::new(),
     }
 }
 
-/// The stages that the last one needs, each with the images outside that it needs.
+/// The images outside that the last stage needs.
 fn references(source: &Source, args: &BTreeMap<String, String>) -> Result<Vec<String>> {
+    wanted(source, args).map(|(_, outside)| outside)
+}
+
+/// The stages that the last one needs, in order.
+pub(super) fn needed(source: &Source, args: &BTreeMap<String, String>) -> Result<BTreeSet<usize>> {
+    wanted(source, args).map(|(stages, _)| stages)
+}
+
+fn wanted(source: &Source, args: &BTreeMap<String, String>) -> Result<(BTreeSet<usize>, Vec<String>)> {
     let file = &source.file;
     let globals = evaluate::globals(file, args)?;
     let (mut todo, mut seen, mut outside) = (vec![file.stages.len() - 1], BTreeSet::new(), Vec::new());
@@ -102,16 +111,18 @@ fn references(source: &Source, args: &BTreeMap<String, String>) -> Result<Vec<St
         }
         let stage = &file.stages[index];
         let base = evaluate::base(file, stage, &globals).map_err(|e| source.told(stage.line, e))?;
-        let names = stage.steps.iter().flat_map(named).map(|name| (name.to_owned(), true));
+        let names = stage.steps.iter().flat_map(named).map(|(name, is_copy)| (name.to_owned(), is_copy));
         for (name, numbers) in std::iter::once((base, false)).chain(names) {
             match file.stage(&name, index, numbers) {
                 Some(stage) => todo.push(stage),
+                // It is told when the stage is made.
+                None if numbers && name.parse::<usize>().is_ok() => {}
                 None if name != "scratch" && !outside.contains(&name) => outside.push(name),
                 None => {}
             }
         }
     }
-    Ok(outside)
+    Ok((seen, outside))
 }
 
 /// By name, what each definition's Dockerfile takes from elsewhere.
@@ -200,7 +211,7 @@ mod tests {
     fn only_what_the_last_stage_needs_is_asked_for() {
         let text = "ARG B=two\nFROM one AS unused\nFROM $B AS a\nFROM a AS b\nRUN --mount=from=three,target=/t x\nFROM scratch\n\
                     COPY --from=b /x /x\nCOPY --from=1 /y /y\nCOPY --from=9 /z /z";
-        assert_eq!(references(&file(text), &BTreeMap::new()).unwrap(), ["9", "two", "three"]);
+        assert_eq!(references(&file(text), &BTreeMap::new()).unwrap(), ["two", "three"]);
         let given = BTreeMap::from([("B".to_owned(), "given".to_owned())]);
         assert_eq!(references(&file("ARG B\nFROM ${B}"), &given).unwrap(), ["given"]);
         assert!(

@@ -1,6 +1,6 @@
 //! Patterns of paths: wildcards of COPY, the lines of a `.dockerignore`, `--exclude`. Pure.
 
-use regex::bytes::Regex;
+use regex::bytes::{Regex, RegexBuilder};
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Component, Path, PathBuf};
@@ -42,16 +42,19 @@ pub(super) fn cleaned(path: &str) -> PathBuf {
 
 /// A pattern for one name: no star crosses a slash.
 pub(super) fn name(pattern: &str) -> Result<Regex, String> {
-    compiled(pattern)
+    compiled(pattern, false)
 }
 
-fn compiled(pattern: &str) -> Result<Regex, String> {
+/// The largest that an expression becomes, in bytes.
+const LARGEST: usize = 1 << 20;
+
+fn compiled(pattern: &str, paths: bool) -> Result<Regex, String> {
     let bad = |why: &str| format!("bad pattern {pattern:?}: {why}");
     let mut out = String::from("(?s-u)^");
     let mut chars = pattern.chars().peekable();
     while let Some(c) = chars.next() {
         match c {
-            '*' if chars.next_if_eq(&'*').is_some() => {
+            '*' if paths && chars.next_if_eq(&'*').is_some() => {
                 let slash = chars.next_if_eq(&'/').is_some();
                 let first = out.ends_with('^');
                 out.push_str(if chars.peek().is_none() || (first && !slash) { ".*" } else { "(?:.*/)?" });
@@ -64,7 +67,8 @@ fn compiled(pattern: &str) -> Result<Regex, String> {
         }
     }
     out.push('$');
-    Regex::new(&out).map_err(|e| bad(e.to_string().lines().last().unwrap_or_default()))
+    let built = RegexBuilder::new(&out).size_limit(LARGEST).dfa_size_limit(LARGEST).build();
+    built.map_err(|e| bad(e.to_string().lines().last().unwrap_or_default()))
 }
 
 fn literal(c: char) -> String {
@@ -74,7 +78,7 @@ fn literal(c: char) -> String {
 /// What comes after `[`, in Go's form: `^` negates, `\` escapes.
 fn class(chars: &mut std::iter::Peekable<std::str::Chars<'_>>) -> Option<String> {
     let mut class = String::from("(?u:[");
-    if chars.next_if(|c| matches!(c, '^' | '!')).is_some() {
+    if chars.next_if_eq(&'^').is_some() {
         class.push_str("^/");
     }
     let mut any = false;
@@ -89,6 +93,25 @@ fn class(chars: &mut std::iter::Peekable<std::str::Chars<'_>>) -> Option<String>
     }
     class.push_str("])");
     Some(class)
+}
+
+/// Nobody writes as many patterns.
+const MOST: usize = 5000;
+
+/// A pattern without `.`, `..` and doubled slashes, unless it leads above the top.
+fn below_top(pattern: &str) -> Option<PathBuf> {
+    let mut depth = 0_i64;
+    for part in Path::new(pattern).components() {
+        depth += match part {
+            Component::Normal(_) => 1,
+            Component::ParentDir => -1,
+            _ => 0,
+        };
+        if depth < 0 {
+            return None;
+        }
+    }
+    Some(cleaned(pattern))
 }
 
 /// Patterns in order, of which the last one that matches a path or what it is in decides.
@@ -110,10 +133,14 @@ impl Patterns {
             if pattern.is_empty() {
                 return Err("an exception `!` needs a pattern".into());
             }
-            let pattern = cleaned(pattern);
-            let pattern = pattern.to_str().expect("it was a text");
+            // What is above the top hides nothing in it.
+            let Some(pattern) = below_top(pattern) else { continue };
+            let pattern = pattern.to_string_lossy();
             if !pattern.is_empty() {
-                all.push((exception, compiled(pattern)?));
+                all.push((exception, compiled(&pattern, true)?));
+            }
+            if all.len() > MOST {
+                return Err(format!("there are more than {MOST} patterns"));
             }
         }
         Ok(Self { all })
@@ -164,6 +191,9 @@ mod tests {
             ("a\\*", "ab", false),
             ("a.c", "abc", false),
             ("[]a]", "]", true),
+            ("[!a]x", "!x", true),
+            ("[!a]x", "bx", false),
+            ("foo**.txt", "fooabc.txt", true),
         ] {
             assert_eq!(name(pattern).unwrap().is_match(text.as_bytes()), expected, "{pattern} {text}");
         }
@@ -197,7 +227,7 @@ mod tests {
             ("# comment\n  x  ", "x", true),
             (" #x", "#x", true),
             ("./x/../y", "y", true),
-            ("../x", "x", true),
+            ("../x", "x", false),
             (".", "x", false),
             ("", "x", false),
         ] {

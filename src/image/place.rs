@@ -54,9 +54,9 @@ impl<'a> Place<'a> {
         self.open(&self.resolved(self.dest())?)
     }
 
-    /// The tree, and where the destination is in it.
-    pub(super) fn top(&self) -> Result<(Root, PathBuf)> {
-        Ok((self.root.sub(Path::new("/"))?, self.resolved(self.dest())?))
+    /// The destination as a tree of its own: links in it lead nowhere else.
+    pub(super) fn top(&self) -> Result<Root> {
+        self.root.sub(&Path::new("/").join(self.resolved(self.dest())?))
     }
 
     /// The directory and the name for a file; `into`: the destination is a directory, as one that is there is too.

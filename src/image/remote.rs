@@ -2,7 +2,8 @@
 
 use crate::error::{Doing as _, Error, Result};
 use crate::host::git::{Git, Owner};
-use crate::rooted::{Root, own_path};
+use crate::rooted::{Root, open_plain, own_path};
+use rustix::fs::FileType;
 use sha2::{Digest as _, Sha256, Sha384, Sha512};
 use std::fs::File;
 use std::io::{self, Read as _};
@@ -40,6 +41,10 @@ impl GitSource {
             .is_some_and(|(user, rest)| !user.contains(['/', ':']) && !user.is_empty() && rest.contains(':'));
         let by_scheme = ["git://", "ssh://"].iter().any(|scheme| url.starts_with(scheme));
         let of_http = is_url(url) && url.trim_end_matches('/').strip_suffix(".git").is_some();
+        if is_url(url) && url.split_once('?').is_some_and(|(path, _)| path.strip_suffix(".git").is_some()) {
+            let error = Error::new(format!("{text}: a query of a git repository is not supported"));
+            return Err(error.hint("write URL#ref or URL#ref:subdir"));
+        }
         if !(of_ssh || by_scheme || of_http) {
             return Ok(None);
         }
@@ -97,11 +102,32 @@ pub(super) async fn download(url: &str, checksum: Option<&str>, dir: &Path, limi
     if let Some(wanted) = checksum.filter(|wanted| !found.eq_ignore_ascii_case(wanted)) {
         return Err(Error::new(format!("its checksum is {found}, not {wanted}"))).doing(doing);
     }
-    let own_name = url.split(['?', '#']).next().unwrap_or_default().rsplit('/').next().unwrap_or_default();
-    let after_host = url.split_once("://").is_some_and(|(_, rest)| rest.contains('/'));
-    let name = if after_host && !own_name.is_empty() { own_name.to_owned() } else { answer.name };
+    let name = name_of(url).or_else(|| Some(answer.name).filter(|name| is_name(name))).unwrap_or_default();
     let time = answer.modified.and_then(|t| t.duration_since(UNIX_EPOCH).ok()).map(|t| t.as_secs() as i64);
     Ok((Fetched { file, name, time, is_tree: false }, found))
+}
+
+/// The last part of an address, as files are called.
+fn name_of(url: &str) -> Option<String> {
+    let path = reqwest::Url::parse(url).ok()?.path().trim_end_matches('/').to_owned();
+    let last = path.rsplit('/').next()?;
+    let mut bytes = Vec::new();
+    let mut rest = last.bytes();
+    while let Some(byte) = rest.next() {
+        let pair = (byte == b'%').then(|| [rest.next(), rest.next()]);
+        bytes.push(match pair {
+            None => byte,
+            Some(pair) => {
+                let digits: Vec<u8> = pair.into_iter().flatten().collect();
+                u8::from_str_radix(std::str::from_utf8(&digits).ok()?, 16).ok()?
+            }
+        });
+    }
+    String::from_utf8(bytes).ok().filter(|name| is_name(name))
+}
+
+fn is_name(name: &str) -> bool {
+    !matches!(name, "" | "." | "..") && !name.contains(['/', '\0'])
 }
 
 fn digest(algorithm: &str, mut file: File) -> Result<String> {
@@ -127,8 +153,15 @@ struct Workshop {
     git: Git,
 }
 
+/// What a build says of git: the caller's agent, if it was given, and the largest file.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Terms {
+    pub(super) agent: Option<PathBuf>,
+    pub(super) limit: u64,
+}
+
 impl Workshop {
-    fn new(context: &Root, scratch: &Path) -> Result<Self> {
+    fn new(context: &Root, scratch: &Path, terms: &Terms) -> Result<Self> {
         let doing = || format!("cannot make a directory in {}", scratch.display());
         let (_, stat) = context.handle(Path::new("/")).doing(doing)?;
         let owner = Owner { uid: stat.st_uid, gid: stat.st_gid };
@@ -136,20 +169,27 @@ impl Workshop {
         let parent = scratch.parent().unwrap_or(scratch);
         let dir = tempfile::tempdir_in(parent).doing(doing)?;
         owner.give(&File::open(dir.path()).doing(doing)?.as_fd()).doing(doing)?;
-        let git = Git { owner, dir: dir.path().into(), repository: None, offline: false };
+        let git = Git {
+            owner,
+            dir: dir.path().into(),
+            repository: None,
+            offline: false,
+            alone: Some(terms.limit),
+            agent: terms.agent.clone(),
+        };
         Ok(Self { dir, git })
     }
 }
 
 /// Finds out which commit is meant.
-pub(super) fn resolve(source: &mut GitSource, context: &Root, scratch: &Path) -> Result<()> {
+pub(super) fn resolve(source: &mut GitSource, context: &Root, scratch: &Path, terms: &Terms) -> Result<()> {
     let doing = || format!("cannot add {}", source.text);
     let is_commit = |text: &str| text.len() >= 40 && text.chars().all(|c| c.is_ascii_hexdigit());
     let wanted = source.reference.as_deref().unwrap_or("HEAD");
     let commit = if is_commit(wanted) {
         wanted.to_owned()
     } else {
-        let workshop = Workshop::new(context, scratch)?;
+        let workshop = Workshop::new(context, scratch, terms)?;
         let said =
             workshop.git.run(&["ls-remote", "--", &source.url, wanted, &format!("{wanted}^{{}}")]).doing(doing)?;
         let lines: Vec<(&str, &str)> = said.lines().filter_map(|line| line.split_once('\t')).collect();
@@ -173,22 +213,31 @@ pub(super) fn resolve(source: &mut GitSource, context: &Root, scratch: &Path) ->
 }
 
 /// The tree of a commit as a tar file: files as they are stored, with the commit's time, without anything that git would run.
-pub(super) fn fetch(source: &GitSource, context: &Root, scratch: &Path) -> Result<Fetched> {
+pub(super) fn fetch(source: &GitSource, context: &Root, scratch: &Path, terms: &Terms) -> Result<Fetched> {
     let doing = || format!("cannot add {}", source.text);
-    let workshop = Workshop::new(context, scratch)?;
+    let workshop = Workshop::new(context, scratch, terms)?;
     let commit = source.commit.as_deref().unwrap_or_default();
     let git = |args: &[&str]| workshop.git.run(args).doing(doing);
     let clone = ["-c", "core.logAllRefUpdates=false", "clone", "--quiet", "--no-checkout", "--template=", "--"];
     git(&[&clone[..], &[&source.url, "tree"]].concat())?;
-    let tree =
-        Git { owner: workshop.git.owner, dir: workshop.dir.path().join("tree"), repository: None, offline: false };
+    let tree = Git {
+        owner: workshop.git.owner,
+        dir: workshop.dir.path().join("tree"),
+        repository: None,
+        offline: false,
+        alone: Some(terms.limit),
+        agent: terms.agent.clone(),
+    };
     if tree.run(&["cat-file", "-e", commit]).is_err() {
         tree.run(&["fetch", "--quiet", "origin", commit]).doing(doing)?;
     }
     let top = source.subdir.as_deref().map(|dir| super::pattern::cleaned(dir).to_string_lossy().into_owned());
     let what = format!("{commit}:{}", top.unwrap_or_default());
-    let modules = tree.run(&["ls-tree", "-r", &what]).doing(doing)?;
-    if modules.lines().any(|line| line.starts_with("160000 ")) {
+    let root = Root::beneath(workshop.dir.path())?;
+    // Files as they are stored, whatever the repository says of archives: this file has the last word.
+    let plain = b"* -export-ignore -export-subst -filter -ident -text -eol -working-tree-encoding\n";
+    root.replace(Path::new("tree/.git/info/attributes"), plain, 0o644).doing(doing)?;
+    if tree.run(&["cat-file", "-e", &format!("{commit}:.gitmodules")]).is_ok() {
         return Err(Error::new("it has submodules, which are not supported").hint("ADD each repository by itself"))
             .doing(doing);
     }
@@ -205,18 +254,20 @@ pub(super) fn fetch(source: &GitSource, context: &Root, scratch: &Path) -> Resul
         tree.run(&["read-tree", commit]).doing(doing)?;
         tree.run(&["update-ref", "--no-deref", "HEAD", commit]).doing(doing)?;
     }
-    let tar = Root::beneath(workshop.dir.path())?.file(Path::new("tree.tar")).doing(doing)?;
-    let file =
-        if source.keep_git_dir { with_repository(tar, &tree.dir.join(".git"), scratch).doing(doing)? } else { tar };
+    let tar = root.file(Path::new("tree.tar")).doing(doing)?;
+    let file = if source.keep_git_dir {
+        with_repository(tar, &root, time.trim().parse().unwrap_or_default(), scratch).doing(doing)?
+    } else {
+        tar
+    };
     Ok(Fetched { file, name: String::new(), time: time.trim().parse().ok(), is_tree: true })
 }
 
-/// The same tar with the repository in it.
-fn with_repository(tar: File, repository: &Path, scratch: &Path) -> Result<File> {
+/// The same tar with the repository in it, as root's, and with the commit's time.
+fn with_repository(tar: File, workshop: &Root, time: u64, scratch: &Path) -> Result<File> {
     let doing = || "cannot keep its .git".to_owned();
     let to = tempfile::tempfile_in(scratch).doing(doing)?;
     let mut builder = tar::Builder::new(to);
-    builder.follow_symlinks(false);
     for entry in tar::Archive::new(tar).entries().doing(doing)? {
         let mut entry = entry.doing(doing)?;
         let (mut header, path) = (entry.header().clone(), PathBuf::from(entry.path().doing(doing)?));
@@ -227,8 +278,36 @@ fn with_repository(tar: File, repository: &Path, scratch: &Path) -> Result<File>
             }
         }
     }
-    builder.append_dir_all(".git", repository).doing(doing)?;
+    append_tree(&mut builder, workshop, Path::new(".git"), time).doing(doing)?;
     builder.into_inner().doing(doing)
+}
+
+/// What is below `tree/` in the workshop. Its owner may put links there meanwhile: none is followed.
+fn append_tree(builder: &mut tar::Builder<File>, workshop: &Root, path: &Path, time: u64) -> io::Result<()> {
+    let place = Path::new("tree").join(path);
+    let (fd, stat) = workshop.entry(&place)?;
+    let mut header = tar::Header::new_gnu();
+    header.set_mtime(time);
+    header.set_uid(0);
+    header.set_gid(0);
+    header.set_mode(stat.st_mode & 0o755);
+    header.set_size(0);
+    match FileType::from_raw_mode(stat.st_mode) {
+        FileType::Directory => {
+            header.set_entry_type(tar::EntryType::Directory);
+            builder.append_data(&mut header, path, io::empty())?;
+            for name in workshop.names(&place)? {
+                append_tree(builder, workshop, &path.join(name), time)?;
+            }
+        }
+        FileType::RegularFile => {
+            let size = u64::try_from(stat.st_size).unwrap_or_default();
+            header.set_size(size);
+            builder.append_data(&mut header, path, open_plain(&fd, &stat)?.take(size))?;
+        }
+        _ => {}
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -255,5 +334,20 @@ mod tests {
             assert_eq!(GitSource::parse(no).unwrap(), None, "{no}");
         }
         assert!(GitSource::parse("https://h/a.git#--upload-pack=x").is_err());
+        assert!(GitSource::parse("https://h/a.git?ref=v1").is_err());
+    }
+
+    #[test]
+    fn names_of_what_is_downloaded() {
+        for (url, expected) in [
+            ("http://h/a%20b.txt?x=/y#z", Some("a b.txt")),
+            ("http://h/dir/", Some("dir")),
+            ("http://h/", None),
+            ("http://h", None),
+            ("http://h/a%2Fb", None),
+            ("http://h/x/%2e%2e", None),
+        ] {
+            assert_eq!(name_of(url).as_deref(), expected, "{url}");
+        }
     }
 }

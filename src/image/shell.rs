@@ -24,7 +24,7 @@ pub(super) struct Shell {
 pub(super) enum Quotes {
     /// They group, and go.
     Gone,
-    /// They group, and stay, as do escapes and variables that are not set.
+    /// They group, and stay, as do escapes and variables.
     Kept,
     /// They are characters like others.
     Plain,
@@ -94,6 +94,10 @@ struct Reader<'a> {
     depth: u32,
 }
 
+/// A text does not grow beyond this, in bytes: a few lines that name each other would fill the memory.
+const LARGEST: usize = 1 << 20;
+const TOO_LARGE: &str = "it grows beyond 1 MiB";
+
 /// Nobody writes more substitutions within each other.
 const DEPTH: u32 = 50;
 
@@ -108,6 +112,9 @@ impl<'a> Reader<'a> {
         while let Some(c) = self.chars.next() {
             if Some(c) == stop {
                 return Ok((text, words));
+            }
+            if text.len() > LARGEST {
+                return Err(TOO_LARGE.into());
             }
             match c {
                 '\'' | '"' if self.shell.quotes != Quotes::Plain => {
@@ -164,6 +171,7 @@ impl<'a> Reader<'a> {
         while let Some(c) = self.chars.next() {
             match c {
                 '"' => return Ok(if self.shell.keeps() { format!("\"{text}\"") } else { text }),
+                '$' if text.len() > LARGEST => return Err(TOO_LARGE.into()),
                 '$' => text.push_str(&self.dollar()?),
                 c if c == self.shell.escape => {
                     let escape = self.shell.escape;
@@ -186,8 +194,10 @@ impl<'a> Reader<'a> {
             if name.is_empty() {
                 return Ok("$".into());
             }
-            let unset = if self.shell.keeps() { format!("${name}") } else { String::new() };
-            return Ok((self.lookup)(&name).unwrap_or(unset));
+            return Ok(if self.shell.keeps() { format!("${name}") } else { (self.lookup)(&name).unwrap_or_default() });
+        }
+        if self.shell.keeps() {
+            return Ok(self.verbatim());
         }
         self.depth += 1;
         if self.depth > DEPTH {
@@ -213,6 +223,19 @@ impl<'a> Reader<'a> {
         name
     }
 
+    /// What comes after `${`, as it stands, up to its end.
+    fn verbatim(&mut self) -> String {
+        let (mut text, mut open) = (String::from("${"), 1);
+        for c in self.chars.by_ref() {
+            open += i32::from(c == '{') - i32::from(c == '}');
+            text.push(c);
+            if open == 0 {
+                break;
+            }
+        }
+        text
+    }
+
     /// What comes after `${`.
     fn braces(&mut self) -> Result<String, String> {
         match self.chars.peek() {
@@ -224,7 +247,6 @@ impl<'a> Reader<'a> {
         let value = (self.lookup)(&name);
         match self.chars.next() {
             None => Err("syntax error: missing '}'".into()),
-            Some('}') if value.is_none() && self.shell.keeps() => Ok(format!("${{{name}}}")),
             Some('}') => Ok(value.unwrap_or_default()),
             Some(':') => match self.chars.next() {
                 Some(c @ ('-' | '+' | '?')) => self.instead(&name, value.filter(|v| !v.is_empty()), c, "empty"),
@@ -242,6 +264,10 @@ impl<'a> Reader<'a> {
                 let (new, _) = self.until(Some('}'), true)?;
                 let pattern = Regex::new(&expression(&pieces(&pattern), true)).map_err(|e| e.to_string())?;
                 let value = value.unwrap_or_default();
+                let count = if all { pattern.find_iter(&value).count() } else { 1 };
+                if count.saturating_mul(new.len()) > LARGEST {
+                    return Err(TOO_LARGE.into());
+                }
                 let replaced = pattern.replacen(&value, usize::from(!all), regex::NoExpand(&new));
                 Ok(replaced.into_owned())
             }
@@ -372,6 +398,10 @@ mod tests {
         ] {
             assert_eq!(Shell::new('\\').word(text, &env).unwrap_err(), expected, "{text}");
         }
+        let huge = |name: &str| (name == "A").then(|| "x".repeat(LARGEST));
+        for text in ["$A$A$A", "\"$A$A$A\"", "${A//x/yy}"] {
+            assert_eq!(Shell::new('\\').word(text, &huge).unwrap_err(), TOO_LARGE, "{text}");
+        }
         let deep = format!("{}x{}", "${N:-".repeat(200), "}".repeat(200));
         assert!(Shell::new('\\').word(&deep, &env).unwrap_err().contains("within each other"));
     }
@@ -382,8 +412,8 @@ mod tests {
         assert_eq!(words("a  $W \"$W\" c\\ d ''"), ["a", "two", "words", "two words", "c d"]);
         let raw = Shell { escape: '\\', quotes: Quotes::Kept };
         assert_eq!(
-            raw.words("cat > f <<\"E F\" $X ${Y}", &|_| None).unwrap(),
-            ["cat", ">", "f", "<<\"E F\"", "$X", "${Y}"]
+            raw.words("cat > f <<\"E F\" $X ${Y:-a}", &|_| None).unwrap(),
+            ["cat", ">", "f", "<<\"E F\"", "$X", "${Y:-a}"]
         );
     }
 }

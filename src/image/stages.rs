@@ -3,10 +3,10 @@
 use super::build::Builder;
 use super::cache::{self, Cache};
 use super::copy::Source as CopySource;
-use super::dockerfile::{self, Step};
+use super::dockerfile::{self, RunNetwork, Step};
 use super::evaluate::{self, Around, Change, Copying, Evaluation};
-use super::order::{Definition, Source, named};
-use super::remote::{self, Fetched};
+use super::order::{self, Definition, Source, named};
+use super::remote::{self, Fetched, Terms};
 use super::report::short;
 use super::tree::Tree;
 use crate::engine::Image;
@@ -66,6 +66,11 @@ impl<'a> Job<'a> {
 
     /// Builds the last stage, and puts the image under its name.
     pub(super) async fn image(&self) -> Result<Image, Stop> {
+        // In their order, so that none is begun within another: a file may have thousands.
+        let needed = order::needed(self.source, &self.given).map_err(Some)?;
+        for made in join_all(needed.iter().map(|index| self.stage(*index))).await {
+            made?;
+        }
         let image = self.stage(self.stages.len() - 1).await?.image.clone();
         self.verify(&image).await?;
         self.still_wanted()?;
@@ -129,12 +134,18 @@ impl<'a> Job<'a> {
 
     /// The stages and images that steps take something from.
     async fn named(&self, index: usize, steps: &[Step]) -> Result<BTreeMap<String, Image>, Stop> {
-        let names = steps.iter().flat_map(|step| named(step).into_iter().map(move |name| (name, step.line)));
-        let one = |(name, line): (&str, usize)| {
+        let names = steps
+            .iter()
+            .flat_map(|step| named(step).into_iter().map(move |(name, is_copy)| (name, is_copy, step.line)));
+        let one = |(name, is_copy, line): (&str, bool, usize)| {
             let name = name.to_owned();
             async move {
-                let image = match self.source.file.stage(&name, index, true) {
+                let image = match self.source.file.stage(&name, index, is_copy) {
                     Some(other) => self.stage(other).await?.image.clone(),
+                    None if is_copy && name.parse::<usize>().is_ok() => {
+                        let error = Error::new(format!("there is no stage {name} in front of this one"));
+                        return Err(Some(self.source.told(line, error)));
+                    }
                     None if self.source.file.stages.iter().any(|s| s.name.as_deref() == Some(&name.to_lowercase())) => {
                         let error =
                             Error::new(format!("the stage {name} comes later")).hint("move it in front of this one");
@@ -156,6 +167,7 @@ impl<'a> Job<'a> {
             self.say_step(&step.text);
             let told = |e: Error| Some(self.source.told(step.line, e));
             let Some(mut change) = state.evaluate(step, around).map_err(told)? else { continue };
+            self.allowed(&change).map_err(told)?;
             let mut fetched = Vec::new();
             if let Change::Copy(copying) = &mut change {
                 self.say_what_is_missing(copying).map_err(told)?;
@@ -180,6 +192,25 @@ impl<'a> Job<'a> {
         Ok(())
     }
 
+    fn allowed(&self, change: &Change) -> Result<()> {
+        let is_host = matches!(change, Change::Run(run) if run.network == RunNetwork::Host);
+        if !is_host || self.builder.options.host_network {
+            return Ok(());
+        }
+        Err(Error::new("RUN --network=host is not allowed: it reaches what listens on this machine alone")
+            .hint("allow it if you know who wrote it: oardocker build --allow network.host"))
+    }
+
+    fn terms(&self) -> Terms {
+        let options = &self.builder.options;
+        Terms { agent: options.agents.get("default").cloned(), limit: options.unpack_limit() }
+    }
+
+    /// Goes on with what has nothing half done in the engine until the user does not want it any more.
+    async fn wanted<T>(&self, work: impl Future<Output = T>) -> Result<T> {
+        self.builder.cancel.run_until_cancelled(work).await.ok_or_else(Error::interrupted)
+    }
+
     fn say_what_is_missing(&self, copying: &Copying) -> Result<()> {
         if copying.from.is_none() {
             for pattern in copying.plan.without_match(&self.context)? {
@@ -197,13 +228,20 @@ impl<'a> Job<'a> {
             match source {
                 CopySource::Url { url, checksum: checksum @ None, .. } => {
                     self.say(&format!("Downloading {url}"));
-                    let (file, digest) = remote::download(url, None, scratch, limit).await?;
+                    let (file, digest) = self.wanted(remote::download(url, None, scratch, limit)).await??;
                     *checksum = Some(digest);
                     fetched.push(Some(file));
                 }
                 CopySource::Url { .. } => fetched.push(None),
                 CopySource::Git(git) => {
-                    remote::resolve(git, &self.definition.context, scratch)?;
+                    let (mut asked, scratch) = (git.clone(), scratch.to_owned());
+                    let (context, terms) = (self.definition.context.clone(), self.terms());
+                    *git = self
+                        .wanted(tokio::task::spawn_blocking(move || {
+                            remote::resolve(&mut asked, &context, &scratch, &terms).map(|()| asked)
+                        }))
+                        .await?
+                        .doing(|| "ask".into())??;
                     fetched.push(None);
                 }
                 _ => {}
@@ -222,13 +260,14 @@ impl<'a> Job<'a> {
                 (_, Some(file)) => file,
                 (CopySource::Url { url, checksum, .. }, None) => {
                     self.say(&format!("Downloading {url}"));
-                    remote::download(url, checksum.as_deref(), scratch, limit).await?.0
+                    self.wanted(remote::download(url, checksum.as_deref(), scratch, limit)).await??.0
                 }
                 (CopySource::Git(git), None) => {
                     self.say(&format!("Cloning {}", git.text));
                     let (git, scratch, context) = (git.clone(), scratch.to_owned(), self.definition.context.clone());
-                    tokio::task::spawn_blocking(move || remote::fetch(&git, &context, &scratch))
-                        .await
+                    let terms = self.terms();
+                    self.wanted(tokio::task::spawn_blocking(move || remote::fetch(&git, &context, &scratch, &terms)))
+                        .await?
                         .doing(|| "fetch".into())??
                 }
                 _ => unreachable!("others are not fetched"),

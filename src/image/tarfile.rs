@@ -22,8 +22,6 @@ enum Next {
 pub(super) struct Checked<R> {
     inner: R,
     next: Next,
-    /// A size that extended attributes give the next file.
-    size: Option<u64>,
     ended: bool,
 }
 
@@ -31,7 +29,7 @@ const BLOCK: usize = 512;
 
 impl<R> Checked<R> {
     pub(super) fn new(inner: R) -> Self {
-        Self { inner, next: Next::Header(Vec::new()), size: None, ended: false }
+        Self { inner, next: Next::Header(Vec::new()), ended: false }
     }
 
     pub(super) fn into_inner(self) -> R {
@@ -81,8 +79,8 @@ impl<R> Checked<R> {
                 }
                 *left -= n as u64;
                 if *left == 0 {
-                    self.size = kept.as_deref().and_then(size_of_pax);
-                    self.next = Next::Header(Vec::new());
+                    let kept = std::mem::replace(&mut self.next, Next::Header(Vec::new())).kept();
+                    kept.as_deref().map_or(Ok(()), check_records)?;
                 }
                 Ok(&bytes[n..])
             }
@@ -105,24 +103,22 @@ impl<R> Checked<R> {
                 "an entry has a name or attributes of {said} bytes: {LONGEST} at most"
             )));
         }
-        // The size from attributes is the file's, not that of another long name in between.
-        let size = if is_long || is_pax { said } else { self.size.take().unwrap_or(said) };
-        let left =
-            size.checked_add(BLOCK as u64 - 1).ok_or_else(|| io::Error::other("an entry has no possible size"))?
-                / BLOCK as u64
-                * BLOCK as u64;
+        let blocks =
+            said.checked_add(BLOCK as u64 - 1).ok_or_else(|| io::Error::other("an entry has no possible size"))?;
+        let left = blocks / BLOCK as u64 * BLOCK as u64;
         if kind.is_gnu_sparse() && head[482] != 0 {
             return Ok(Next::Sparse { head: Vec::new(), then: left });
         }
-        let kept = kind.is_pax_local_extensions().then(Vec::new);
-        if left == 0 && is_long {
-            return Ok(Next::Header(Vec::new()));
-        }
+        let kept = is_pax.then(|| Vec::with_capacity(usize::try_from(said).unwrap_or_default()));
         Ok(Next::Body { left, kept }.or_header())
     }
 }
 
 impl Next {
+    fn kept(self) -> Option<Vec<u8>> {
+        if let Self::Body { kept, .. } = self { kept } else { None }
+    }
+
     fn or_header(self) -> Self {
         if matches!(self, Self::Body { left: 0, .. }) { Self::Header(Vec::new()) } else { self }
     }
@@ -134,10 +130,22 @@ fn fill<'a>(head: &mut Vec<u8>, bytes: &'a [u8]) -> &'a [u8] {
     rest
 }
 
-fn size_of_pax(records: &[u8]) -> Option<u64> {
-    let records = tar::PaxExtensions::new(records).filter_map(Result::ok);
-    let sizes = records.filter(|record| record.key_bytes() == b"size");
-    sizes.filter_map(|record| record.value().ok()?.parse().ok()).last()
+/// Records that a reader could understand in another way than we do are refused: sizes, maps of sparse files, and what is no record.
+fn check_records(records: &[u8]) -> io::Result<()> {
+    let end = records.iter().rposition(|b| *b != 0).map_or(0, |last| last + 1);
+    for record in tar::PaxExtensions::new(&records[..end]) {
+        let record = record.map_err(|_| io::Error::other("the attributes of an entry are damaged"))?;
+        match record.key_bytes() {
+            b"size" => return Err(io::Error::other("an entry has 8 GiB or more, which is not supported")),
+            key if key.starts_with(b"GNU.sparse.") => {
+                return Err(io::Error::other(
+                    "sparse files in this form are not supported: make it without tar's --sparse",
+                ));
+            }
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -164,7 +172,7 @@ mod tests {
         let mut builder = Builder::new(Vec::new());
         let long = "d/".repeat(100) + "f";
         builder.append_data(&mut header(EntryType::Regular, 700), &long, &[b'x'; 700][..]).unwrap();
-        builder.append_pax_extensions([("SCHILY.xattr.user.a", &b"1"[..]), ("size", b"600")]).unwrap();
+        builder.append_pax_extensions([("SCHILY.xattr.user.a", &b"1"[..])]).unwrap();
         builder.append_data(&mut header(EntryType::Regular, 600), "pax", &[b'x'; 600][..]).unwrap();
         builder.append_data(&mut header(EntryType::Regular, 0), "last", io::empty()).unwrap();
         let tar = builder.into_inner().unwrap();
@@ -179,5 +187,16 @@ mod tests {
             assert!(names(&tar).unwrap_err().to_string().contains("at most"), "{kind:?}");
         }
         assert!(names(header(EntryType::Regular, u64::MAX).as_bytes()).is_err());
+    }
+
+    #[test]
+    fn what_another_reader_could_understand_in_another_way_is_refused() {
+        for record in [("size", "600"), ("GNU.sparse.major", "1")] {
+            let mut builder = Builder::new(Vec::new());
+            builder.append_pax_extensions([(record.0, record.1.as_bytes())]).unwrap();
+            builder.append_data(&mut header(EntryType::Regular, 0), "f", io::empty()).unwrap();
+            let error = names(&builder.into_inner().unwrap()).unwrap_err().to_string();
+            assert!(error.contains("not supported"), "{record:?}: {error}");
+        }
     }
 }

@@ -101,9 +101,14 @@ impl Tree {
             self.look(&path, source)?;
             return Ok(vec![path]);
         }
-        let mut found = vec![PathBuf::new()];
+        let (mut found, mut matched) = (vec![PathBuf::new()], false);
         for part in path.iter().map(|part| part.to_string_lossy()) {
+            if matched {
+                // Links to directories are followed in front of wildcards only.
+                found.retain(|dir| self.root.entry(dir).is_ok_and(|(_, stat)| kind(&stat) == FileType::Directory));
+            }
             found = if pattern::is_pattern(&part) {
+                matched = true;
                 let wanted = pattern::name(&part).map_err(Error::new)?;
                 // A plain file has no names in it.
                 let names = |dir: &PathBuf| self.root.names(dir).unwrap_or_default();
@@ -214,6 +219,8 @@ mod tests {
         assert_eq!(found(&tree, "d/*/g"), ["d/sub/g"]);
         assert_eq!(found(&tree, "x\\*y"), ["x*y"]);
         assert_eq!(found(&tree, "none*"), [""; 0]);
+        assert_eq!(found(&tree, "in/*"), ["in/g", "in/keep"]);
+        assert_eq!(found(&tree, "i*/g"), [""; 0], "what a wildcard finds is no way on if it is a link");
         assert_eq!(tree.look(Path::new("in/g"), "in/g").unwrap().0, Path::new("d/sub/g"));
     }
 

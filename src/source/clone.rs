@@ -41,7 +41,7 @@ pub(super) fn fetch(url: &str, reference: Option<&str>, env_dir: &Root, say: &dy
     if !made.is_empty() {
         owner.give(&dir).doing(doing)?;
     }
-    let git = Git { owner, dir: own_path(&dir), repository: None, offline: false };
+    let git = Git { owner, dir: own_path(&dir), repository: None, offline: false, alone: None, agent: None };
     let place = kept.join("oar-git");
     // A link in its place, or one to a repository elsewhere, is none of ours: it goes, and what it leads to stays.
     let there = |name: &str| {
@@ -67,7 +67,12 @@ pub(super) fn fetch(url: &str, reference: Option<&str>, env_dir: &Root, say: &dy
     env_dir.replace(&place.join(".git/config"), config.as_bytes(), 0o644).doing(doing)?;
     let tree = env_dir.sub(&place).doing(doing)?;
     let fd = tree.lockable()?;
-    check_out(&Git { owner, dir: own_path(&fd), repository: None, offline: false }, url, reference).doing(doing)?;
+    check_out(
+        &Git { owner, dir: own_path(&fd), repository: None, offline: false, alone: None, agent: None },
+        url,
+        reference,
+    )
+    .doing(doing)?;
     Ok(tree)
 }
 
@@ -103,9 +108,9 @@ pub(super) fn copy_tree(tree: &Root, at: &Path, copy: &Path) -> Result<Root> {
     if let Some(repository) = &repository {
         owned(repository, owner).doing(doing)?;
     }
-    let theirs = Git { owner, dir: at.into(), repository, offline: true };
+    let theirs = Git { owner, dir: at.into(), repository, offline: true, alone: None, agent: None };
     let format = theirs.run(&["rev-parse", "--show-object-format"]).unwrap_or_else(|_| "sha1".into());
-    let here = Git { owner, dir: copy.into(), repository: None, offline: true };
+    let here = Git { owner, dir: copy.into(), repository: None, offline: true, alone: None, agent: None };
     // Of a git that knows one format only, the option as well.
     let format = (format.trim() != "sha1").then(|| format!("--object-format={}", format.trim()));
     here.run(&[&["init", "--quiet"][..], &format.iter().map(String::as_str).collect::<Vec<_>>(), &["oar"]].concat())
@@ -117,7 +122,8 @@ pub(super) fn copy_tree(tree: &Root, at: &Path, copy: &Path) -> Result<Root> {
     for name in names.doing(doing)?.split(|b| *b == 0).filter(|n| !n.is_empty()) {
         copy_entry(tree, &new, Path::new(OsStr::from_bytes(name))).doing(doing)?;
     }
-    history::copy(&theirs, &Git { owner, dir: to, repository: None, offline: true }, &new).doing(doing)?;
+    history::copy(&theirs, &Git { owner, dir: to, repository: None, offline: true, alone: None, agent: None }, &new)
+        .doing(doing)?;
     Ok(new)
 }
 

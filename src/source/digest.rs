@@ -89,7 +89,7 @@ mod tests {
             File::open(&file)
                 .unwrap()
                 .set_modified(std::time::UNIX_EPOCH + std::time::Duration::from_secs(seconds))
-                .unwrap()
+                .unwrap();
         };
         touch(1);
         let first = now();

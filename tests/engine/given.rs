@@ -100,7 +100,8 @@ fn secrets_agents_and_caches() {
         "FROM debian:trixie\nARG WHO=nobody\nRUN --mount=type=secret,id=one,required,uid=33 stat -c %a,%u /run/secrets/one > /a && cat /run/secrets/one >> /a\n\
          RUN --mount=type=secret,id=two,env=WORD echo $WORD $WHO >> /a\n\
          RUN --mount=type=ssh,required perl -MIO::Socket::UNIX -e '$s=IO::Socket::UNIX->new($ENV{SSH_AUTH_SOCK}); print $s \"hello\\n\"; print <$s>' >> /a\n\
-         RUN --mount=type=cache,target=/c,id=given echo x >> /c/f && wc -l < /c/f > /count\n",
+         RUN --mount=type=cache,target=/c,id=given --mount=type=cache,target=/d,id=given,sharing=locked \
+         --mount=type=tmpfs,target=/d/e echo x >> /c/f && wc -l < /d/f > /count && test -z \"$(ls /d/e)\"\n",
     );
     workdir.ok(&["clean"]);
     let secret = format!("id=one,src={}", dir.path().join("secret").display());

@@ -225,3 +225,20 @@ async fn stages_are_made_once_and_all_end_when_one_fails() {
     world.build(Options::default()).await.unwrap();
     assert_eq!(ran("ran unused fail"), 0, "nothing needs it");
 }
+
+#[tokio::test]
+async fn a_file_may_have_thousands_of_stages() {
+    let world = World::new();
+    let mut text = format!("FROM scratch AS s0\nCOPY {} file /file\n", own());
+    (1..1000).for_each(|n| text.push_str(&format!("FROM s{} AS s{n}\nENV N={n}\n", n - 1)));
+    world.write("node/Dockerfile", &text);
+    world.build(Options::default()).await.unwrap();
+    let error = |text: &str| {
+        world.write("node/Dockerfile", text);
+        async { world.build(Options::default()).await.unwrap_err().to_string() }
+    };
+    let told = error("FROM scratch\nCOPY --from=3 /a /b\n").await;
+    assert!(told.ends_with("there is no stage 3 in front of this one"), "{told}");
+    let told = error("FROM scratch\nCOPY --from=later /a /b\nFROM scratch AS later\nFROM 0\n").await;
+    assert!(told.contains("cannot build node"), "{told}");
+}

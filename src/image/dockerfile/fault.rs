@@ -71,7 +71,8 @@ fn shown(source: &str, line: usize, column: usize) -> [String; 2] {
 /// A text that is not too long for a message.
 pub(in crate::image) fn short(text: &str) -> String {
     let mut chars = text.chars();
-    let start: String = chars.by_ref().take(SHOWN).collect();
+    // What a terminal would obey is not passed on.
+    let start: String = chars.by_ref().take(SHOWN).map(|c| if c.is_control() { ' ' } else { c }).collect();
     if chars.next().is_some() { format!("{start}...") } else { start }
 }
 

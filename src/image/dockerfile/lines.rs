@@ -89,7 +89,7 @@ impl<'a> Reader<'a> {
         for (number, line) in &self.lines {
             let Some((key, value)) = directive(line) else { break };
             if !matches!(key.as_str(), "syntax" | "escape" | "check") {
-                continue;
+                break;
             }
             if seen.contains(&key) {
                 return Err(Fault::at(number + 1, format!("a second parser directive {key}")));

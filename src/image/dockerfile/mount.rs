@@ -20,7 +20,7 @@ pub(in crate::image) enum Kind {
 }
 
 /// Who may use a cache at the same time.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
 #[serde(rename_all = "lowercase")]
 pub(in crate::image) enum Sharing {
     /// Everybody.
@@ -69,13 +69,20 @@ pub(in crate::image) struct Mount {
 impl Mount {
     /// Reads what can be read before variables have values.
     pub(in crate::image) fn parse(text: &str) -> Result<Self, String> {
-        if let Some(from) = fields(text)?.iter().find_map(|f| f.strip_prefix("from=")).filter(|from| from.contains('$'))
-        {
+        let all = fields(text)?;
+        let named = |f: &String| {
+            f.split_once('=').filter(|(key, _)| key.eq_ignore_ascii_case("from")).map(|(_, v)| v.to_owned())
+        };
+        let from = all.iter().find_map(named);
+        if let Some(from) = from.as_ref().filter(|from| from.contains('$')) {
             return Err(format!("from={from}: it cannot have variables in it; name a stage for it"));
         }
         let known = Self::of(text, &|value| Ok(value.to_owned()));
-        // A variable may stand where a number is wanted.
-        if text.contains('$') { Ok(Self { text: text.into(), ..known.unwrap_or_default() }) } else { known }
+        if !text.contains('$') {
+            return known;
+        }
+        // A variable may stand where a number is wanted; what is named has to be known before.
+        Ok(Self { text: text.into(), from, ..known.unwrap_or_default() })
     }
 
     /// With variables expanded.
@@ -101,14 +108,16 @@ impl Mount {
 
     fn set(&mut self, key: &str, value: &str, read_only: &mut Option<bool>) -> Result<(), String> {
         let bad = |what: &str| format!("--mount: {key}={value}: it is {what}");
-        let boolean = || match value {
-            "true" | "1" => Ok(true),
-            "false" | "0" => Ok(false),
+        let boolean = || match value.to_lowercase().as_str() {
+            "true" | "1" | "t" => Ok(true),
+            "false" | "0" | "f" => Ok(false),
             _ => Err(bad("true or false")),
         };
         let number = || value.parse::<u32>().map(Some).map_err(|_| bad("a number"));
         match key {
-            "type" => self.kind = kind(value).ok_or_else(|| bad("bind, cache, tmpfs, secret or ssh"))?,
+            "type" => {
+                self.kind = kind(&value.to_lowercase()).ok_or_else(|| bad("bind, cache, tmpfs, secret or ssh"))?;
+            }
             "from" => self.from = Some(value.into()),
             "source" | "src" => self.source = Some(value.into()),
             "target" | "dst" | "destination" => self.target = Some(value.into()),
@@ -118,7 +127,7 @@ impl Mount {
             "size" => self.size = Some(bytes(value).ok_or_else(|| bad("a size such as 64m"))?),
             "id" => self.id = Some(value.into()),
             "sharing" => {
-                self.sharing = match value {
+                self.sharing = match value.to_lowercase().as_str() {
                     "shared" => Sharing::Shared,
                     "private" => Sharing::Private,
                     "locked" => Sharing::Locked,
@@ -140,10 +149,9 @@ impl Mount {
     /// What does not go together.
     fn checked(self) -> Result<Self, String> {
         use Kind::{Bind, Cache, Secret, Ssh, Tmpfs};
-        let allowed: [(&str, bool, &[Kind]); 9] = [
+        let allowed: [(&str, bool, &[Kind]); 8] = [
             ("required", self.required, &[Secret, Ssh]),
             ("size", self.size.is_some(), &[Tmpfs]),
-            ("id", self.id.is_some(), &[Cache, Secret, Ssh]),
             ("sharing", self.sharing != Sharing::Shared, &[Cache]),
             ("mode", self.mode.is_some(), &[Cache, Secret, Ssh]),
             ("uid", self.uid.is_some(), &[Cache, Secret, Ssh]),

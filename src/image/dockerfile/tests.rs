@@ -76,6 +76,14 @@ fn flags_and_documents() {
     let Action::Run(run) = &actions[2] else { panic!() };
     assert_eq!((run.network, run.mounts[0].kind, run.documents.len()), (RunNetwork::None, mount::Kind::Cache, 1));
     let Action::Copy(copy) = &actions[3] else { panic!() };
+    // What is named has to be known before variables have values.
+    let text = "FROM a\nRUN --mount=type=cache,FROM=b,target=/c,uid=$U x\nCOPY <<E ${X:-/a}/f\nE\nRUN : ${X:?m} && cat <<E\nUSER x\nE";
+    let steps = parse(text).unwrap().stages.pop().unwrap().steps;
+    let Action::Run(run) = &steps[0].action else { panic!() };
+    assert_eq!(run.mounts[0].from.as_deref(), Some("b"));
+    let Action::Copy(kept) = &steps[1].action else { panic!() };
+    assert_eq!(kept.dest, "${X:-/a}/f");
+    assert_eq!(steps.len(), 3);
     assert_eq!((copy.unpack, copy.checksum.as_deref()), (Some(false), Some("sha256:1")));
 }
 
