@@ -46,7 +46,7 @@ fn what_servers_have_is_added() {
     std::fs::set_permissions(dir.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
     sh(
         dir.path(),
-        "git init -q -b main r.git; cd r.git; mkdir sub; echo one > sub/f; git add .; \
+        "git init -q -b main r.git; cd r.git; mkdir sub; echo one > sub/f; echo 'sub export-ignore' > .gitattributes; git add .; \
          git -c user.name=a -c user.email=a@b commit -qm x; git tag v1; echo two > sub/f; \
          git -c user.name=a -c user.email=a@b commit -qam y; echo file > ../file.txt; touch -d @1000000000 ../file.txt",
     );
