@@ -2,7 +2,8 @@
 //!
 //! `setup` in it is a shell script that makes what git cannot keep. Each image must be what Debian's buildah makes of the same context, to
 //! the last attribute; where that cannot build it, or does not do what BuildKit does, `expected` says in its first line why, and then what
-//! there is beyond the image `base`, in the words of `tests/dockerfiles/describe`.
+//! there is beyond the image `base`, in the words of `tests/dockerfiles/describe`. One that cannot be built has a file `error` instead, with what
+//! the build says, line by line.
 
 use super::ctr;
 use crate::support::{Engine, Workdir, alone, data_dir, require_root, texts};
@@ -19,9 +20,10 @@ fn cases() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/dockerfiles")
 }
 
-fn names() -> Vec<String> {
+/// Those that can be built, or those that cannot.
+fn names(wrong: bool) -> Vec<String> {
     let entries = fs::read_dir(cases()).unwrap().map(Result::unwrap);
-    let folders = entries.filter(|e| e.file_type().unwrap().is_dir());
+    let folders = entries.filter(|e| e.file_type().unwrap().is_dir() && e.path().join("error").exists() == wrong);
     let mut names: Vec<String> = folders.map(|e| e.file_name().into_string().unwrap()).collect();
     names.sort();
     names
@@ -53,7 +55,7 @@ fn workdir(engine: Engine, name: &str, names: &[String]) -> Workdir {
 fn prepare(case: &str, to: &Path) {
     let from = cases().join(case);
     fs::create_dir(to).unwrap();
-    let all = "find . -mindepth 1 -maxdepth 1 ! -name expected ! -name setup -exec cp -a -t \"$TO\" {} +";
+    let all = "find . -mindepth 1 -maxdepth 1 ! -name expected ! -name setup ! -name error -exec cp -a -t \"$TO\" {} +";
     sh(&from, &all.replace("$TO", to.to_str().unwrap()));
     sh(to, &format!("find . -exec chown -h 0:0 {{}} + -exec touch -h -d {LONG_AGO} {{}} +"));
     if let Ok(setup) = fs::read_to_string(from.join("setup")) {
@@ -136,7 +138,7 @@ fn compared(
 fn images_are_those_of_a_reference_builder() {
     require_root();
     let _alone = alone();
-    let names = names();
+    let names = names(false);
     assert!(names.len() > 100);
     let workdir = workdir(Engine::Containerd, "dockerfiles", &names);
     let images = workdir.root.join(".oardocker/images");
@@ -191,6 +193,31 @@ fn accepted_elsewhere(workdir: &Workdir, dir: &Path) {
     assert_eq!(sh(dir, &line), "12");
 }
 
+#[test]
+fn what_cannot_be_built_is_told() {
+    require_root();
+    let _alone = alone();
+    let workdir = workdir(Engine::Containerd, "dockerfiles-wrong", &["base".to_owned()]);
+    workdir.ok(&["build", "-q"]);
+    let state = crate::support::host_state();
+    let wrong = names(true);
+    assert!(wrong.len() > 20);
+    for case in wrong {
+        let folder = workdir.root.join(".oardocker/images").join(&case);
+        prepare(&case, &folder);
+        let out = workdir.run(&["build", "-q"]);
+        let told = texts(&out).1;
+        assert_eq!(out.status.code(), Some(1), "{case}: {told}");
+        for line in fs::read_to_string(cases().join(&case).join("error")).unwrap().lines() {
+            assert!(told.contains(line), "{case}: {line:?} is not in\n{told}");
+        }
+        assert!(told.len() < 2000, "{case}: {told}");
+        fs::remove_dir_all(folder).unwrap();
+    }
+    crate::support::assert_same_state(&state, &crate::support::host_state());
+    workdir.ok(&["destroy", "-f"]);
+}
+
 /// Builds all, and says the images by their ids: the digests of their configurations, which hold those of their layers.
 fn ids(workdir: &Workdir) -> Vec<String> {
     let out = workdir.command(&["build", "-q", "--no-cache"]).env("SOURCE_DATE_EPOCH", "1200000000").output().unwrap();
@@ -229,6 +256,15 @@ fn the_same_input_makes_the_same_digests_on_each_engine() {
         // Another day each time, as after a `git clone`; steps write with the time of the day.
         sh(&workdir.root.join(".oardocker/images"), &format!("find . -exec touch -h -d @{day} {{}} +"));
         let found = ids(&workdir);
+        if engine == Engine::Containerd {
+            let dir = tempfile::tempdir_in(data_dir()).unwrap();
+            let described = describe(&exported(&workdir, "copy-all", dir.path()));
+            let files = described.iter().filter(|line| line.starts_with("/w/"));
+            assert!(
+                files.clone().count() > 4 && files.clone().all(|line| line.contains(" 1200000000")),
+                "{described:?}"
+            );
+        }
         workdir.ok(&["destroy", "-f"]);
         assert_eq!(found.len(), cases.len());
         assert_eq!(&found, expected.get_or_insert(found.clone()), "{name}");
