@@ -295,7 +295,13 @@ impl Copier<'_> {
     fn path(&self, source: &str) -> Result<()> {
         let tree = self.supply.tree;
         let found = self.plan.found(tree, source)?;
-        let many = found.len() > 1 || self.plan.dest.ends_with('/');
+        let many = self.plan.dest.ends_with('/');
+        let files = found.iter().filter(|found| kind(&found.stat) != FileType::Directory).count();
+        if files > 1 && !many && !self.place.is_dir() {
+            let dest = &self.plan.dest;
+            return Err(Error::new(format!("{dest} is no directory, and {source} means {files} files"))
+                .hint(format!("write {dest}/")));
+        }
         for Found { path, stat, name } in found {
             let doing = || format!("cannot copy {} to {}", path.display(), self.plan.dest);
             if kind(&stat) == FileType::Directory {

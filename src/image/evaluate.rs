@@ -465,9 +465,11 @@ impl Evaluation {
         let mut env = self.image.env();
         let has =
             |env: &[String], key: &str| env.iter().any(|e| e.split_once('=').is_some_and(|(name, _)| name == key));
+        // Programs look for proxies in either case.
         let proxies = self.given.iter().filter(|(name, _)| PROXIES.contains(&name.as_str()));
-        for (key, value) in self.args.iter().chain(proxies) {
-            if !has(&env, key) {
+        let proxies = proxies.flat_map(|(name, value)| [(name.to_lowercase(), value), (name.to_uppercase(), value)]);
+        for (key, value) in self.args.iter().map(|(key, value)| (key.clone(), value)).chain(proxies) {
+            if !has(&env, &key) {
                 env.push(format!("{key}={value}"));
             }
         }

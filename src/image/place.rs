@@ -59,9 +59,14 @@ impl<'a> Place<'a> {
         self.root.sub(&Path::new("/").join(self.resolved(self.dest())?))
     }
 
+    /// Whether the destination is a directory already.
+    pub(super) fn is_dir(&self) -> bool {
+        !self.plan.link && self.root.is_dir(self.dest())
+    }
+
     /// The directory and the name for a file; `into`: the destination is a directory, as one that is there is too.
     pub(super) fn of_file(&self, name: &OsStr, into: bool) -> Result<(OwnedFd, OsString)> {
-        if into || (!self.plan.link && self.root.is_dir(self.dest())) {
+        if into || self.is_dir() {
             return Ok((self.directory()?, name.to_owned()));
         }
         let path = if self.plan.link {

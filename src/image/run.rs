@@ -206,6 +206,8 @@ fn make_directory(root: &Root, path: &str, owner: Option<&str>) -> Result<()> {
 
 /// `--chown` and USER by an image's own names. Who is given as a number has the group of that number.
 fn owner_of(root: &Root, text: &str) -> Result<(u32, u32)> {
+    // A group whose variable is empty is none.
+    let text = text.strip_suffix(':').unwrap_or(text);
     if let Ok(number) = text.parse() {
         return Ok((number, number));
     }
