@@ -82,7 +82,7 @@ impl Plan {
         Patterns::new(self.exclude.iter().map(String::as_str)).map_err(Error::new)?;
         for source in &self.sources {
             match source {
-                Source::Path(path) if self.parents => drop(Pivot::new(path, tree, self)?),
+                Source::Path(path) if self.parents => drop(Pivot::all(path, tree, self)?),
                 Source::Path(path) => drop(tree.find(path)?),
                 _ => {}
             }
@@ -146,8 +146,9 @@ impl Plan {
     fn hash(&self, tree: &Tree, path: &str) -> Result<String> {
         let mut hash = Sha256::new();
         if self.parents {
-            let pivot = Pivot::new(path, tree, self)?;
-            hash_below(&mut hash, tree, &pivot.top, &pivot.choice).doing(|| format!("cannot read {path}"))?;
+            for pivot in Pivot::all(path, tree, self)? {
+                hash_below(&mut hash, tree, &pivot.top, &pivot.choice).doing(|| format!("cannot read {path}"))?;
+            }
         } else {
             for found in self.found(tree, path)? {
                 hash_field(&mut hash, found.name.as_bytes());
@@ -178,17 +179,22 @@ struct Pivot {
 }
 
 impl Pivot {
-    fn new(source: &str, tree: &Tree, plan: &Plan) -> Result<Self> {
+    /// Of one source: its part in front of the pivot may be a pattern.
+    fn all(source: &str, tree: &Tree, plan: &Plan) -> Result<Vec<Self>> {
         let (top, rest) = source.split_once("/./").unwrap_or(("", source));
         let rest = cleaned(rest);
         let rest = rest.to_string_lossy();
-        let (top, _) = tree.look(&cleaned(top), source)?;
-        if !is_pattern(&rest) {
-            tree.look(&top.join(super::pattern::unescaped(&rest)), source)?;
+        let mut all = Vec::new();
+        for path in tree.find(top)? {
+            let (top, _) = tree.look(&path, source)?;
+            if !is_pattern(source) {
+                tree.look(&top.join(super::pattern::unescaped(&rest)), source)?;
+            }
+            let mut choice = plan.choice()?;
+            choice.only = (!rest.is_empty()).then(|| Patterns::new([&*rest])).transpose().map_err(Error::new)?;
+            all.push(Self { top, choice });
         }
-        let mut choice = plan.choice()?;
-        choice.only = (!rest.is_empty()).then(|| Patterns::new([&*rest])).transpose().map_err(Error::new)?;
-        Ok(Self { top, choice })
+        Ok(all)
     }
 }
 
@@ -267,8 +273,9 @@ pub(super) fn apply(plan: &Plan, supply: &Supply<'_>, root: &Path) -> Result<()>
     for source in &plan.sources {
         match source {
             Source::Path(path) if plan.parents => {
-                let pivot = Pivot::new(path, supply.tree, plan)?;
-                copier.tree(supply.tree, &pivot.top, &pivot.choice)?;
+                for pivot in Pivot::all(path, supply.tree, plan)? {
+                    copier.tree(supply.tree, &pivot.top, &pivot.choice)?;
+                }
             }
             Source::Path(path) => copier.path(path)?,
             Source::Inline { name, content } => copier.bytes(name, &mut content.as_bytes(), 0o644, EPOCH)?,
@@ -621,9 +628,10 @@ mod tests {
             fs::write(path, "").unwrap();
         }
         world.apply(&Plan { parents: true, ..World::plan(&["a/b/c.txt", "a/./e/*.txt"], "/p/") }).unwrap();
+        world.apply(&Plan { parents: true, ..World::plan(&["a*/./**/f.txt", "none*/./x"], "/w/") }).unwrap();
         world.apply(&Plan { exclude: vec!["**/*.md".into()], ..World::plan(&["a"], "/x") }).unwrap();
         world.apply(&Plan { parents: true, ..World::plan(&["**/*.txt"], "/all/") }).unwrap();
-        for there in ["p/a/b/c.txt", "p/e/f.txt", "x/b/c.txt", "all/a/b/c.txt", "all/a/e/f.txt"] {
+        for there in ["p/a/b/c.txt", "p/e/f.txt", "x/b/c.txt", "all/a/b/c.txt", "all/a/e/f.txt", "w/e/f.txt"] {
             assert!(world.root().join(there).exists(), "{there}");
         }
         assert!(!world.root().join("x/b/d.md").exists() && !world.root().join("all/a/b/d.md").exists());

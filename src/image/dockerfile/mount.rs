@@ -162,6 +162,9 @@ impl Mount {
         if let Some((key, ..)) = allowed.iter().find(|(_, given, kinds)| *given && !kinds.contains(&self.kind)) {
             return Err(format!("--mount: a mount of type {} has no {key}", name(self.kind)));
         }
+        if self.kind == Cache && self.source.is_some() && self.from.is_none() {
+            return Err("--mount: a part of a cache (source without from) is not supported: mount the whole".into());
+        }
         let needs_target = matches!(self.kind, Bind | Cache | Tmpfs);
         if needs_target && self.target.as_deref().unwrap_or_default().is_empty() {
             return Err(format!("--mount: a mount of type {} needs a target", name(self.kind)));

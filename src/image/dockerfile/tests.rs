@@ -96,6 +96,10 @@ fn what_is_wrong_is_told_with_its_place() {
             "D:3:5: RUN --security=insecure is not supported: every step runs in a sandbox",
         ),
         ("FROM a\nRUN --mount=type=odd x", "D:2:13: --mount: type=odd: it is bind, cache, tmpfs, secret or ssh"),
+        (
+            "FROM a\nRUN --mount=type=cache,source=s,target=/c x",
+            "D:2:13: --mount: a part of a cache (source without from) is not supported: mount the whole",
+        ),
         ("FROM a\nRUN --mount=type=bind x", "D:2:13: --mount: a mount of type bind needs a target"),
         ("FROM a\nCOPY --froom=b x y", "D:2:6: COPY has no option --froom"),
         ("FROM a\nCOPY --from=$b x y", "D:2:6: COPY: --from cannot have variables in it"),
