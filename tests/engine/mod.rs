@@ -37,6 +37,9 @@ fn context(workdir: &Workdir, name: &str, text: &str) {
     let path = workdir.root.join(".oardocker/images/one").join(name);
     fs::create_dir_all(path.parent().unwrap()).unwrap();
     fs::write(&path, text).unwrap();
+    // Images have the times of what is copied.
+    let long_ago = std::time::UNIX_EPOCH + std::time::Duration::from_secs(1_000_000_000);
+    fs::File::open(&path).unwrap().set_modified(long_ago).unwrap();
     if text.starts_with("#!") {
         fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
     }
