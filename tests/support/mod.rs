@@ -316,7 +316,7 @@ impl Workdir {
 }
 
 /// No command of a test takes longer, on the slowest machine with the slowest network.
-const LONGEST: Duration = Duration::from_secs(900);
+const LONGEST: Duration = Duration::from_secs(600);
 
 /// The output of a command. One that hangs is ended, and what runs then is shown: a run that is cut short from outside says nothing.
 fn in_time(command: &mut Command) -> Output {
