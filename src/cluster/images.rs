@@ -271,9 +271,10 @@ impl Job<'_> {
         });
         if let Some(key) = key.as_ref().filter(|_| !self.again)
             && let Some((layer, labels)) = cache::find(images, key, &image).await?
-            && let Some(said) = labels.get(SAID_LABEL).and_then(|text| serde_json::from_str(text).ok())
+            && let Some(said) = labels.get(SAID_LABEL).and_then(|text| serde_json::from_str::<Said>(text).ok())
         {
             (self.builder.listener)(role, " ---> Using cache");
+            (self.builder.listener)(role, &said.comment);
             image.layers.push(layer);
             return Ok(Done { role: role.to_owned(), image, said, key: None });
         }

@@ -117,7 +117,8 @@ impl<'a> Job<'a> {
             let epoch = self.builder.options.epoch;
             Evaluation::new(&self.source.file, image, &self.given, &self.globals, epoch)
         };
-        self.say_step(&stage.text.replacen(&stage.from, &base, 1));
+        let name = stage.name.as_ref().map_or_else(String::new, |name| format!(" AS {name}"));
+        self.say_step(&format!("FROM {base}{name}"));
         let triggers = state.take_triggers();
         let trigger = |text: &String| {
             let step =

@@ -564,7 +564,7 @@ fn bad_input_changes_nothing() {
     let workdir = ready("trixie");
     workdir.ok(&["stop"]);
     let before = host_state();
-    let images = workdir.ok(&["status"]);
+    let images = workdir.images();
     let empty = tempfile::tempdir().unwrap();
     let nothing = Workdir { root: empty.path().into(), engine: Engine::Containerd };
     let text = nothing.fails(1, &["build", "start"]);
@@ -597,7 +597,7 @@ fn bad_input_changes_nothing() {
     let text = workdir.fails(1, &["start"]);
     assert!(text.contains("port 46668 of 127.0.0.1, for port 6668 of the frontend, is taken"), "{text}");
     assert_same_state(&before, &host_state());
-    assert_eq!(workdir.ok(&["status"]), images);
+    assert_eq!(workdir.images(), images);
 }
 
 #[test]
@@ -611,14 +611,14 @@ fn a_failing_install_script_leaves_the_images_as_they_were() {
     fs::create_dir_all(version.parent().unwrap()).unwrap();
     fs::write(version, "my $OARVersion = \"9.9\";\n").unwrap();
     fs::write(tree.join("Makefile"), "%:\n\t@echo the last words; exit 5\n").unwrap();
-    let (before, images) = (host_state(), workdir.ok(&["status"]));
+    let (before, images) = (host_state(), workdir.images());
     let text = workdir.fails(1, &["install", tree.to_str().unwrap()]);
     assert!(
         text.contains("/root/install_oar.sh ended with exit code 2 on") && text.contains("the last words"),
         "{text}"
     );
     assert_same_state(&before, &host_state());
-    assert_eq!(workdir.ok(&["status"]), images);
+    assert_eq!(workdir.images(), images);
     assert!(!tree.join("Makefiles").exists(), "the user's tree is never written to");
 }
 
@@ -797,7 +797,7 @@ fn oar_from_a_url() {
     let workdir = ready("trixie");
     let port = web_server(fs::read(oar_tarball()).unwrap());
     let url = |path: &str| format!("http://127.0.0.1:{port}/{path}");
-    let images = workdir.ok(&["status"]);
+    let images = workdir.images();
     for (path, expected) in [
         ("cut.tar.gz", "cannot download"),
         ("page.tar.gz", "the server calls it text/html"),
@@ -809,7 +809,7 @@ fn oar_from_a_url() {
     let text = workdir.fails(1, &["install", "http://127.0.0.1:1/oar.tar.gz"]);
     assert!(text.contains("Connection refused"), "{text}");
     assert!(workdir.fails(1, &["install", "ftp://127.0.0.1/x"]).contains("ftp URLs cannot be installed from"));
-    assert_eq!(workdir.ok(&["status"]), images);
+    assert_eq!(workdir.images(), images);
     for path in ["oar.tar.gz", "moved"] {
         let text = workdir.ok(&["install", &url(path)]);
         assert!(text.contains("Saved: OAR 2.6.1 (tarball)"), "{text}");

@@ -296,18 +296,21 @@ impl Workdir {
     #[track_caller]
     pub fn install_once(&self) -> Option<String> {
         static INSTALLED: Mutex<BTreeMap<PathBuf, String>> = Mutex::new(BTreeMap::new());
-        let images = || -> String {
-            let listed = self.ok(&["status"]);
-            let of_image = |line: &str| line.split_whitespace().take(2).collect::<Vec<_>>().join(" ") + "\n";
-            listed.lines().filter(|line| line.starts_with("oardocker/")).map(of_image).collect()
-        };
         let mut installed = INSTALLED.lock().unwrap_or_else(PoisonError::into_inner);
-        if installed.get(&self.root).is_some_and(|before| *before == images()) {
+        if installed.get(&self.root).is_some_and(|before| *before == self.images()) {
             return None;
         }
         let text = self.ok(&["install", oar_tarball().to_str().unwrap()]);
-        installed.insert(self.root.clone(), images());
+        installed.insert(self.root.clone(), self.images());
         Some(text)
+    }
+
+    /// Its images by their ids, not by their age.
+    #[track_caller]
+    pub fn images(&self) -> String {
+        let listed = self.ok(&["status"]);
+        let of_image = |line: &str| line.split_whitespace().take(2).collect::<Vec<_>>().join(" ") + "\n";
+        listed.lines().filter(|line| line.starts_with("oardocker/")).map(of_image).collect()
     }
 
     pub fn env_id(&self) -> String {

@@ -7,7 +7,7 @@ use super::mount::Mount;
 use super::{Action, Argument, Copy, Health, Run, RunNetwork, Stage, Words, split_keyword, words};
 
 /// FROM.
-pub(super) fn from(line: &Line, escape: char, text: String) -> Result<Stage, Fault> {
+pub(super) fn from(line: &Line, escape: char) -> Result<Stage, Fault> {
     let (_, rest) = split_keyword(&line.text);
     let (mut flags, rest) = flags::split(line.number, "FROM", rest, escape);
     let platform = flags.one("platform")?;
@@ -28,7 +28,7 @@ pub(super) fn from(line: &Line, escape: char, text: String) -> Result<Stage, Fau
         );
         return Err(Fault::at(line.number, what).about(*words.last().expect("there are three")));
     }
-    Ok(Stage { line: line.number, text, name, from: (*from).to_owned(), platform, steps: Vec::new() })
+    Ok(Stage { line: line.number, name, from: (*from).to_owned(), platform, steps: Vec::new() })
 }
 
 /// Any other.

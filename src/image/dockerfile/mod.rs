@@ -31,8 +31,6 @@ pub(super) struct Dockerfile {
 pub(super) struct Stage {
     /// Of its FROM.
     pub line: usize,
-    /// Its FROM as written.
-    pub text: String,
     /// `AS name`, in lower case.
     pub name: Option<String>,
     /// The image below, not yet expanded.
@@ -195,7 +193,7 @@ pub(super) fn parse(text: &str) -> Result<Dockerfile, Fault> {
         let (keyword, _) = split_keyword(&line.text);
         let shown = short(line.text.split_whitespace().collect::<Vec<_>>().join(" ").as_str());
         if keyword.eq_ignore_ascii_case("from") {
-            stages.push(instruction::from(line, directives.escape, shown)?);
+            stages.push(instruction::from(line, directives.escape)?);
             continue;
         }
         let action = instruction::action(line, directives.escape)?;
