@@ -185,7 +185,10 @@ fn accepted_elsewhere(workdir: &Workdir, dir: &Path) {
         fs::remove_file(archive).unwrap();
     }
     exported(workdir, "copy-all", dir);
-    let podman = format!("podman --storage-driver=vfs --root {0}/podman --runroot {0}/podman-run", dir.display());
+    // Its path may have 50 characters.
+    let run = tempfile::Builder::new().prefix("oard-").tempdir_in("/run").unwrap();
+    let (root, run) = (dir.join("podman"), run.path());
+    let podman = format!("podman --storage-driver=vfs --root {} --runroot {}", root.display(), run.display());
     let line = format!(
         "id=$({podman} pull -q oci-archive:copy-all.tar) && {podman} --cgroup-manager=cgroupfs run --rm --ulimit=nofile=1024:1024 --ulimit=nproc=1024:1024 --network=none $id cat l d/b; \
          {podman} rmi -f $id > /dev/null; find /sys/fs/cgroup/*/libpod_parent -depth -type d -exec rmdir {{}} +"
