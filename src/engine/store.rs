@@ -136,7 +136,10 @@ impl Store {
         };
         let mut errors = Vec::new();
         for dir in unused("chains", &chains)? {
-            errors.extend(remove_dir(&dir).err());
+            // Without its name first: one that is removed in part, by a process that is killed, must not pass for whole.
+            let gone = self.dir.join("chains").join(format!(".gone-{:016x}", rand::random::<u64>()));
+            let renamed = fs::rename(&dir, &gone).doing(|| format!("cannot remove {}", dir.display()));
+            errors.extend(renamed.and_then(|()| remove_dir(&gone)).err());
         }
         for file in unused("blobs", &blobs)? {
             errors.extend(remove_file(&file).err());
@@ -496,6 +499,30 @@ mod tests {
         assert!(store.has(&kept.diff_id) && !store.has(&gone.diff_id));
         assert!(store.blob(&kept).exists() && !store.blob(&gone).exists());
         assert_eq!(store.image("one/a:latest").await.unwrap().unwrap().layers, [kept]);
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn layers_are_never_there_in_part() {
+        const FILES: usize = 3000;
+        let tmp = tempfile::tempdir().unwrap();
+        let store = Store::open(&Machine::below(tmp.path()));
+        let chain = layer("gone").diff_id;
+        let files = store.sub("chains", digits(&chain)).join("fs");
+        fs::create_dir_all(&files).unwrap();
+        (0..FILES).for_each(|n| drop(File::create(files.join(n.to_string())).unwrap()));
+        // What a removal left that was killed.
+        fs::create_dir_all(store.dir.join("chains/.gone-1/fs")).unwrap();
+        std::thread::scope(|scope| {
+            let watch = scope.spawn(|| {
+                while store.has(&chain) {
+                    let count = fs::read_dir(&files).map_or(0, Iterator::count);
+                    assert!(count == FILES || !store.has(&chain), "{count} of {FILES} are there");
+                }
+            });
+            store.remove_unused().unwrap();
+            watch.join().unwrap();
+        });
+        assert_eq!(entries(&store.dir.join("chains")).unwrap(), Vec::<PathBuf>::new());
     }
 
     #[tokio::test(flavor = "multi_thread")]
