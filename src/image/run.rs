@@ -46,7 +46,7 @@ impl Builder {
         let outcome = async {
             match change {
                 Change::Run(run) => self.run_mounted(&step, definition, state, run, around).await?,
-                Change::Copy(copying) => self.copy(&step, copying, around, fetched).await?,
+                Change::Copy(copying) => self.copy(&step, &definition.title, copying, around, fetched).await?,
                 Change::Directories(all) => {
                     let root = Root::open(&step.root)?;
                     for Directory { path, owner } in all {
@@ -89,7 +89,14 @@ impl Builder {
     }
 
     /// A COPY or ADD.
-    async fn copy(&self, step: &StepRoot, copying: &Copying, around: &Around<'_>, fetched: Vec<Fetched>) -> Result<()> {
+    async fn copy(
+        &self,
+        step: &StepRoot,
+        title: &str,
+        copying: &Copying,
+        around: &Around<'_>,
+        fetched: Vec<Fetched>,
+    ) -> Result<()> {
         let mut plan = copying.plan.clone();
         if let Some(owner) = copying.owner.as_deref() {
             plan.owner = Some(owner_of(&Root::open(&step.root)?, owner)?);
@@ -101,8 +108,12 @@ impl Builder {
         }
         let (context, root, limit) = (around.context.clone(), step.root.clone(), self.options.unpack_limit());
         let other = of_image.as_ref().map(|step| step.root.clone());
+        let (listener, title) = (self.listener.clone(), title.to_owned());
         let work = move || {
             let tree = other.map_or(Ok(context), |root| Root::open(&root).map(Tree::image))?;
+            for pattern in plan.without_match(&tree)? {
+                listener(&title, &format!(" ---> Nothing matches {pattern}"));
+            }
             copy::apply(&plan, &Supply { tree: &tree, fetched: &fetched, limit }, &root)
         };
         let copied = tokio::task::spawn_blocking(work).await.doing(|| "copy".into()).and_then(|copied| copied);

@@ -171,7 +171,6 @@ impl<'a> Job<'a> {
             self.allowed(&change).map_err(told)?;
             let mut fetched = Vec::new();
             if let Change::Copy(copying) = &mut change {
-                self.say_what_is_missing(copying).map_err(told)?;
                 fetched = self.look_up(copying).await.map_err(told)?;
             }
             let key = state.key(&change, around).map_err(told)?;
@@ -210,15 +209,6 @@ impl<'a> Job<'a> {
     /// Goes on with what has nothing half done in the engine until the user does not want it any more.
     async fn wanted<T>(&self, work: impl Future<Output = T>) -> Result<T> {
         self.builder.cancel.run_until_cancelled(work).await.ok_or_else(Error::interrupted)
-    }
-
-    fn say_what_is_missing(&self, copying: &Copying) -> Result<()> {
-        if copying.from.is_none() {
-            for pattern in copying.plan.without_match(&self.context)? {
-                self.say(&format!(" ---> Nothing matches {pattern}"));
-            }
-        }
-        Ok(())
     }
 
     /// What of a COPY is known only once servers are asked; what that brought.
