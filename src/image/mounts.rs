@@ -5,7 +5,7 @@ use super::caches;
 use super::copy::{self, Plan, Source, Supply};
 use super::dockerfile::mount::{Kind, Mount as Wanted};
 use super::evaluate::{Around, Running};
-use super::pattern::cleaned;
+use super::pattern::{self, cleaned};
 use super::tree::Tree;
 use crate::engine::{Image, Mount, StepRoot};
 use crate::error::{Doing as _, Error, Result};
@@ -135,7 +135,7 @@ impl Builder {
             let (path, stat) = context.look(&cleaned(&source), &source)?;
             let is_dir = super::tree::kind(&stat) == rustix::fs::FileType::Directory;
             let name = path.file_name().unwrap_or_default().to_owned();
-            let literal = path.to_string_lossy().replace(['\\', '*', '?', '['], "\\$0");
+            let literal = pattern::escaped(&path.to_string_lossy());
             let plan = Plan { sources: vec![Source::Path(literal)], dest: "/shown/".into(), ..Plan::default() };
             copy::apply(&plan, &Supply { tree: &context, fetched: &[], limit }, &root)?;
             Ok(if is_dir { root.join("shown") } else { root.join("shown").join(name) })

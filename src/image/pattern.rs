@@ -18,6 +18,12 @@ pub(super) fn is_pattern(text: &str) -> bool {
     false
 }
 
+/// A pattern for this path alone.
+pub(super) fn escaped(path: &str) -> String {
+    let escape = |c: char| matches!(c, '\\' | '*' | '?' | '[').then_some('\\').into_iter().chain([c]);
+    path.chars().flat_map(escape).collect()
+}
+
 /// A path without the escapes of patterns.
 pub(super) fn unescaped(text: &str) -> String {
     let (mut plain, mut chars) = (String::new(), text.chars());
@@ -244,5 +250,8 @@ mod tests {
         }
         assert!(is_pattern("a*") && is_pattern("a[b]") && !is_pattern("a\\*"));
         assert_eq!(unescaped("a\\*b\\\\c"), "a*b\\c");
+        for odd in ["a[b]*", "\\", "x?y", "plain"] {
+            assert!(!is_pattern(&escaped(odd)) && unescaped(&escaped(odd)) == odd, "{odd}");
+        }
     }
 }
