@@ -2,6 +2,7 @@
 
 use super::values::Wrong;
 use crate::error::{Doing as _, Error, Result};
+use crate::image::size::bytes;
 use serde::Serialize;
 use std::io::Read as _;
 use std::path::PathBuf;
@@ -97,16 +98,7 @@ pub(super) fn agent(text: &str) -> Result<(String, PathBuf), Wrong> {
 /// A size in bytes: `500m`, `64g`. A tar has 10 KiB at least.
 pub(super) fn size(text: &str) -> Result<u64, Wrong> {
     let wrong = || Wrong::Now(format!("{text:?}: it is a size in bytes of 20k at least, such as 500m or 64g"));
-    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
-    let shift = match text[digits.len()..].to_lowercase().trim_end_matches("ib").trim_end_matches('b') {
-        "" => 0,
-        "k" => 10,
-        "m" => 20,
-        "g" => 30,
-        "t" => 40,
-        _ => return Err(wrong()),
-    };
-    digits.parse::<u64>().ok().and_then(|n| n.checked_mul(1 << shift)).filter(|n| *n >= 20 << 10).ok_or_else(wrong)
+    bytes(text).filter(|n| *n >= 20 << 10).ok_or_else(wrong)
 }
 
 /// `SOURCE_DATE_EPOCH`, in seconds since 1970.

@@ -144,12 +144,7 @@ impl<W: Write> Writer<W> {
         } else if kind.is_symlink() {
             header.set_entry_type(EntryType::Symlink);
             let target = fs::read_link(path).doing(doing)?;
-            // The target is data: `append_link` would tidy it up, unless it is too long for the header.
-            if header.set_link_name_literal(target.as_os_str().as_bytes()).is_ok() {
-                self.builder.append_data(&mut header, name, io::empty()).doing(doing)
-            } else {
-                self.builder.append_link(&mut header, name, &target).doing(doing)
-            }
+            append_symlink(&mut self.builder, &mut header, name, &target).doing(doing)
         } else if kind.is_file() {
             header.set_entry_type(EntryType::Regular);
             header.set_size(meta.len());
@@ -217,6 +212,20 @@ fn header(meta: &Metadata, epoch: Option<i64>) -> Header {
     header.set_gid(meta.gid().into());
     header.set_mtime(meta.mtime().min(epoch.unwrap_or(i64::MAX)).max(0) as u64);
     header
+}
+
+/// A symbolic link. Its target is data: `append_link` would tidy it up, and is for one that is too long for the header only.
+pub(super) fn append_symlink<W: io::Write>(
+    builder: &mut Builder<W>,
+    header: &mut Header,
+    name: &Path,
+    target: &Path,
+) -> io::Result<()> {
+    if header.set_link_name_literal(target.as_os_str().as_bytes()).is_ok() {
+        builder.append_data(header, name, io::empty())
+    } else {
+        builder.append_link(header, name, target)
+    }
 }
 
 fn slashed(name: &Path) -> PathBuf {

@@ -28,6 +28,7 @@ mod remote;
 pub mod report;
 pub mod run;
 mod shell;
+pub mod size;
 mod stages;
 mod tarfile;
 mod tree;

@@ -1,5 +1,6 @@
 //! What ADD fetches: a file by HTTP, or the tree of a git repository.
 
+use super::layer::append_symlink;
 use crate::error::{Doing as _, Error, Result};
 use crate::host::git::{Git, Owner};
 use crate::rooted::{Root, open_plain, own_path};
@@ -273,7 +274,7 @@ fn with_repository(tar: File, workshop: &Root, time: u64, scratch: &Path) -> Res
         let (mut header, path) = (entry.header().clone(), PathBuf::from(entry.path().doing(doing)?));
         if header.entry_type() != tar::EntryType::XGlobalHeader {
             match entry.link_name().doing(doing)?.map(std::borrow::Cow::into_owned) {
-                Some(link) => builder.append_link(&mut header, path, link).doing(doing)?,
+                Some(link) => append_symlink(&mut builder, &mut header, &path, &link).doing(doing)?,
                 None => builder.append_data(&mut header, path, &mut entry).doing(doing)?,
             }
         }
@@ -313,6 +314,7 @@ fn append_tree(builder: &mut tar::Builder<File>, workshop: &Root, path: &Path, t
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::io::Seek as _;
 
     #[test]
     fn what_is_a_repository() {
@@ -335,6 +337,32 @@ mod tests {
         }
         assert!(GitSource::parse("https://h/a.git#--upload-pack=x").is_err());
         assert!(GitSource::parse("https://h/a.git?ref=v1").is_err());
+    }
+
+    #[test]
+    fn with_its_repository_a_tree_keeps_its_links_to_the_letter() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir_all(dir.path().join("tree/.git")).unwrap();
+        std::fs::write(dir.path().join("tree/.git/HEAD"), "ref").unwrap();
+        let mut builder = tar::Builder::new(tempfile::tempfile().unwrap());
+        let (targets, mut header) = ([Path::new("./s//t/"), Path::new("../a/./b")], tar::Header::new_gnu());
+        header.set_entry_type(tar::EntryType::Symlink);
+        header.set_size(0);
+        for (n, target) in targets.iter().enumerate() {
+            append_symlink(&mut builder, &mut header, Path::new(&n.to_string()), target).unwrap();
+        }
+        let mut tar = builder.into_inner().unwrap();
+        tar.rewind().unwrap();
+        let mut whole = with_repository(tar, &Root::open(dir.path()).unwrap(), 0, dir.path()).unwrap();
+        whole.rewind().unwrap();
+        let (mut links, mut names) = (Vec::new(), Vec::new());
+        for entry in tar::Archive::new(whole).entries().unwrap() {
+            let entry = entry.unwrap();
+            links.extend(entry.link_name().unwrap().map(std::borrow::Cow::into_owned));
+            names.push(entry.path().unwrap().into_owned());
+        }
+        assert_eq!(links, targets);
+        assert!(names.iter().any(|name| name == Path::new(".git/HEAD")), "{names:?}");
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! `RUN --mount`: what it says, before variables are expanded and after.
 
 use super::super::shell::{Lookup, Shell};
+use super::super::size;
 
 /// What kind of a mount.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
@@ -124,7 +125,7 @@ impl Mount {
             "ro" | "readonly" => *read_only = Some(boolean()?),
             "rw" | "readwrite" => *read_only = Some(!boolean()?),
             "required" => self.required = boolean()?,
-            "size" => self.size = Some(bytes(value).ok_or_else(|| bad("a size such as 64m"))?),
+            "size" => self.size = Some(size::bytes(value).ok_or_else(|| bad("a size such as 64m"))?),
             "id" => self.id = Some(value.into()),
             "sharing" => {
                 self.sharing = match value.to_lowercase().as_str() {
@@ -198,21 +199,6 @@ fn name(kind: Kind) -> &'static str {
         Kind::Secret => "secret",
         Kind::Ssh => "ssh",
     }
-}
-
-/// A size as Docker writes it: powers of 1024.
-fn bytes(text: &str) -> Option<u64> {
-    let text = text.to_lowercase();
-    let end = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
-    let shift = match text[end..].trim_end_matches("ib").trim_end_matches('b') {
-        "" => 0,
-        "k" => 10,
-        "m" => 20,
-        "g" => 30,
-        "t" => 40,
-        _ => return None,
-    };
-    text[..end].parse::<u64>().ok()?.checked_mul(1 << shift)
 }
 
 /// The fields between commas; one in double quotes may have commas in it.
