@@ -46,6 +46,8 @@ pub struct Facts {
     pub resolv_conf: String,
     /// The time zone, as in `Europe/Paris`.
     pub zone: Option<String>,
+    /// Whether the kernel can be told to acknowledge data at once.
+    pub prompt_acks: bool,
 }
 
 impl Facts {
@@ -72,6 +74,7 @@ impl Facts {
             hosts: net::hosts(&addresses),
             resolv_conf: net::resolv_conf()?.text,
             zone: request.zone.clone(),
+            prompt_acks: net::has_prompt_acks(),
         })
     }
 }

@@ -8,7 +8,7 @@ use super::{ENV_LABEL, HOST_LABEL, container_id, cow, files, init, keeper, old_f
 use crate::cgroup::{Cgroups, Controller, Layout, View};
 use crate::engine::{Content, Mount, NodeImage, NodeSpec, Plug, ProcessSpec, Seed};
 use crate::host::Ids;
-use crate::net::{Access, Subnet};
+use crate::net::{self, Access, Subnet};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -67,6 +67,7 @@ fn host(request: &Request, facts: &Facts, name: String, index: u32) -> Host {
         process: process(image, &facts.cgroups),
         mounts: mounts(request, facts, &name),
         seeds: seeds(request, facts),
+        sysctls: sysctls(facts),
         plug: Plug {
             network: request.env_id.clone(),
             subnet: facts.subnet,
@@ -135,6 +136,13 @@ fn seeds(request: &Request, facts: &Facts) -> Vec<Seed> {
     seeds
 }
 
+/// Data is acknowledged at once: ssh, with which OAR starts all of a job, writes twice before it reads, and otherwise waits 40 ms for
+/// the delayed acknowledgement of its first words.
+fn sysctls(facts: &Facts) -> BTreeMap<&'static str, String> {
+    let prompt = facts.prompt_acks.then(|| (net::PROMPT_ACKS, u8::MAX.to_string()));
+    prompt.into_iter().collect()
+}
+
 fn mounts(request: &Request, facts: &Facts, host: &str) -> Vec<Mount> {
     let dir = &facts.files;
     let text = |path: PathBuf| path.to_string_lossy().into_owned();
@@ -150,6 +158,10 @@ fn mounts(request: &Request, facts: &Facts, host: &str) -> Vec<Mount> {
         Mount::bind(text(dir.profile(role(host))), "/etc/profile.d/oardocker_env.sh", true),
         Mount::bind(text(dir.init_scripts()), "/var/lib/container/init-scripts", true),
     ];
+    // A mark, for stock_timing.sh.
+    if request.stock_timing {
+        mounts.push(Mount::bind(text(dir.path("nodes")), "/var/lib/container/stock_timing", true));
+    }
     if host == "server" {
         mounts.push(Mount::bind(text(dir.wake_dir()), keeper::WAKE_DIR_INSIDE, false));
         // A mark: nobody on the host sees to it that the nodes become Alive, so the server does.
@@ -199,6 +211,7 @@ pub(crate) mod tests {
             any: false,
             user: Some(1000),
             userns: crate::workdir::manifest::Userns::Auto,
+            stock_timing: false,
             wait: true,
             global: vec![],
             env_dir: std::sync::Arc::new(crate::rooted::Root::beneath(Path::new("/")).unwrap()),
@@ -241,6 +254,7 @@ pub(crate) mod tests {
             hosts: "10.158.0.2 server\n".into(),
             resolv_conf: String::new(),
             zone: Some("Europe/Paris".into()),
+            prompt_acks: true,
         }
     }
 

@@ -33,6 +33,8 @@ pub struct Request {
     pub user: Option<u32>,
     /// Whether nodes have users of their own.
     pub userns: Userns,
+    /// Whether OAR's own timing is left, and jobs wait as on a large cluster.
+    pub stock_timing: bool,
     /// Whether `start` returns when all of it is ready, and not before.
     pub wait: bool,
     /// The global options with which another oardocker finds this cluster.

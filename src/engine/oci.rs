@@ -84,6 +84,7 @@ pub(super) fn node(spec: &NodeSpec, root: &Path, namespaces: &Namespaces) -> Res
     }
     let mut bundle =
         bundle(&process, &spec.hostname, &mounts, root, Some(json!({"type": "network", "path": namespaces.network})));
+    bundle["linux"]["sysctl"] = json!(spec.sysctls);
     if let (Some(ids), Some(path)) = (spec.ids, &namespaces.user) {
         in_user_namespace(&mut bundle, ids, path)?;
     }
@@ -231,6 +232,7 @@ mod tests {
             process,
             mounts,
             seeds: Vec::new(),
+            sysctls: std::collections::BTreeMap::new(),
             plug: super::super::Plug {
                 network: "x".into(),
                 subnet: crate::net::Subnet::first(),

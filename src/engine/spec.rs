@@ -154,6 +154,8 @@ pub struct NodeSpec {
     pub mounts: Vec<Mount>,
     /// Files of its own.
     pub seeds: Vec<Seed>,
+    /// Settings of the kernel for its own network namespace.
+    pub sysctls: BTreeMap<&'static str, String>,
     /// Its place on a network.
     pub plug: Plug,
     /// Path below every cgroup controller, such as `/oardocker/1f2e/node1`: the node is there or below it; none: where the engine

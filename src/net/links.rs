@@ -97,6 +97,15 @@ pub fn mtu() -> u32 {
         .unwrap_or(1500)
 }
 
+/// The setting of a network namespace that says after how many exchanges of question and answer a connection's acknowledgements may be
+/// delayed. Linux has it since 6.3.
+pub const PROMPT_ACKS: &str = "net.ipv4.tcp_pingpong_thresh";
+
+/// Whether this kernel has it.
+pub fn has_prompt_acks() -> bool {
+    Path::new("/proc/sys").join(PROMPT_ACKS.replace('.', "/")).exists()
+}
+
 /// Makes a namespace with one interface, in a user namespace that is made at a path of its own if there are ids for it.
 pub(super) async fn attach(hub: &Hub, path: &Path, user: Option<(Ids, &Path)>, veth: Veth) -> Result<()> {
     let host = handle_in(hub)?;

@@ -28,7 +28,7 @@ mod subnet;
 pub use door::{VARIABLE as DOOR, keep as keep_door};
 pub use firewall::{Access, Port};
 pub use http::{Answer, download};
-pub use links::mtu;
+pub use links::{PROMPT_ACKS, has_prompt_acks, mtu};
 pub use names::{Resolv, hosts, resolv_conf};
 pub use proxy::proxies;
 pub use subnet::{Subnet, require_room, use_pools};

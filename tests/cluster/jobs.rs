@@ -24,6 +24,41 @@ fn kinds_of_jobs() {
     assert_same_state(&before, &host_state());
 }
 
+/// One job after another: none waits for the schedulings of the one before, and none for a second look of TakTuk's.
+#[test]
+fn jobs_in_a_row() {
+    require_root();
+    let _alone = alone();
+    let workdir = ready("trixie");
+    let log = || workdir.root_sh("server", "cat /var/log/oar.log");
+    let waits = || log().matches("So we have to wait").count();
+    let settings = "grep -E '^(SCHEDULER_MIN_TIME|TAKTUK_CMD)' /etc/oar/oar.conf";
+    let trigger = "PGPASSWORD=oar psql -qAt -h localhost -U oar oar -c \"SELECT tgname FROM pg_trigger WHERE tgname ~ 'oardocker'\"";
+    let in_a_row = |jobs: u32| {
+        for _ in 0..jobs {
+            let id = submit(&workdir, "oarsub -l nodes=2,walltime=0:2 true");
+            wait_state(&workdir, &id, "Terminated");
+        }
+    };
+    workdir.ok(&["start", "-n", "2"]);
+    in_a_row(4);
+    assert_eq!(waits(), 0, "{}", log());
+    assert!(workdir.root_sh("server", settings).contains("TAKTUK_CMD=\"/usr/bin/taktuk -t 30 -g 0.02 -s\""));
+    assert_eq!(workdir.sh("node1", "cat /proc/sys/net/ipv4/tcp_pingpong_thresh 2>/dev/null || echo 255"), "255\n");
+    // As OAR ships them, on every host.
+    workdir.ok(&["start", "-n", "2", "--stock-timing"]);
+    for host in ["server", "frontend", "node1"] {
+        let found = workdir.root_sh(host, settings);
+        assert!(
+            found.contains("CALLS=\"5\"") && found.contains("TAKTUK_CMD=\"/usr/bin/taktuk -t 30 -s\""),
+            "{host}: {found}"
+        );
+    }
+    assert_eq!(workdir.sh("server", trigger), "");
+    in_a_row(1);
+    workdir.ok(&["stop"]);
+}
+
 fn output(workdir: &Workdir, id: &str) -> String {
     workdir.sh("frontend", &format!("cat OAR.{id}.stdout"))
 }

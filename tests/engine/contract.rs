@@ -268,6 +268,7 @@ fn node(subject: &Subject, image: &Image, subnet: Subnet, cgroups: Option<&Cgrou
         process: process(FIRST),
         mounts: Vec::new(),
         seeds: vec![Seed { path: "/etc/hosts", content: Content::Text("10.0.0.1 contract\n".into()) }],
+        sysctls: BTreeMap::from([("net.ipv4.ip_default_ttl", "77".to_owned())]),
         plug: Plug { network: ID.into(), subnet, index: 1, ports: Vec::new() },
         cgroup: cgroups.and_then(|c| c.node(ID, "node1")),
         cgroup_view: View { kind: if v1 { "cgroup" } else { "cgroup2" }, controllers: Vec::new() },
@@ -323,6 +324,7 @@ async fn nodes(subject: &Subject, image: &Image) {
     if subject.real {
         let hosts = exec(&subject.backend, "cat /etc/hosts; hostname; echo kept > /kept").await.unwrap();
         assert_eq!(hosts.1, "10.0.0.1 contract\nnode1\n");
+        assert_eq!(exec(&subject.backend, "cat /proc/sys/net/ipv4/ip_default_ttl").await.unwrap().1, "77\n");
     }
     // Who waits hears how it ended; its filesystem stays.
     let ended = async { engine.end_task(NODE, Some((15, Duration::from_secs(20)))).await };

@@ -55,6 +55,10 @@ pub struct Params {
     #[arg(long, value_name = "TEXT", value_parser = values::userns, add = ArgValueCandidates::new(values::all_userns))]
     #[serde(skip_serializing_if = "Option::is_none")]
     userns: Option<Userns>,
+    /// Leave OAR's own timing: schedulings are five seconds apart, and what a job waits for is what it waits for on a large cluster.
+    #[arg(long)]
+    #[serde(skip_serializing_if = "values::off")]
+    stock_timing: bool,
     /// Return as soon as the nodes boot; they are Alive some seconds later.
     #[arg(long)]
     #[serde(skip_serializing_if = "values::off")]
@@ -164,6 +168,7 @@ async fn request(context: &mut Context, workdir: &Workdir, params: &Params) -> R
         any: params.port_bindings_to_any,
         user: host::invoking_user(),
         userns: wished_userns(params)?.or(workdir.manifest.userns).unwrap_or_default(),
+        stock_timing: params.stock_timing,
         wait: !params.no_wait,
         global: context.global_options()?,
         env_dir: Arc::new(workdir.env_dir().sub(Path::new("/"))?),

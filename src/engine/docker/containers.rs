@@ -106,6 +106,7 @@ impl Docker {
             pids_limit: Some(unlimited()),
             security_opt: Some(vec![seccomp, "apparmor=unconfined".into(), "label=disable".into()]),
             network_mode: Some(networks::name(&spec.plug.network)),
+            sysctls: Some(spec.sysctls.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect()),
             port_bindings: Some(ports.collect()),
             log_config: Some(HostConfigLogConfig { typ: Some("none".into()), config: None }),
             ..HostConfig::default()

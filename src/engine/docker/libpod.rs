@@ -57,6 +57,7 @@ pub(super) fn container(
         "name": spec.id,
         "image": spec.image.name,
         "hostname": spec.hostname,
+        "sysctl": spec.sysctls,
         "user": "0:0",
         "work_dir": "/",
         "entrypoint": gate,

@@ -47,6 +47,8 @@ $PREFIX/sbin/oar-database --create --db-host localhost --db-admin-user postgres 
     fail "OAR's database cannot be made: $(sql_fault "$WORK/sql")"
 cat "$WORK/sql" >&2
 unset PSQLRC
+# OAR 3 does not wait so.
+[ $GENERATION = 3 ] || PGPASSWORD=oar psql -q -v ON_ERROR_STOP=1 -h localhost -U oar oar -f /usr/local/lib/oardocker/quick_gantt.sql
 check_rules
 pg "$BIN/pg_ctl" -s -w -m fast -D "$DATA" stop
 wait $CHECK || { cat "$WORK/check" >&2; exit 1; }

@@ -132,12 +132,14 @@ configure_common() {
     set_conf SERVER_HOSTNAME server
     set_conf DEPLOY_HOSTNAME frontend
     set_conf COSYSTEM_HOSTNAME frontend
-    set_conf TAKTUK_CMD "/usr/bin/taktuk -t 30 -s"
+    # Its programs end at a moment when TakTuk has just looked, and TakTuk looks again after a second by itself.
+    set_conf TAKTUK_CMD "/usr/bin/taktuk -t 30 -g 0.02 -s"
     set_conf PINGCHECKER_TAKTUK_ARG_COMMAND "broadcast exec timeout 5 kill 9 [ true ]"
     set_conf CPUSET_PATH /oar
     set_conf JOB_RESOURCE_MANAGER_PROPERTY_DB_FIELD cpuset
     set_conf USERS_ALLOWED_HOLD_RESUME yes
-    # With OAR's own 5 a submission that comes sooner after a scheduling waits for 5 to 15 seconds.
+    # With OAR's own 5 a submission that comes sooner after a scheduling waits for 5 to 15 seconds. `start --stock-timing` has these
+    # two as OAR ships them (stock_timing.sh).
     set_conf SCHEDULER_MIN_TIME_BETWEEN_2_CALLS 0
     configure_generation
 }
