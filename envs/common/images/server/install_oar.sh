@@ -3,6 +3,17 @@
 set -e
 . /usr/local/lib/oardocker/oar_source.sh
 
+. /etc/oardocker/postgresql.env
+install -d -o postgres -g postgres -m 2775 /run/postgresql
+BIN=/usr/lib/postgresql/$PGVERSION/bin
+DATA=/var/lib/postgresql/$PGVERSION/main
+pg() {
+    (cd / && runuser -u postgres -- "$@")
+}
+# While OAR is built.
+pg "$BIN/pg_ctl" -s -w -D "$DATA" -o "-c config_file=/etc/postgresql/$PGVERSION/main/postgresql.conf" start &
+STARTED=$!
+
 install_oar server user
 configure_common
 set_conf OAREXEC_DEBUG_MODE 1
@@ -20,14 +31,6 @@ install_unit oar-server.service
 check_programs > "$WORK/check" 2>&1 &
 CHECK=$!
 
-. /etc/oardocker/postgresql.env
-install -d -o postgres -g postgres -m 2775 /run/postgresql
-BIN=/usr/lib/postgresql/$PGVERSION/bin
-DATA=/var/lib/postgresql/$PGVERSION/main
-pg() {
-    (cd / && runuser -u postgres -- "$@")
-}
-pg "$BIN/pg_ctl" -s -w -D "$DATA" -o "-c config_file=/etc/postgresql/$PGVERSION/main/postgresql.conf" start
 # sql_fault FILE: where and why, of what psql has said.
 sql_fault() {
     local script statement
@@ -38,6 +41,7 @@ sql_fault() {
     echo "$statement"
 }
 
+wait $STARTED
 pg psql -q -c "ALTER USER postgres PASSWORD 'postgres'"
 # psql goes on after an error, and oar-database cannot tell; with this it says which statement fails, and in which line.
 PSQLRC=$WORK/psqlrc

@@ -48,9 +48,10 @@ make_modules() {
     if [[ " $* " = *" user "* ]] && make -s -n -C "$SRCDIR" PREFIX=$PREFIX tools-build >/dev/null 2>&1; then
         modules+=" tools"
     fi
-    for action in build install setup; do
+    # Each module is built before it is installed. Every make of hundreds would ask anew for the distribution.
+    for action in install setup; do
         # shellcheck disable=SC2046,SC2086
-        make -C "$SRCDIR" PREFIX=$PREFIX $(printf "%s-$action " $modules)
+        make -C "$SRCDIR" PREFIX=$PREFIX TARGET_DIST=debian $(printf "%s-$action " $modules)
     done
 }
 
@@ -62,7 +63,7 @@ keep_both_oarsh() {
     grep -q systemd $lib/oarsh_shell || return 0
     install -D -m 755 -t $lib/oarsh.systemd $lib/oarsh $lib/oarsh_shell $PREFIX/bin/oarcp
     [ "$SOURCE" != deb ] || fetch_source_package
-    make -s -C "$SRCDIR" PREFIX=$PREFIX OAR_CGV1=1 common-build
+    make -s -C "$SRCDIR" PREFIX=$PREFIX TARGET_DIST=debian OAR_CGV1=1 common-build
     install -D -m 755 -t $lib/oarsh.cgroups "$SRCDIR"/sources/core/tools/oarsh-legacy/{oarsh,oarsh_shell,oarcp}
 }
 

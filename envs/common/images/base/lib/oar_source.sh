@@ -81,7 +81,7 @@ make_man_pages() {
 # missing is no fault of OAR's: some of its tools want more than our hosts need.
 check_scripts() {
     # shellcheck disable=SC2016
-    xargs -r -P "$(nproc)" -n 1 bash -c '
+    perl /usr/local/lib/oardocker/compiles.pl | xargs -r -P "$(nproc)" -n 1 bash -c '
         read -r first < "$0"
         case $first in
             *perl* | package* | \#*) check=(perl -c) ;;
