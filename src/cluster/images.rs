@@ -1,6 +1,6 @@
 //! The images of an environment: which there are, building them, installing OAR on them.
 
-use super::{COMMENT_LABEL, ENV_LABEL};
+use super::{COMMENT_LABEL, ENV_LABEL, refresh};
 use crate::cgroup::Cgroups;
 use crate::engine::{Engine, Image, ImageRecord, Images, Layer, Mount, ProcessSpec, sha256};
 use crate::error::{Doing as _, Error, Result};
@@ -13,7 +13,7 @@ use crate::image::run::Sandbox;
 use crate::image::uplink::Uplink;
 use crate::net::{self, Access, Network, Outlet, ProxyRelay};
 use crate::rooted::Root;
-use crate::source::{Form, PACKAGES, Prepared};
+use crate::source::{Form, Listing, PACKAGES, Prepared};
 use crate::workdir::{Workdir, templates};
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
@@ -171,9 +171,16 @@ pub struct Installed {
 
 /// What an install script says of its end: what is on the image, and what its user should know.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
-struct Said {
+pub(super) struct Said {
     comment: String,
     notes: Vec<String>,
+}
+
+impl Said {
+    /// As a kept install has it.
+    pub(super) fn of(labels: &BTreeMap<String, String>) -> Option<Self> {
+        serde_json::from_str(labels.get(SAID_LABEL)?).ok()
+    }
 }
 
 /// Label of a kept install: what its script said.
@@ -182,8 +189,22 @@ const SAID_LABEL: &str = "oardocker.said";
 /// The largest label that a containerd takes, in bytes, with room for its name.
 const LARGEST_LABEL: usize = 4000;
 
+/// What a script may do that a RUN may not: mount.
+pub(super) const INSTALL_CAPABILITY: &str = "CAP_SYS_ADMIN";
+
+/// What it finds mounted in any case.
+pub(super) fn install_mounts() -> Vec<Mount> {
+    let tmpfs = |target: &str, mode: &str| Mount {
+        target: target.into(),
+        kind: "tmpfs".into(),
+        source: "tmpfs".into(),
+        options: ["nosuid", "nodev", mode].map(Into::into).to_vec(),
+    };
+    vec![tmpfs("/tmp", "mode=1777"), tmpfs("/run", "mode=755")]
+}
+
 /// Runs each role's install script on its `:base` image and keeps the result as `:latest`; `again`: also where the same source was
-/// installed on the same image before.
+/// installed on the same image before, or one that differs in little.
 pub async fn install(
     builder: &Builder,
     engine: &dyn Engine,
@@ -192,24 +213,24 @@ pub async fn install(
     again: bool,
 ) -> Result<Vec<Installed>> {
     let script = installer(workdir)?;
-    let digest = source.digest()?;
-    let job = Job { builder, workdir, source, script, digest: digest.as_deref(), again };
-    let outcomes = futures::future::join_all(workdir.manifest.install_on.iter().map(|role| job.on(role))).await;
-    let (mut done, mut errors) = (Vec::new(), Vec::new());
-    for outcome in outcomes {
-        match outcome {
-            Ok(image) => done.push(image),
-            Err(e) => errors.push(e),
+    let listing = source.listing()?;
+    let job = Job { builder, workdir, source, script, listing: listing.as_ref() };
+    let roles = futures::future::try_join_all(workdir.manifest.install_on.iter().map(|role| job.role(role))).await?;
+    let mut done = None;
+    if !again {
+        done = job.found(&roles).await?;
+        if done.is_none() {
+            done = job.refreshed(&roles).await?;
         }
     }
-    // Half of the roles with a new OAR and half with an old one is worse than none.
-    if let Some(first) = errors.into_iter().next() {
-        return Err(first);
-    }
+    let done = match done {
+        Some(done) => done,
+        None => all_of(roles.iter().map(|role| job.on(role))).await?,
+    };
     // A tree that has changed meanwhile may be in the images in part: that is not found again.
-    let same = digest.is_some() && source.digest()? == digest;
+    let same = listing.is_some() && source.listing()? == listing;
     let mut named = Vec::new();
-    for Done { role, image, said, key } in done {
+    for Done { role, image, said, keys } in done {
         let labels = BTreeMap::from([
             (ENV_LABEL.to_owned(), workdir.env_id.clone()),
             (COMMENT_LABEL.to_owned(), said.comment.clone()),
@@ -218,13 +239,18 @@ pub async fn install(
         // Loaded first: one that cannot be leaves the role the image that it had.
         load(builder, engine, &role, &name, &image).await?;
         let id = builder.images.put_image(&name, &image, &labels).await?;
-        if let Some(key) = key.filter(|_| same) {
-            keep(builder.images.as_ref(), &key, &image, &said).await?;
+        for key in keys.iter().filter(|_| same) {
+            keep(builder.images.as_ref(), key, &image, &said).await?;
         }
         let name = workdir.image_name(&role, "latest");
         named.push(Installed { name, id, comment: said.comment, notes: said.notes });
     }
     Ok(named)
+}
+
+/// Waits for all, also where one fails: half of the roles with a new OAR and half with an old one is worse than none.
+async fn all_of(roles: impl Iterator<Item = impl Future<Output = Result<Done>>>) -> Result<Vec<Done>> {
+    futures::future::join_all(roles).await.into_iter().collect()
 }
 
 async fn keep(images: &dyn Images, key: &str, image: &Image, said: &Said) -> Result<()> {
@@ -241,8 +267,19 @@ struct Job<'a> {
     workdir: &'a Workdir,
     source: &'a Prepared,
     script: &'a str,
-    digest: Option<&'a str>,
-    again: bool,
+    listing: Option<&'a Listing>,
+}
+
+/// What OAR comes onto.
+struct Role {
+    name: String,
+    image: Image,
+    /// What the script is called with.
+    argument: String,
+    /// What the result of this source is found by.
+    exact: String,
+    /// What the result of the last complete install of any source is found by.
+    anchor: String,
 }
 
 /// A role's image with OAR.
@@ -250,39 +287,86 @@ struct Done {
     role: String,
     image: Image,
     said: Said,
-    /// What it can be found by, if it was made now.
-    key: Option<String>,
+    /// What it is to be found by from now on.
+    keys: Vec<String>,
 }
 
 impl Job<'_> {
-    async fn on(&self, role: &str) -> Result<Done> {
-        let images = self.builder.images.as_ref();
+    async fn role(&self, role: &str) -> Result<Role> {
         let missing = || Error::new(format!("image {} is not there", self.workdir.image_name(role, "base")));
         let name = self.workdir.engine_name(role, "base");
-        let mut image = images.image(&name).await?.ok_or_else(missing)?;
+        let image = self.builder.images.image(&name).await?.ok_or_else(missing)?;
         let argument = match &self.source.form {
             Form::File(_) => format!("{SOURCE_INSIDE}/oar.tar.gz"),
             Form::Directory(_) => format!("{SOURCE_INSIDE}/oar"),
             Form::Packages => PACKAGES.to_owned(),
         };
-        let key = self.digest.map(|digest| {
-            let all = json!({"install": self.script, "argument": argument, "source": digest, "on": image.chain_id(), "env": image.env()});
+        let key = |source: Option<String>| {
+            let on = image.chain_id();
+            let all = json!({"install": self.script, "argument": argument, "source": source, "on": on, "env": image.env()});
             sha256(all.to_string().as_bytes()).trim_start_matches("sha256:").to_owned()
-        });
-        if let Some(key) = key.as_ref().filter(|_| !self.again)
-            && let Some((layer, labels)) = cache::find(images, key, &image).await?
-            && let Some(said) = labels.get(SAID_LABEL).and_then(|text| serde_json::from_str::<Said>(text).ok())
-        {
-            (self.builder.listener)(role, " ---> Using cache");
-            (self.builder.listener)(role, &said.comment);
-            image.layers.push(layer);
-            return Ok(Done { role: role.to_owned(), image, said, key: None });
+        };
+        let (exact, anchor) = (key(self.listing.map(Listing::digest)), key(None));
+        Ok(Role { name: role.to_owned(), image, argument, exact, anchor })
+    }
+
+    /// The results of the same source on the same images, if all are there.
+    async fn found(&self, roles: &[Role]) -> Result<Option<Vec<Done>>> {
+        let mut all = Vec::new();
+        for role in roles.iter().filter(|_| self.listing.is_some()) {
+            let kept = cache::find(self.builder.images.as_ref(), &role.exact, &role.image).await?;
+            let Some((image, said)) = kept.and_then(|(image, labels)| Some((image, Said::of(&labels)?))) else { break };
+            all.push(Done { role: role.name.clone(), image, said, keys: Vec::new() });
         }
-        let (layer, lines) = self.run(role, &image, &argument).await?;
+        if all.len() < roles.len() {
+            return Ok(None);
+        }
+        for done in &all {
+            (self.builder.listener)(&done.role, " ---> Using cache");
+            (self.builder.listener)(&done.role, &done.said.comment);
+        }
+        Ok(Some(all))
+    }
+
+    /// The results of another source with the files that differ put in their place, if that does.
+    async fn refreshed(&self, roles: &[Role]) -> Result<Option<Vec<Done>>> {
+        let (Some(now), Form::Directory(_)) = (self.listing, &self.source.form) else { return Ok(None) };
+        let found = roles.iter().map(|role| refresh::find(self.builder.images.as_ref(), &role.anchor, &role.image));
+        let found: Option<Vec<_>> = futures::future::try_join_all(found).await?.into_iter().collect();
+        let Some(anchors) = found else { return Ok(None) };
+        let all_anew = |why: &str| roles.iter().take(1).for_each(|role| (self.builder.listener)(&role.name, why));
+        let changed = match refresh::changed(&anchors, now) {
+            Ok(changed) => changed,
+            Err(path) => {
+                all_anew(&format!(" ---> Installing all of it, for the sake of {path}"));
+                return Ok(None);
+            }
+        };
+        let attempt = all_of(roles.iter().zip(&anchors).map(async |(role, anchor)| {
+            let files: Vec<&str> = changed.iter().copied().filter(|path| anchor.plain.contains(*path)).collect();
+            let image = refresh::run(self.builder, &role.name, anchor, self.source, &files).await?;
+            (self.builder.listener)(&role.name, &anchor.said.comment);
+            Ok(Done { role: role.name.clone(), image, said: anchor.said.clone(), keys: vec![role.exact.clone()] })
+        }));
+        match attempt.await {
+            Ok(done) => Ok(Some(done)),
+            Err(e) if self.builder.cancel.is_cancelled() => Err(e),
+            // A complete install says better what is wrong, if something is.
+            Err(e) => {
+                all_anew(&format!(" ---> Installing all of it: {e}"));
+                Ok(None)
+            }
+        }
+    }
+
+    async fn on(&self, role: &Role) -> Result<Done> {
+        let (layer, lines) = self.run(&role.name, &role.image, &role.argument).await?;
+        let mut image = role.image.clone();
         image.layers.push(layer);
         let notes = lines.iter().filter_map(|l| l.strip_prefix("note: ")).map(Into::into).collect();
         let said = Said { comment: comment(&lines, &self.workdir.manifest.install_software_name), notes };
-        Ok(Done { role: role.to_owned(), image, said, key })
+        let keys = self.listing.map(|_| vec![role.exact.clone(), role.anchor.clone()]).unwrap_or_default();
+        Ok(Done { role: role.name.clone(), image, said, keys })
     }
 
     /// Runs the script; its layer, and its last lines.
@@ -294,20 +378,14 @@ impl Job<'_> {
             cwd: "/root".into(),
             ..ProcessSpec::default()
         };
-        let tmpfs = |target: &str, mode: &str| Mount {
-            target: target.into(),
-            kind: "tmpfs".into(),
-            source: "tmpfs".into(),
-            options: ["nosuid", "nodev", mode].map(Into::into).to_vec(),
-        };
-        let mut mounts = vec![tmpfs("/tmp", "mode=1777"), tmpfs("/run", "mode=755")];
+        let mut mounts = install_mounts();
         if let Form::File(path) | Form::Directory(path) = &self.source.form {
             mounts.push(Mount::bind(path.to_string_lossy(), argument, true));
         }
         let step = builder.images.begin_step(image.chain_id().as_deref()).await?;
         let mut said = Vec::new();
         let outcome = async {
-            let sandbox = Sandbox { mounts, capabilities: vec!["CAP_SYS_ADMIN".into()], ..Sandbox::default() };
+            let sandbox = Sandbox { mounts, capabilities: vec![INSTALL_CAPABILITY.into()], ..Sandbox::default() };
             let (code, tail) = builder.run_in(&step, process, sandbox, role).await?;
             if code != 0 {
                 return Err(match why(&tail) {
@@ -316,6 +394,9 @@ impl Job<'_> {
                 });
             }
             said = tail;
+            if let (Some(listing), Form::Directory(_)) = (self.listing, &self.source.form) {
+                refresh::note(&step, listing)?;
+            }
             builder.store(&step).await
         }
         .await;

@@ -17,6 +17,7 @@ pub mod old_folder;
 mod place;
 pub mod plan;
 pub mod preflight;
+mod refresh;
 pub mod request;
 pub mod run;
 pub mod session;

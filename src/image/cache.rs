@@ -38,16 +38,16 @@ pub async fn keep_with(
     images.put_image(&format!("{CACHE}{key}"), image, &labels).await.map(drop)
 }
 
-/// One step's layer, and the labels that it was kept with, if it is there and unpacked on top of an image.
-pub async fn find(images: &dyn Images, key: &str, below: &Image) -> Result<Option<(Layer, BTreeMap<String, String>)>> {
+/// What was kept of an image on top of another, and the labels that it was kept with, if it is there and unpacked.
+pub async fn find(images: &dyn Images, key: &str, below: &Image) -> Result<Option<(Image, BTreeMap<String, String>)>> {
     let name = format!("{CACHE}{key}");
     let Some(record) = images.images().await?.into_iter().find(|record| record.name == name) else { return Ok(None) };
-    let layer = record.labels.get(LABEL).and_then(|text| serde_json::from_str::<Layer>(text).ok());
-    let Some(layer) = layer else { return Ok(None) };
+    let Some(kept) = images.image(&name).await? else { return Ok(None) };
+    let Some(above) = kept.layers.strip_prefix(below.layers.as_slice()) else { return Ok(None) };
     let mut whole = below.clone();
-    whole.layers.push(layer.clone());
+    whole.layers.extend_from_slice(above);
     let there = images.has_chain(&whole.chain_id().unwrap_or_default()).await?;
-    Ok(there.then_some((layer, record.labels)))
+    Ok(there.then_some((whole, record.labels)))
 }
 
 #[cfg(test)]

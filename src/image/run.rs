@@ -2,7 +2,7 @@
 
 use super::build::Builder;
 use super::copy::{self, Supply};
-use super::dockerfile::RunNetwork;
+pub use super::dockerfile::RunNetwork;
 use super::evaluate::{Around, Change, Copying, Directory, Evaluation, Running};
 use super::layer;
 use super::mounts::Mounted;

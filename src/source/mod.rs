@@ -3,10 +3,12 @@
 //! Knows tar files, directories, git and HTTP; knows no container. The user's files are never written to.
 
 mod clone;
-mod digest;
 mod history;
 mod http;
+mod listing;
 mod tarball;
+
+pub use listing::{Changes, Listing};
 
 use crate::error::{Doing as _, Error, Result};
 use crate::host;
@@ -46,9 +48,21 @@ pub struct Prepared {
 }
 
 impl Prepared {
-    /// What it is, as one number; none for what changes without us.
-    pub fn digest(&self) -> Result<Option<String>> {
-        digest::of(&self.form)
+    /// What is in it; none for what changes without us.
+    pub fn listing(&self) -> Result<Option<Listing>> {
+        Listing::of(&self.form)
+    }
+
+    /// The files of it at these paths, with their directories, copied to one of ours.
+    pub fn copy_files(&self, paths: &[&str], to: &Path) -> Result<()> {
+        let Form::Directory(tree) = &self.form else { return Err(Error::new("it is no directory")) };
+        let (tree, to) = (Root::beneath(tree)?, Root::open(to)?);
+        for path in paths.iter().map(Path::new) {
+            let bytes = tree.read_bytes(path).doing(|| format!("cannot read {}", path.display()))?;
+            to.make_dir(path.parent().unwrap_or(Path::new("")))?;
+            to.replace(path, &bytes, 0o644)?;
+        }
+        Ok(())
     }
 }
 

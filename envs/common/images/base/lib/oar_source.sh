@@ -24,6 +24,7 @@ install_oar() {
         install_packages "$@"
     else
         unpack_source
+        perl /usr/local/lib/oardocker/origins.pl begin "$SRCDIR" "$WORK/sources"
         make_man_pages
         make_modules "$@"
     fi
@@ -101,6 +102,11 @@ check_oarexec() {
         grep -E "line [0-9]+" <<<"$said" | grep -vE "^BEGIN failed" | head -n 3
 }
 
+# compile_changed FILE: what Python keeps of the modules that are named in it.
+compile_changed() {
+    grep '\.py$' "$1" | xargs -r python3 -m compileall -q || fail "this OAR does not compile"
+}
+
 # check_web: compiles what the web server runs.
 check_web() {
     local said
@@ -172,6 +178,7 @@ install_unit() {
 
 # The last line of the output is the image's comment.
 finish() {
+    [ ! -e "$WORK/sources" ] || perl /usr/local/lib/oardocker/origins.pl end "$WORK/sources"
     apt-get clean
     rm -rf /var/cache/apt/*
     echo "$VERSION" > /oar_version

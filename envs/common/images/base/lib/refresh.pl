@@ -1,0 +1,69 @@
+#!/usr/bin/perl
+# refresh.pl DIR [host]: puts the source files that are below DIR in the place of those that were installed from them (origins.pl).
+# Prints a line for each installed file that it has changed, and with "host", where a cluster runs, one that starts with "kept" for
+# each that it leaves, as somebody has changed it there.
+use strict;
+use warnings;
+use Digest::SHA;
+use File::Find;
+
+my ($dir, $where) = @ARGV;
+my $here = '/var/lib/oardocker';
+my (%installed, %value, %digest);
+open(my $origins, '<', "$here/origins") or die "$here/origins: $!";
+while (<$origins>) {
+    chomp;
+    my ($kind, $one, $two, $digest) = split /\t/;
+    if ($kind eq 'value') {
+        $value{$one} = $two;
+    } elsif ($kind ne 'used') {
+        push @{ $installed{$one} }, [$kind, $two];
+        $digest{$two}{$digest} = 1;
+    }
+}
+# What was put there since.
+if (open(my $put, '<', "$here/put")) {
+    while (<$put>) {
+        chomp;
+        my ($path, $digest) = split /\t/;
+        $digest{$path}{$digest} = 1;
+    }
+}
+open(my $put, '>>', "$here/put") or die "$here/put: $!";
+
+sub content {
+    my $name = shift;
+    open(my $file, '<:raw', $name) or return;
+    local $/;
+    return scalar <$file>;
+}
+
+my @sources;
+find({ no_chdir => 1, wanted => sub { push @sources, substr($_, length($dir) + 1) if !-l && -f _ } }, $dir);
+for my $source (sort @sources) {
+    my $new = content("$dir/$source") // die "$dir/$source: $!";
+    for (@{ $installed{$source} // [] }) {
+        my ($kind, $path) = @$_;
+        my $text = $new;
+        if ($kind eq 'template') {
+            $text =~ s{%%(\w+)%%}{$value{$1} // die "$source: %%$1%% is not known\n"}ge;
+        }
+        my $now = content($path);
+        next if defined $now and $now eq $text;
+        if ($where and (!defined $now or !$digest{$path}{ Digest::SHA::sha256_hex($now) })) {
+            print "kept $path\n";
+            next;
+        }
+        my @stat = stat($path) or die "$path: $!";
+        # In one go: what starts meanwhile reads the old or the new one.
+        open(my $file, '>:raw', "$path.new") or die "$path.new: $!";
+        print $file $text;
+        close($file) or die "$path.new: $!";
+        chown $stat[4], $stat[5], "$path.new";
+        chmod $stat[2] & 07777, "$path.new";
+        rename "$path.new", $path or die "$path: $!";
+        print $put "$path\t", Digest::SHA::sha256_hex($text), "\n";
+        print "$path\n";
+    }
+}
+close($put) or die "$here/put: $!";
