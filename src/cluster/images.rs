@@ -303,7 +303,8 @@ impl Job<'_> {
         };
         let key = |source: Option<String>| {
             let on = image.chain_id();
-            let all = json!({"install": self.script, "argument": argument, "source": source, "on": on, "env": image.env()});
+            let all =
+                json!({"install": self.script, "argument": argument, "source": source, "on": on, "env": image.env()});
             sha256(all.to_string().as_bytes()).trim_start_matches("sha256:").to_owned()
         };
         let (exact, anchor) = (key(self.listing.map(Listing::digest)), key(None));

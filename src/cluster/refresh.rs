@@ -48,6 +48,17 @@ pub(super) fn plain(origins: &str) -> BTreeSet<String> {
     origins.lines().filter_map(source).collect()
 }
 
+/// The source files of those installed files that a list of `refresh.pl` begins its lines with.
+pub(super) fn sources_of(origins: &str, put: &str) -> BTreeSet<String> {
+    let paths: BTreeSet<&str> = put.lines().filter_map(|line| line.split('\t').next()).collect();
+    let source = |line: &str| {
+        let mut parts = line.split('\t').skip(1);
+        let source = parts.next()?;
+        paths.contains(parts.next()?).then(|| source.to_owned())
+    };
+    origins.lines().filter_map(source).collect()
+}
+
 /// Looks for what an install left on top of an image.
 pub(super) async fn find(images: &dyn Images, key: &str, below: &Image) -> Result<Option<Anchor>> {
     let Some((image, labels)) = cache::find(images, key, below).await? else { return Ok(None) };
@@ -69,7 +80,8 @@ pub(super) fn changed<'a>(anchors: &[Anchor], now: &'a Listing) -> std::result::
     for anchor in anchors {
         let changes = now.changed_since(&anchor.listing);
         let more = |path: &&str| !anchors.iter().any(|anchor| anchor.plain.contains(*path));
-        let more = changes.contents.iter().copied().find(more);
+        // make looks at times.
+        let more = changes.contents.iter().chain(&changes.touched).copied().find(more);
         if let Some(path) = changes.others.first().map(String::as_str).or(more) {
             return Err(path.to_owned());
         }
@@ -120,10 +132,11 @@ pub(super) async fn run(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use oci_spec::image::ImageConfiguration;
 
     fn anchor(plain: &[&str], listing: &str) -> Anchor {
         Anchor {
-            image: Image::new(crate::image::config::new(), Vec::new()),
+            image: Image::new(ImageConfiguration::default(), Vec::new()),
             said: Said::default(),
             listing: Listing::read(listing),
             plain: plain.iter().map(|path| (*path).to_owned()).collect(),
@@ -132,18 +145,18 @@ mod tests {
 
     #[test]
     fn what_is_put_in_place_and_what_is_not() {
-        let before = "100644\t1\tMakefile\n100644\t1\ta.pl\n100644\t1\tb.pm\n100755\t1\tc\n";
+        let before = "100644\t1\t\tMakefile\n100644\t1\t\ta.pl\n100644\t1\t\tb.pm\n100755\t1\t\tc\n";
         let anchors = || [anchor(&["a.pl"], before), anchor(&["a.pl", "b.pm", "c"], before)];
         let now = |text: &str| Listing::read(text);
         for (change, expected) in [
             (("", ""), Ok(&[][..])),
-            (("1\ta.pl", "2\ta.pl"), Ok(&["a.pl"])),
+            (("1\t\ta.pl", "2\t\ta.pl"), Ok(&["a.pl"])),
             // Of one role alone.
-            (("1\tb.pm", "2\tb.pm"), Ok(&["b.pm"])),
-            (("1\tMakefile", "2\tMakefile"), Err("Makefile")),
-            (("100644\t1\ta.pl\n", ""), Err("a.pl")),
-            (("100755\t1\tc", "100644\t1\tc"), Err("c")),
-            (("100755\t1\tc", "100755\t1\tc\n100644\t1\td"), Err("d")),
+            (("1\t\tb.pm", "2\t\tb.pm"), Ok(&["b.pm"])),
+            (("1\t\tMakefile", "1\t2\tMakefile"), Err("Makefile")),
+            (("100644\t1\t\ta.pl\n", ""), Err("a.pl")),
+            (("100755\t1\t\tc", "100644\t1\t\tc"), Err("c")),
+            (("100755\t1\t\tc", "100755\t1\t\tc\n100644\t1\t\td"), Err("d")),
         ] {
             let now = now(&before.replace(change.0, change.1));
             let found = changed(&anchors(), &now).map(|all| all.into_iter().collect::<Vec<_>>());
@@ -151,5 +164,6 @@ mod tests {
         }
         let origins = "copy\ta.pl\t/usr/a\tabc\ntemplate\tb.in\t/usr/b\tabc\nvalue\tX\tY\nused\t/usr/c\n";
         assert_eq!(plain(origins).into_iter().collect::<Vec<_>>(), ["a.pl", "b.in"]);
+        assert_eq!(sources_of(origins, "/usr/b\t1\n/usr/x\t2\n").into_iter().collect::<Vec<_>>(), ["b.in"]);
     }
 }

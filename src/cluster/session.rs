@@ -2,7 +2,7 @@
 
 use super::containers;
 use super::files::Files;
-use crate::engine::io::{Chunk, Session};
+use crate::engine::io::{Chunk, Session, Stdin};
 use crate::engine::{ContainerInfo, Engine, ProcessSpec, State};
 use crate::error::{Error, Result};
 use crate::host::{Accounts, IDS};
@@ -145,12 +145,34 @@ pub async fn capture_within(
     id: &str,
     args: &[&str],
 ) -> Result<(u32, String, String)> {
-    let process = ProcessSpec {
+    captured(longest, engine, id, &of_ours(args), None).await
+}
+
+/// As [`capture`], of a program that reads this.
+pub async fn capture_fed(engine: &dyn Engine, id: &str, args: &[&str], input: &[u8]) -> Result<(u32, String, String)> {
+    let (sender, receiver) = mpsc::channel(1);
+    sender.send(input.to_vec()).await.map_err(|_| Error::new("nobody reads"))?;
+    drop(sender);
+    captured(LONGEST, engine, id, &of_ours(args), Some(Stdin::Keys(receiver))).await
+}
+
+/// A program of ours, as root.
+fn of_ours(args: &[&str]) -> ProcessSpec {
+    ProcessSpec {
         args: args.iter().map(|a| (*a).to_owned()).collect(),
         env: vec![format!("PATH={PATH}"), "HOME=/root".into(), "LC_ALL=C.UTF-8".into()],
         cwd: "/".into(),
         ..ProcessSpec::default()
-    };
+    }
+}
+
+async fn captured(
+    longest: Duration,
+    engine: &dyn Engine,
+    id: &str,
+    process: &ProcessSpec,
+    stdin: Option<Stdin>,
+) -> Result<(u32, String, String)> {
     let (sender, mut chunks) = mpsc::channel(16);
     let collect = async {
         let (mut out, mut err) = (Vec::new(), Vec::new());
@@ -164,10 +186,11 @@ pub async fn capture_within(
         }
         (String::from_utf8_lossy(&out).into_owned(), String::from_utf8_lossy(&err).into_owned())
     };
-    let running = async { tokio::join!(engine.exec(id, &process, Session::output_only(sender)), collect) };
+    let running =
+        async { tokio::join!(engine.exec(id, process, Session { stdin, ..Session::output_only(sender) }), collect) };
     let (code, (out, err)) = tokio::time::timeout(longest, running)
         .await
-        .map_err(|_| Error::new(format!("{} does not end within {} s in {id}", args[0], longest.as_secs())))?;
+        .map_err(|_| Error::new(format!("{} does not end within {} s in {id}", process.args[0], longest.as_secs())))?;
     Ok((code?, out, err))
 }
 

@@ -20,11 +20,12 @@ const NAMES: [&str; 3] = ["HEAD", "packed-refs", "refs"];
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Listing(BTreeMap<String, What>);
 
-/// One entry: its mode in octal, and what is in it.
+/// One entry: its mode in octal, what is in it, and since when if that counts.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 struct What {
     mode: String,
     content: String,
+    time: String,
 }
 
 impl Listing {
@@ -36,7 +37,7 @@ impl Listing {
             Form::File(path) => {
                 let doing = || format!("cannot read {}", path.display());
                 let content = digest(&mut File::open(path).doing(doing)?).doing(doing)?;
-                all.0.insert(String::new(), What { mode: String::new(), content });
+                all.0.insert(String::new(), What { content, ..What::default() });
             }
             Form::Directory(path) => {
                 let root = Root::beneath(path)?;
@@ -55,6 +56,7 @@ impl Listing {
                 continue;
             }
             let (fd, stat) = root.entry(&path)?;
+            let mut time = String::new();
             let content = match FileType::from_raw_mode(stat.st_mode) {
                 FileType::Directory => {
                     self.add(root, &path, timed)?;
@@ -62,13 +64,15 @@ impl Listing {
                 }
                 FileType::Symlink => link_target(&fd)?.as_bytes().escape_ascii().to_string(),
                 FileType::RegularFile => {
-                    let digest = digest(&mut open_plain(&fd, &stat)?)?;
-                    if timed { format!("{digest} {}.{}", stat.st_mtime, stat.st_mtime_nsec) } else { digest }
+                    if timed {
+                        time = format!("{}.{}", stat.st_mtime, stat.st_mtime_nsec);
+                    }
+                    digest(&mut open_plain(&fd, &stat)?)?
                 }
                 _ => String::new(),
             };
             let key = path.as_os_str().as_bytes().escape_ascii().to_string();
-            self.0.insert(key, What { mode: format!("{:o}", stat.st_mode), content });
+            self.0.insert(key, What { mode: format!("{:o}", stat.st_mode), content, time });
         }
         Ok(())
     }
@@ -77,7 +81,7 @@ impl Listing {
     pub fn text(&self) -> String {
         self.0.iter().fold(String::new(), |mut text, (path, what)| {
             // Writing to a String cannot fail.
-            let _ = writeln!(text, "{}\t{}\t{path}", what.mode, what.content);
+            let _ = writeln!(text, "{}\t{}\t{}\t{path}", what.mode, what.content, what.time);
             text
         })
     }
@@ -85,11 +89,16 @@ impl Listing {
     /// Reads that; what is no such text lists nothing.
     pub fn read(text: &str) -> Self {
         let line = |line: &str| {
-            let mut parts = line.splitn(3, '\t').map(ToOwned::to_owned);
-            let (mode, content) = (parts.next()?, parts.next()?);
-            Some((parts.next()?, What { mode, content }))
+            let mut parts = line.splitn(4, '\t').map(ToOwned::to_owned);
+            let (mode, content, time) = (parts.next()?, parts.next()?, parts.next()?);
+            Some((parts.next()?, What { mode, content, time }))
         };
         Self(text.lines().filter_map(line).collect())
+    }
+
+    /// Whether there is an entry of this name.
+    pub fn has(&self, path: &str) -> bool {
+        self.0.contains_key(path)
     }
 
     /// All of it as one number.
@@ -100,12 +109,14 @@ impl Listing {
     /// The files that differ from those of an earlier state of this source.
     pub fn changed_since<'a>(&'a self, before: &Self) -> Changes<'a> {
         let gone = before.0.keys().filter(|path| !self.0.contains_key(*path)).cloned();
-        let mut changes = Changes { contents: Vec::new(), others: gone.collect() };
+        let mut changes = Changes { others: gone.collect(), ..Changes::default() };
         for (path, what) in &self.0 {
             match before.0.get(path) {
                 Some(same) if same == what => {}
-                Some(other) if other.mode == what.mode && !path.contains('\\') => changes.contents.push(path),
-                _ => changes.others.push(path.clone()),
+                Some(other) if other.mode != what.mode || path.contains('\\') => changes.others.push(path.clone()),
+                Some(other) if other.content == what.content => changes.touched.push(path),
+                Some(_) => changes.contents.push(path),
+                None => changes.others.push(path.clone()),
             }
         }
         changes
@@ -117,6 +128,8 @@ impl Listing {
 pub struct Changes<'a> {
     /// Entries whose content is another.
     pub contents: Vec<&'a str>,
+    /// Entries that have only been written again.
+    pub touched: Vec<&'a str>,
     /// Entries that are new, gone, or something else now.
     pub others: Vec<String>,
 }
@@ -179,6 +192,6 @@ mod tests {
         fs::write(top.join("new"), "").unwrap();
         fs::remove_file(top.join("d/l")).unwrap();
         let (list, others) = (list(), vec!["d/l".to_owned(), "new".to_owned()]);
-        assert_eq!(list.changed_since(&before), Changes { contents: vec!["d/f"], others });
+        assert_eq!(list.changed_since(&before), Changes { contents: vec!["d/f"], touched: vec![], others });
     }
 }

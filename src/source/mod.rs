@@ -7,8 +7,10 @@ mod history;
 mod http;
 mod listing;
 mod tarball;
+mod watch;
 
 pub use listing::{Changes, Listing};
+pub use watch::TreeWatch;
 
 use crate::error::{Doing as _, Error, Result};
 use crate::host;
@@ -55,14 +57,29 @@ impl Prepared {
 
     /// The files of it at these paths, with their directories, copied to one of ours.
     pub fn copy_files(&self, paths: &[&str], to: &Path) -> Result<()> {
+        let to = Root::open(to)?;
+        self.each_of(paths, |path, bytes| to.replace(path, &bytes, 0o644))
+    }
+
+    /// The same as a tar archive.
+    pub fn archive(&self, paths: &[&str]) -> Result<Vec<u8>> {
+        let mut archive = tar::Builder::new(Vec::new());
+        self.each_of(paths, |path, bytes| {
+            let mut header = tar::Header::new_gnu();
+            header.set_size(bytes.len() as u64);
+            header.set_mode(0o644);
+            archive.append_data(&mut header, path, bytes.as_slice()).doing(|| format!("cannot pack {}", path.display()))
+        })?;
+        archive.into_inner().doing(|| "cannot pack the changed files".into())
+    }
+
+    fn each_of(&self, paths: &[&str], mut work: impl FnMut(&Path, Vec<u8>) -> Result<()>) -> Result<()> {
         let Form::Directory(tree) = &self.form else { return Err(Error::new("it is no directory")) };
-        let (tree, to) = (Root::beneath(tree)?, Root::open(to)?);
-        for path in paths.iter().map(Path::new) {
+        let tree = Root::beneath(tree)?;
+        paths.iter().map(Path::new).try_for_each(|path| {
             let bytes = tree.read_bytes(path).doing(|| format!("cannot read {}", path.display()))?;
-            to.make_dir(path.parent().unwrap_or(Path::new("")))?;
-            to.replace(path, &bytes, 0o644)?;
-        }
-        Ok(())
+            work(path, bytes)
+        })
     }
 }
 

@@ -4,6 +4,7 @@ mod archived;
 mod broken;
 mod browser;
 mod coexist;
+mod edit;
 mod jobs;
 pub mod kills;
 mod living;

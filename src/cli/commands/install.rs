@@ -8,7 +8,8 @@ use crate::engine::select::Backend;
 use crate::error::{Doing as _, Result};
 use crate::image::build::Options;
 use crate::image::report::short;
-use crate::source;
+use crate::source::{self, Source};
+use crate::workdir::Workdir;
 use clap::ValueHint;
 use serde::Serialize;
 use std::path::Path;
@@ -49,13 +50,7 @@ pub(super) async fn run(context: &mut Context, params: Params) -> Result<()> {
     context.end_steps(&workdir).await?;
     let ui = context.ui.clone();
     let place = context.scratch(&workdir);
-    // git waits for servers, and not on the thread that hears Ctrl-C.
-    let (env_dir, there, say) = (workdir.env_dir().sub(Path::new("/"))?, place.clone(), ui.clone());
-    let opening = tokio::task::spawn_blocking(move || {
-        let say = |line: &str| say.progress(line);
-        Handle::current().block_on(source::open(&params.src, &env_dir, &there, &say))
-    });
-    let opened = context.wanted(async { opening.await.doing(|| "cannot open the source".into())? }).await;
+    let opened = open_source(context, &workdir, &params.src).await;
     ui.progress_end();
     let source = opened?;
     ui.line(&format!("Installing {} from {source}", workdir.manifest.install_software_name));
@@ -76,4 +71,15 @@ pub(super) async fn run(context: &mut Context, params: Params) -> Result<()> {
     }
     installed.iter().flat_map(|image| &image.notes).for_each(|note| context.ui.note(note));
     ended
+}
+
+/// Opens what the user named. git waits for servers, and not on the thread that hears Ctrl-C.
+pub(super) async fn open_source(context: &Context, workdir: &Workdir, src: &str) -> Result<Source> {
+    let (env_dir, src) = (workdir.env_dir().sub(Path::new("/"))?, src.to_owned());
+    let (there, say) = (context.scratch(workdir), context.ui.clone());
+    let opening = tokio::task::spawn_blocking(move || {
+        let say = |line: &str| say.progress(line);
+        Handle::current().block_on(source::open(&src, &env_dir, &there, &say))
+    });
+    context.wanted(async { opening.await.doing(|| "cannot open the source".into())? }).await
 }

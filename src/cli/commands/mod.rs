@@ -13,6 +13,7 @@ mod reset;
 mod start;
 mod status;
 mod stop;
+mod update;
 
 use super::parse::Invocation;
 use super::ui::{self, Ui};
@@ -90,6 +91,7 @@ pub enum Command {
     Start(start::Params),
     Status(status::Params),
     Stop(stop::Params),
+    Update(update::Params),
 }
 
 impl Command {
@@ -117,6 +119,7 @@ impl Command {
     pub(super) fn aftermath(&self, name: &str) -> String {
         match self {
             Self::Build(_) | Self::Install(_) | Self::Start(_) => format!("{name} is undone"),
+            Self::Update(params) if params.watch => "what changes from now on is not put into the cluster".into(),
             Self::Reset(_) => "some hosts may be down, `oardocker status` tells".into(),
             _ => format!("{name} may be half done, and can be run again"),
         }
@@ -421,6 +424,7 @@ pub async fn run(context: &mut Context, command: Command) -> Result<u8> {
         Command::Start(params) => start::run(context, params).await?,
         Command::Status(_) => status::run(context).await?,
         Command::Stop(_) => stop::run(context).await?,
+        Command::Update(params) => update::run(context, params).await?,
     }
     Ok(0)
 }

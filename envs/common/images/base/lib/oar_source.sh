@@ -85,6 +85,7 @@ check_scripts() {
     perl /usr/local/lib/oardocker/compiles.pl | xargs -r -P "$(nproc)" -n 1 bash -c '
         read -r first < "$0"
         case $first in
+            "#!"*python*) exit ;;
             *perl* | package* | \#*) check=(perl -c) ;;
             *) exit ;;
         esac

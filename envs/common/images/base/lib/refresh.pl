@@ -1,13 +1,16 @@
 #!/usr/bin/perl
-# refresh.pl DIR [host]: puts the source files that are below DIR in the place of those that were installed from them (origins.pl).
-# Prints a line for each installed file that it has changed, and with "host", where a cluster runs, one that starts with "kept" for
-# each that it leaves, as somebody has changed it there.
+# refresh.pl DIR:           puts the source files that are below DIR in the place of those that were installed from them (origins.pl), and
+#                           prints which it has changed.
+# refresh.pl DIR host:      the same where a cluster runs. What somebody has changed there is left, and printed with "kept" in front.
+# refresh.pl DIR stage OUT: writes what it would put in place below OUT.
 use strict;
 use warnings;
 use Digest::SHA;
 use File::Find;
+use File::Path;
 
-my ($dir, $where) = @ARGV;
+my ($dir, $where, $stage) = @ARGV;
+$where //= 'image';
 my $here = '/var/lib/oardocker';
 my (%installed, %value, %digest);
 open(my $origins, '<', "$here/origins") or die "$here/origins: $!";
@@ -29,7 +32,8 @@ if (open(my $put, '<', "$here/put")) {
         $digest{$path}{$digest} = 1;
     }
 }
-open(my $put, '>>', "$here/put") or die "$here/put: $!";
+my $noted = $stage ? '/dev/null' : "$here/put";
+open(my $put, '>>', $noted) or die "$noted: $!";
 
 sub content {
     my $name = shift;
@@ -48,9 +52,19 @@ for my $source (sort @sources) {
         if ($kind eq 'template') {
             $text =~ s{%%(\w+)%%}{$value{$1} // die "$source: %%$1%% is not known\n"}ge;
         }
+        if ($stage) {
+            my ($parent) = "$stage$path" =~ m{(.*)/};
+            File::Path::make_path($parent);
+            open(my $file, '>:raw', "$stage$path") or die "$stage$path: $!";
+            print $file $text;
+            close($file) or die "$stage$path: $!";
+            next;
+        }
+        # One of two, which choose_job_manager.sh has put there.
+        next if $where eq 'host' and $path =~ m{^(.*)/(?:lib/oar/oarsh(?:_shell)?|bin/oarcp)$} and -d "$1/lib/oar/oarsh.cgroups";
         my $now = content($path);
         next if defined $now and $now eq $text;
-        if ($where and (!defined $now or !$digest{$path}{ Digest::SHA::sha256_hex($now) })) {
+        if ($where eq 'host' and (!defined $now or !$digest{$path}{ Digest::SHA::sha256_hex($now) })) {
             print "kept $path\n";
             next;
         }
@@ -66,4 +80,4 @@ for my $source (sort @sources) {
         print "$path\n";
     }
 }
-close($put) or die "$here/put: $!";
+close($put) or die "$noted: $!";
