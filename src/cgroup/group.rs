@@ -238,6 +238,20 @@ impl Group {
         Ok(())
     }
 
+    /// When there are fewer processors than work, this many times what another group gets. Where that is not to be had, all get the same.
+    pub fn prefer(&self, times: u32) -> Result<()> {
+        for (_, dir) in self.mounted.dirs() {
+            for (file, usual) in [("cpu.shares", 1024), ("cpu.weight", 100)] {
+                let path = dir.join(&self.path).join(file);
+                if path.exists() {
+                    let doing = || format!("cannot write {}", path.display());
+                    std::fs::write(&path, (usual * times).to_string()).doing(doing)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// Moves a process here.
     pub fn add(&self, pid: u32) -> Result<()> {
         let moved = self.inner.add_task_by_tgid(CgroupPid::from(u64::from(pid)));
@@ -476,6 +490,14 @@ mod tests {
         assert!(busy.0.usage().memory.is_some_and(|bytes| bytes < 1 << 30), "{:?}", busy.0.usage());
         busy.0.freeze().unwrap();
         std::thread::sleep(Duration::from_millis(50));
+        busy.0.prefer(8).unwrap();
+        let told = [("cpu/{}/cpu.shares", "8192"), ("{}/cpu.weight", "800"), ("unified/{}/cpu.weight", "800")].map(
+            |(file, value)| {
+                let file = Path::new("/sys/fs/cgroup").join(file.replace("{}", &busy.0.path));
+                std::fs::read_to_string(file).is_ok_and(|text| text.trim() == value)
+            },
+        );
+        assert!(told.contains(&true), "{told:?}");
         let before = used();
         std::thread::sleep(Duration::from_millis(300));
         assert!(used() < before + Duration::from_millis(20), "it still runs: {:?} {:?}", used(), before);

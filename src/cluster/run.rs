@@ -20,6 +20,10 @@ use tokio_util::sync::CancellationToken;
 /// A host that has not booted after this time does not boot.
 const BOOT: Duration = Duration::from_secs(120);
 
+/// All hosts boot at once, most of them done when the server is half way, with a database to start and a scheduling to do; and every job waits
+/// for it later. So it gets this many times what each of the others gets of the processors, as long as there are too few.
+const SERVER_PREFERENCE: u32 = 8;
+
 /// The way into a cluster whose OAR is broken.
 const LOOK: &str = "the cluster is left up: look around with `oardocker connect -l root server` (/var/log/oar.log, \
                     `journalctl -u oar-server`), and end it with `oardocker stop`";
@@ -132,6 +136,9 @@ impl Runner {
         let notes = self.place().make(&plan.contents, &request.env_dir, request.user)?;
         notes.into_iter().for_each(|note| (self.listener)(Event::Note(note)));
         plan.hosts.iter().try_for_each(|host| self.cgroups.create(&self.env_id, &host.name, ids))?;
+        if let Some(server) = self.cgroups.group(&self.env_id, "server") {
+            server.prefer(SERVER_PREFERENCE)?;
+        }
         self.fill_home(plan.home.as_deref(), ids).await
     }
 

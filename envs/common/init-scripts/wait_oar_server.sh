@@ -126,7 +126,7 @@ done
 echo Scheduling > "/dev/tcp/localhost/$PORT"
 # The round ends with the scheduler in OAR 2, and in OAR 3 with what follows it at once. A server that ends because of it takes a moment.
 begun='' quiet=0
-for ((i = 0; i < 1000 && quiet < 5; i++)); do
+for ((i = 0; i < 1000 && quiet < 3; i++)); do
     alive || fail "OAR's server has ended at its first scheduling"
     if has "$PROGRAM" || has $LIB/oar-node-change-state; then
         begun=yes quiet=0
