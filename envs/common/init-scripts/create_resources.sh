@@ -22,6 +22,9 @@ ids=${ids#,}
 # Once a boot: by hand later, nodes that run stay as they are.
 booting=$([ -e /run/oardocker-resources ] && echo false || echo true)
 : > /run/oardocker-resources
+# A new cluster, of whose nodes `start` tells when they have booted: OAR need not look for them (wait_oar_server.sh).
+[ -e /var/lib/oardocker-resources ] || [ -e /var/lib/container/unattended ] || : > /run/oardocker-none-alive
+: > /var/lib/oardocker-resources
 first="'Absent', 2, 'NO'"
 [ ! -e /var/lib/container/unattended ] || first="'Suspected', 3, 'YES'"
 mem=$(awk '/^MemTotal/ {print int($2 / 1024 / 1024) + 1}' /proc/meminfo)

@@ -123,6 +123,9 @@ for ((i = 0; ; i++)); do
     [ $i -lt 200 ] || [ $((i % 10)) != 0 ] || only_with_companions
     pause
 done
+# It looks for nodes when it has begun, and then every five minutes. As long as it takes none for alive this is done at once; a moment later it
+# would call on all of them when the first job is waiting.
+[ ! -e /run/oardocker-none-alive ] || echo Finaud > "/dev/tcp/localhost/$PORT"
 echo Scheduling > "/dev/tcp/localhost/$PORT"
 # The round ends with the scheduler in OAR 2, and in OAR 3 with what follows it at once. A server that ends because of it takes a moment.
 begun='' quiet=0
