@@ -10,6 +10,7 @@ pub mod parse;
 pub mod plan;
 pub mod python;
 pub mod table;
+mod timeline;
 pub mod ui;
 pub mod values;
 

@@ -21,6 +21,7 @@ mod refresh;
 pub mod request;
 pub mod run;
 pub mod session;
+pub mod timeline;
 pub mod update;
 pub mod userns;
 pub mod v1_only;

@@ -6,13 +6,14 @@ use super::notify::Notify;
 use super::place::Place;
 use super::plan::{self, Plan};
 use super::request::Request;
+use super::timeline::{self, Span};
 use super::{container_id, containers, init, keeper, old_folder, require_its_engine, session, userns};
 use crate::cgroup::Cgroups;
 use crate::engine::{Engine, Images, State};
 use crate::error::{Error, Result};
 use crate::host::{Ids, Machine, Powers};
 use futures::stream::{FuturesUnordered, StreamExt as _};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
@@ -50,6 +51,8 @@ pub enum Event {
     Removed(String),
     /// A container runs again.
     Restarted(String),
+    /// Something of a start is done.
+    Span(Span),
 }
 
 /// Hears events.
@@ -101,30 +104,42 @@ impl Runner {
 
     /// The value is why OAR does not work on hosts that do.
     async fn try_start(&self, request: &Request) -> Result<Option<Broken>> {
+        let begun = timeline::now();
         let images = facts::images(self.images.as_ref(), request).await?;
+        self.took(None, "images", begun);
+        let begun = timeline::now();
         self.place().claim(&self.engine.info().docker_host)?;
         let subnet = self.engine.create_network(&self.env_id, &request.access()).await?;
         // Held as long as we start: by then containers have the ids.
         let chosen = userns::choose(self.engine.as_ref(), &self.machine, &self.env_id, request.userns).await?;
+        self.took(None, "network", begun);
+        let begun = timeline::now();
         let facts = Facts::collect(request, &self.machine, &self.cgroups, images, subnet, chosen.ids)?;
         let plan = plan::plan(request, &facts);
         self.prepare(&plan, request, facts.ids).await?;
         self.load(&facts.images).await?;
+        self.took(None, "files", begun);
         let sockets = self.listen(&plan, facts.ids)?;
-        self.launch(&plan).await?;
+        let started = self.launch(&plan).await?;
         self.still_wanted()?;
         keeper::summon(&self.machine, &self.files, &self.env_id, &request.global)?;
         if !request.wait {
             return Ok(None);
         }
-        self.wait_booted(sockets).await?;
+        self.wait_booted(sockets, &started).await?;
+        let begun = timeline::now();
         let names: Vec<String> = plan.hosts.iter().map(|host| host.name.clone()).collect();
         let broken = self.wait_alive(&names, &names).await?;
+        self.took(None, "Alive", begun);
         self.still_wanted()?;
         if broken.is_none() {
             (self.listener)(Event::Ready);
         }
         Ok(broken)
+    }
+
+    fn took(&self, host: Option<&str>, what: &str, begun: u64) {
+        (self.listener)(Event::Span(Span::phase(host, what, begun)));
     }
 
     fn place(&self) -> Place {
@@ -163,26 +178,33 @@ impl Runner {
         filled.and(aborted)
     }
 
-    /// Creates and starts all containers at the same time, the slowest role first.
-    async fn launch(&self, plan: &Plan) -> Result<()> {
+    /// Creates and starts all containers at the same time, the slowest role first. When each was started, by [`timeline::now`].
+    async fn launch(&self, plan: &Plan) -> Result<BTreeMap<String, u64>> {
         let mut starting: FuturesUnordered<_> = plan
             .hosts
             .iter()
             .map(|host| async {
                 self.still_wanted()?;
+                let begun = timeline::now();
                 self.engine.create(&host.spec).await?;
                 self.own_cgroup(&host.name, &host.spec.id, host.spec.ids, false).await?;
+                self.took(Some(&host.name), "create", begun);
                 self.still_wanted()?;
+                let begun = timeline::now();
                 self.engine.start(&host.spec.id).await?;
+                self.took(Some(&host.name), "start", begun);
                 (self.listener)(Event::Started(host.name.clone()));
-                Ok::<_, Error>(())
+                Ok::<_, Error>((host.name.clone(), timeline::now()))
             })
             .collect();
-        let mut errors = Vec::new();
+        let (mut started, mut errors) = (BTreeMap::new(), Vec::new());
         while let Some(outcome) = starting.next().await {
-            errors.extend(outcome.err());
+            match outcome {
+                Ok((name, at)) => drop(started.insert(name, at)),
+                Err(e) => errors.push(e),
+            }
         }
-        Error::all(errors)
+        Error::all(errors).map(|()| started)
     }
 
     /// Makes the cgroups that a host with ids of its own is to have, before its runtime does, whose they would be. When a host ends, the
@@ -197,7 +219,7 @@ impl Runner {
     }
 
     /// Waits for every host's READY=1; a host that ends or takes too long is named with the end of its journal.
-    async fn wait_booted(&self, sockets: Vec<(String, Notify)>) -> Result<()> {
+    async fn wait_booted(&self, sockets: Vec<(String, Notify)>, started: &BTreeMap<String, u64>) -> Result<()> {
         let mut booting: FuturesUnordered<_> = sockets
             .iter()
             .map(|(name, socket)| async move {
@@ -218,7 +240,12 @@ impl Runner {
             .collect();
         while let Some((name, outcome)) = booting.next().await {
             match outcome {
-                Ok(()) => (self.listener)(Event::Booted(name.clone())),
+                Ok(()) => {
+                    if let Some(begun) = started.get(name) {
+                        self.took(Some(name), "boot", *begun);
+                    }
+                    (self.listener)(Event::Booted(name.clone()));
+                }
                 Err(e) if self.cancel.is_cancelled() => return Err(e),
                 Err(e) => return Err(e.detail(self.last_words(name).await)),
             }
@@ -386,7 +413,7 @@ impl Runner {
             }
         }
         Error::all(errors)?;
-        self.wait_booted(sockets).await?;
+        self.wait_booted(sockets, &BTreeMap::new()).await?;
         if names.iter().any(|n| n == "server" || n.starts_with("node")) {
             let all: Vec<String> = known
                 .iter()

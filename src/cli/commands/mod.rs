@@ -22,6 +22,7 @@ use crate::cgroup::Cgroups;
 use crate::cluster::files::Files;
 use crate::cluster::images::{StepUplink, remove_steps, steps_id};
 use crate::cluster::run::{Event, Runner};
+use crate::cluster::timeline::Span;
 use crate::engine::select::{self, Backend};
 use crate::engine::{Engine, address};
 use crate::error::{Doing as _, Error, Result};
@@ -34,7 +35,7 @@ use clap_complete::{ArgValueCandidates, CompletionCandidate};
 use serde::Serialize;
 use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use tokio_util::sync::CancellationToken;
 
 /// Options that stand before the first command.
@@ -137,6 +138,8 @@ pub struct Context {
     /// What nothing needs any more, and the environment that was the last one.
     retiring: Option<(Arc<dyn Engine>, String)>,
     cancel: CancellationToken,
+    /// What a start has told so far of its times.
+    spans: Arc<Mutex<Vec<Span>>>,
 }
 
 impl std::fmt::Debug for Context {
@@ -149,7 +152,17 @@ impl Context {
     /// From the global options.
     pub fn new(ui: Arc<Ui>, machine: Machine, global: Global) -> Self {
         let cancel = CancellationToken::new();
-        Self { ui, global, machine, backend: None, locks: Vec::new(), in_session: false, retiring: None, cancel }
+        Self {
+            ui,
+            global,
+            machine,
+            backend: None,
+            locks: Vec::new(),
+            in_session: false,
+            retiring: None,
+            cancel,
+            spans: Arc::default(),
+        }
     }
 
     /// Says that the user does not want the command any more; it ends when nothing of it is at work.
@@ -251,7 +264,7 @@ impl Context {
     }
 
     async fn runner(&mut self, workdir: &Workdir) -> Result<Runner> {
-        let ui = self.ui.clone();
+        let (ui, spans) = (self.ui.clone(), self.spans.clone());
         let Backend { engine, images } = self.backend().await?;
         Ok(Runner {
             env_id: workdir.env_id.clone(),
@@ -261,7 +274,7 @@ impl Context {
             cgroups: self.cgroups(engine.as_ref())?,
             engine,
             images,
-            listener: Arc::new(move |event| tell(&ui, &event)),
+            listener: Arc::new(move |event| tell(&ui, &spans, &event)),
             cancel: self.cancel.clone(),
         })
     }
@@ -370,7 +383,7 @@ impl Context {
     }
 }
 
-fn tell(ui: &Ui, event: &Event) {
+fn tell(ui: &Ui, spans: &Mutex<Vec<Span>>, event: &Event) {
     let container = |name: &str, color: u8, what: &str| {
         ui.line(&format!("Container {name} --> {}", ui.paint_out(color, what)));
     };
@@ -384,6 +397,7 @@ fn tell(ui: &Ui, event: &Event) {
         Event::Note(text) => ui.note(text),
         Event::Removed(name) => container(name, ui::BLUE, "Removed"),
         Event::Restarted(name) => container(name, ui::GREEN, "Restarted"),
+        Event::Span(span) => spans.lock().unwrap_or_else(PoisonError::into_inner).push(span.clone()),
     }
 }
 

@@ -1,8 +1,8 @@
 //! `oardocker start`: a cluster that accepts jobs.
 
 use super::{Context, stop};
-use crate::cli::plan as shown;
 use crate::cli::values::{self, Given, Variable};
+use crate::cli::{plan as shown, timeline};
 use crate::cluster::facts::{self, Facts};
 use crate::cluster::request::Request;
 use crate::cluster::userns;
@@ -12,12 +12,15 @@ use crate::engine::select::Backend;
 use crate::error::{Doing as _, Error, Result};
 use crate::host;
 use crate::net;
+use crate::rooted::Root;
 use crate::workdir::Workdir;
 use crate::workdir::manifest::{Service, Userns};
+use clap::ValueHint;
 use clap_complete::{ArgValueCandidates, ArgValueCompleter};
 use serde::Serialize;
-use std::path::Path;
-use std::sync::Arc;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, PoisonError};
 
 /// Create and start the nodes
 ///
@@ -63,6 +66,10 @@ pub struct Params {
     #[arg(long)]
     #[serde(skip_serializing_if = "values::off")]
     no_wait: bool,
+    /// Write what took how long to a page for a browser; with --verbose the sums are printed too.
+    #[arg(long, value_name = "FILE.html", value_hint = ValueHint::FilePath, value_parser = values::path)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    timeline: Option<PathBuf>,
     /// Show what would be made, and make nothing.
     #[arg(long)]
     #[serde(skip_serializing_if = "values::off")]
@@ -83,6 +90,14 @@ pub(super) fn check(params: &Params) -> Result<()> {
     }
     if params.json && !params.plan {
         return Err(Error::usage("--json is how --plan shows a plan").hint("oardocker start --plan --json"));
+    }
+    if params.timeline.is_some() && params.no_wait {
+        return Err(Error::usage("--timeline has to see the hosts boot, which --no-wait does not"));
+    }
+    if let Some(file) = &params.timeline
+        && let Err(e) = place_of(file)
+    {
+        return Err(Error::usage(format!("--timeline: {e}")));
     }
     match params.envs.iter().find(|e| e.value.name.is_empty()) {
         Some(bad) => {
@@ -111,14 +126,40 @@ pub(super) async fn run(context: &mut Context, params: Params) -> Result<()> {
     net::check_free(&machine, &workdir.env_id, &[], &request.ports())?;
     let runner = context.runner(&workdir).await?;
     ui.progress("creating the containers");
+    context.spans.lock().unwrap_or_else(PoisonError::into_inner).clear();
     let outcome = runner.start(&request).await;
     ui.progress_end();
-    outcome?;
+    let seen = see(context, &workdir, &params, outcome.is_ok()).await;
+    outcome.and(seen)?;
     if !request.any && request.user.is_none() && ui.live() && !machine.is_rootless() {
         ui.note("other accounts of this host do not reach the cluster: start it with sudo, or open it with -g");
     }
     context.ui.data(&services_box(&services, params.port_bindings_offset, params.port_bindings_to_any));
     Ok(())
+}
+
+/// Shows what took how long, also of a start that failed.
+async fn see(context: &Context, workdir: &Workdir, params: &Params, whole: bool) -> Result<()> {
+    let mut spans = context.spans.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    if context.global.verbose && !spans.is_empty() {
+        context.ui.talk(&timeline::lines(&spans));
+    }
+    let Some((place, name)) = params.timeline.as_deref().map(place_of).transpose()? else { return Ok(()) };
+    if let Some(Backend { engine, .. }) = context.backend.as_ref().filter(|_| whole) {
+        let hosts = crate::cluster::names(params.nodes);
+        spans.extend(crate::cluster::timeline::units(engine.as_ref(), &workdir.env_id, &hosts).await);
+    }
+    place.replace(Path::new(&name), timeline::page(&spans).as_bytes(), 0o644)
+}
+
+/// The directory of a file that is to be written for the user, and its name there.
+fn place_of(file: &Path) -> Result<(Root, OsString)> {
+    let parent = file.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let name = file.file_name().ok_or_else(|| Error::usage(format!("{} is no name of a file", file.display())))?;
+    let doing = || format!("cannot write {}", file.display());
+    let parent = std::fs::canonicalize(parent).doing(doing)?;
+    let place = Root::beneath(&parent).doing(doing)?.given_to(host::invoking_user().unwrap_or(0));
+    Ok((place, name.to_owned()))
 }
 
 /// Shows what would be made. Nothing is, and a cluster that runs goes on.
