@@ -4,6 +4,7 @@ mod archived;
 mod broken;
 mod browser;
 mod coexist;
+mod counts;
 mod edit;
 mod jobs;
 pub mod kills;
