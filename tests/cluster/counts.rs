@@ -15,8 +15,8 @@ const MARGIN: f64 = 1.25;
 /// What is counted, how much it is now, and how much it was.
 type Count = (&'static str, usize, usize);
 
-fn is_more(count: &&Count) -> bool {
-    let (what, found, usual) = **count;
+fn is_more(count: &Count) -> bool {
+    let (what, found, usual) = *count;
     println!("{what}: {found}, usually {usual}");
     found == 0 || found as f64 > usual as f64 * MARGIN
 }
@@ -107,7 +107,7 @@ fn what_a_cluster_takes_does_not_grow() {
     counter.of(&workdir, &["stop"]);
     counts.push(("requests of `start`", one, 57));
     counts.push(("requests of `start` for a node", (four - one) / 3, 5));
-    let more: Vec<&Count> = counts.iter().filter(is_more).collect();
+    let more: Vec<&Count> = counts.iter().filter(|count| is_more(count)).collect();
     assert!(more.is_empty(), "{more:?}");
 }
 
