@@ -63,6 +63,12 @@ pub(super) fn sources_of(origins: &str, put: &str) -> BTreeSet<String> {
 pub(super) async fn find(images: &dyn Images, key: &str, below: &Image) -> Result<Option<Anchor>> {
     let Some((image, labels)) = cache::find(images, key, below).await? else { return Ok(None) };
     let Some(said) = Said::of(&labels) else { return Ok(None) };
+    let noted = notes(images, &image).await?;
+    Ok(noted.map(|(origins, listing)| Anchor { image, said, listing, plain: plain(&origins) }))
+}
+
+/// What is noted in an image of what it was made of: the text of `origins.pl`, and the tree.
+pub(super) async fn notes(images: &dyn Images, image: &Image) -> Result<Option<(String, Listing)>> {
     let step = images.begin_step(image.chain_id().as_deref()).await?;
     let read = || -> Result<Option<(String, String)>> {
         let root = Root::open(&step.root)?;
@@ -70,8 +76,7 @@ pub(super) async fn find(images: &dyn Images, key: &str, below: &Image) -> Resul
     };
     let noted = read();
     images.abort_step(step.clone()).await?;
-    let Some((origins, listing)) = noted? else { return Ok(None) };
-    Ok(Some(Anchor { image, said, listing: Listing::read(&listing), plain: plain(&origins) }))
+    Ok(noted?.map(|(origins, listing)| (origins, Listing::read(&listing))))
 }
 
 /// The files that have to be put in place so that all roles have this tree; or one of those for which that does not do.

@@ -1,17 +1,17 @@
 //! Puts changed source files into a running cluster, in the place of what was installed from them, without stopping it.
 
-use super::refresh::{plain, sources_of};
 use super::session::{self, plain_lines};
-use super::{container_id, role};
-use crate::engine::{ContainerInfo, Engine, State};
+use super::{container_id, refresh, role};
+use crate::engine::{ContainerInfo, Engine, Images, State};
 use crate::error::{Error, Result};
 use crate::source::{Listing, Prepared};
 use futures::future::{join_all, try_join_all};
 use std::collections::{BTreeMap, BTreeSet};
 
-/// In the hosts: what there is to know, what compiles, and what is put in place.
+/// In the hosts: what compiles, and what is put in place.
 const SCRIPT: &str = "/usr/local/lib/oardocker/update.sh";
-const NOTES: &str = "cd /var/lib/oardocker && cat listing && printf '\\0' && cat origins && printf '\\0' && { cat put 2>/dev/null || :; }";
+/// In the hosts: what was put in place before.
+const PUT: &str = "/var/lib/oardocker/put";
 
 /// What became of it.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -22,7 +22,7 @@ pub struct Outcome {
     pub left: BTreeSet<String>,
 }
 
-/// What a host notes of what is installed on it.
+/// What is known of what is installed on the hosts of a role.
 struct Notes {
     listing: Listing,
     plain: BTreeSet<String>,
@@ -35,19 +35,21 @@ struct Notes {
 pub struct Running<'a> {
     /// Who runs it.
     pub engine: &'a dyn Engine,
+    /// Where its images are.
+    pub images: &'a dyn Images,
     /// Of the environment.
     pub env_id: &'a str,
     /// Its hosts.
     pub hosts: &'a BTreeMap<String, ContainerInfo>,
-    /// The roles that something is installed on.
-    pub roles: &'a [String],
+    /// The roles that something is installed on, and the names of their images in the store.
+    pub roles: BTreeMap<&'a str, String>,
 }
 
 impl Running<'_> {
     /// Puts what differs in this source in place, if all of it compiles.
     pub async fn update(&self, source: &Prepared, listing: &Listing) -> Result<Outcome> {
         let names = self.hosts.iter().filter(|(_, host)| host.state == State::Running).map(|(name, _)| name.as_str());
-        let names: Vec<&str> = names.filter(|name| self.roles.iter().any(|known| known == role(name))).collect();
+        let names: Vec<&str> = names.filter(|name| self.roles.contains_key(role(name))).collect();
         // Hosts of a role are made of one image.
         let firsts: BTreeMap<&str, &str> = names.iter().rev().map(|name| (role(name), *name)).collect();
         let notes = try_join_all(firsts.values().map(|name| self.notes(name))).await?;
@@ -76,17 +78,18 @@ impl Running<'_> {
         Ok(outcome)
     }
 
+    /// Those of the image, as a host might name any file of the user's; it only tells which of them it has.
     async fn notes(&self, host: &str) -> Result<Notes> {
-        let args = ["/bin/sh", "-c", NOTES];
-        let (code, out, _) = session::capture(self.engine, &container_id(self.env_id, host), &args).await?;
-        let mut parts = out.split('\0');
-        let (Some(listing), Some(origins), 0) = (parts.next(), parts.next(), code) else {
-            return Err(Error::new(format!("what is installed on {host} cannot be updated")).hint(
-                "`oardocker install DIRECTORY start`, from a directory or a git working tree; then update works",
-            ));
+        let none = || {
+            Error::new(format!("what is installed on {host} cannot be updated"))
+                .hint("`oardocker install DIRECTORY start`, from a directory or a git working tree; then update works")
         };
-        let put = sources_of(origins, parts.next().unwrap_or_default());
-        Ok(Notes { listing: Listing::read(listing), plain: plain(origins), put })
+        let image = self.images.image(&self.roles[role(host)]).await?.ok_or_else(none)?;
+        let (origins, listing) = refresh::notes(self.images, &image).await?.ok_or_else(none)?;
+        let id = container_id(self.env_id, host);
+        let (_, put, _) = session::capture(self.engine, &id, &["/bin/cat", PUT]).await?;
+        let put = refresh::sources_of(&origins, &put);
+        Ok(Notes { listing, plain: refresh::plain(&origins), put })
     }
 
     async fn tell(&self, host: &str, what: &str, archive: &[u8]) -> Result<Vec<String>> {

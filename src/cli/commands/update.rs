@@ -6,13 +6,12 @@ use crate::cli::ui;
 use crate::cli::values::off;
 use crate::cluster::update::{Outcome, Running};
 use crate::cluster::{self, images};
-use crate::engine::{ContainerInfo, Engine};
+use crate::engine::select::Backend;
 use crate::error::{Error, Kind, Result};
 use crate::source::TreeWatch;
 use crate::workdir::Workdir;
 use clap::ValueHint;
 use serde::Serialize;
-use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -70,31 +69,31 @@ pub(super) async fn run(context: &mut Context, params: Params) -> Result<()> {
 async fn once(context: &mut Context, src: &str) -> Result<()> {
     let workdir = context.locked_workdir().await?;
     images::installer(&workdir)?;
-    let engine = context.engine().await?;
+    let Backend { engine, images } = context.backend().await?;
     let hosts = cluster::containers(engine.as_ref(), &workdir.env_id).await?;
     if hosts.is_empty() {
         return Err(Error::new("the cluster is not running").hint("run `oardocker start` first"));
     }
     let begun = Instant::now();
     context.ui.progress("looking for changed files");
-    let outcome = update(context, &workdir, src, engine.as_ref(), &hosts).await;
+    let roles = workdir.manifest.install_on.iter().map(|role| (role.as_str(), workdir.engine_name(role, "latest")));
+    let running = Running {
+        engine: engine.as_ref(),
+        images: images.as_ref(),
+        env_id: &workdir.env_id,
+        hosts: &hosts,
+        roles: roles.collect(),
+    };
+    let outcome = update(context, &workdir, src, &running).await;
     context.ui.progress_end();
     let _ = std::fs::remove_dir(context.scratch(&workdir));
     tell(context, &outcome?, begun)
 }
 
-async fn update(
-    context: &Context,
-    workdir: &Workdir,
-    src: &str,
-    engine: &dyn Engine,
-    hosts: &BTreeMap<String, ContainerInfo>,
-) -> Result<Outcome> {
-    let place = context.scratch(workdir);
-    let source = open_source(context, workdir, src).await?.prepare(&place)?;
+async fn update(context: &Context, workdir: &Workdir, src: &str, running: &Running<'_>) -> Result<Outcome> {
+    let source = open_source(context, workdir, src).await?.prepare(&context.scratch(workdir))?;
     let listing = source.listing()?.unwrap_or_default();
     context.still_wanted()?;
-    let running = Running { engine, env_id: &workdir.env_id, hosts, roles: &workdir.manifest.install_on };
     running.update(&source, &listing).await
 }
 

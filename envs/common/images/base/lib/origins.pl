@@ -13,7 +13,7 @@ use Digest::SHA;
 use File::Find;
 
 my $ORIGINS = '/var/lib/oardocker/origins';
-my @INSTALLED = grep { -d } qw(/usr/local /etc /opt /var/www);
+my @INSTALLED = grep { -d } qw(/usr/local /etc /opt /var/www /var/lib/oar);
 # What a program is called, where its first line does not say so.
 my $CODE = qr/\.(?:pm|pl|py|php|css|js|cgi|sh|sql)(?:\.in)?$/;
 # Which version this is goes into more than itself.
