@@ -203,6 +203,16 @@ pub(super) fn install_mounts() -> Vec<Mount> {
     vec![tmpfs("/tmp", "mode=1777"), tmpfs("/run", "mode=755")]
 }
 
+/// A script in an image that installs, as root.
+pub(super) fn install_process(image: &Image, args: Vec<String>) -> ProcessSpec {
+    ProcessSpec {
+        args,
+        env: image.env().into_iter().chain(["HOME=/root".to_owned()]).collect(),
+        cwd: "/root".into(),
+        ..ProcessSpec::default()
+    }
+}
+
 /// Runs each role's install script on its `:base` image and keeps the result as `:latest`; `again`: also where the same source was
 /// installed on the same image before, or one that differs in little.
 pub async fn install(
@@ -373,12 +383,7 @@ impl Job<'_> {
     /// Runs the script; its layer, and its last lines.
     async fn run(&self, role: &str, image: &Image, argument: &str) -> Result<(Layer, Vec<String>)> {
         let (builder, script) = (self.builder, self.script);
-        let process = ProcessSpec {
-            args: vec![script.to_owned(), argument.to_owned()],
-            env: image.env().into_iter().chain(["HOME=/root".to_owned()]).collect(),
-            cwd: "/root".into(),
-            ..ProcessSpec::default()
-        };
+        let process = install_process(image, vec![script.to_owned(), argument.to_owned()]);
         let mut mounts = install_mounts();
         if let Form::File(path) | Form::Directory(path) = &self.source.form {
             mounts.push(Mount::bind(path.to_string_lossy(), argument, true));

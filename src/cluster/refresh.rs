@@ -4,10 +4,9 @@
 //! A complete install leaves two notes in its image: which installed files are which source files (`origins.pl`, in the images), and what
 //! the tree consisted of. A change of anything else than those source files, such as of a Makefile, installs all of it again.
 
-use super::images::{INSTALL_CAPABILITY, Said, install_mounts};
-use crate::engine::{Image, Images, Mount, ProcessSpec, StepRoot};
+use super::images::{INSTALL_CAPABILITY, Said, install_mounts, install_process};
+use crate::engine::{Image, Images, Mount, StepRoot};
 use crate::error::{Doing as _, Error, Result};
-use crate::host::make_dir;
 use crate::image::build::Builder;
 use crate::image::cache;
 use crate::image::run::{RunNetwork, Sandbox};
@@ -43,7 +42,7 @@ pub(super) fn note(step: &StepRoot, listing: &Listing) -> Result<()> {
 pub(super) fn plain(origins: &str) -> BTreeSet<String> {
     let source = |line: &str| {
         let mut parts = line.split('\t');
-        matches!(parts.next(), Some("copy" | "template")).then(|| parts.next().map(ToOwned::to_owned)).flatten()
+        (parts.next() == Some("file")).then(|| parts.next().map(ToOwned::to_owned)).flatten()
     };
     origins.lines().filter_map(source).collect()
 }
@@ -107,18 +106,12 @@ pub(super) async fn run(
     if files.is_empty() {
         return Ok(image);
     }
-    make_dir(&builder.scratch, 0o711)?;
     let dir = tempfile::Builder::new().prefix("refresh-").tempdir_in(&builder.scratch);
     let dir = dir.doing(|| "cannot make a directory for the changed files".into())?;
     source.copy_files(files, dir.path())?;
     let mut mounts = install_mounts();
     mounts.push(Mount::bind(dir.path().to_string_lossy(), CHANGED_INSIDE, true));
-    let process = ProcessSpec {
-        args: ["/bin/bash", SCRIPT, CHANGED_INSIDE].map(Into::into).to_vec(),
-        env: image.env().into_iter().chain(["HOME=/root".to_owned()]).collect(),
-        cwd: "/root".into(),
-        ..ProcessSpec::default()
-    };
+    let process = install_process(&image, ["/bin/bash", SCRIPT, CHANGED_INSIDE].map(Into::into).to_vec());
     let step = builder.images.begin_step(image.chain_id().as_deref()).await?;
     let outcome = async {
         let capabilities = vec![INSTALL_CAPABILITY.into()];
@@ -167,7 +160,7 @@ mod tests {
             let found = changed(&anchors(), &now).map(|all| all.into_iter().collect::<Vec<_>>());
             assert_eq!(found.as_deref().map_err(String::as_str), expected, "{change:?}");
         }
-        let origins = "copy\ta.pl\t/usr/a\tabc\ntemplate\tb.in\t/usr/b\tabc\nvalue\tX\tY\nused\t/usr/c\n";
+        let origins = "file\ta.pl\t/usr/a\tabc\nfile\tb.in\t/usr/b\tabc\nvalue\tX\tY\nused\t/usr/c\n";
         assert_eq!(plain(origins).into_iter().collect::<Vec<_>>(), ["a.pl", "b.in"]);
         assert_eq!(sources_of(origins, "/usr/b\t1\n/usr/x\t2\n").into_iter().collect::<Vec<_>>(), ["b.in"]);
     }

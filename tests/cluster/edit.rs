@@ -20,7 +20,7 @@ const RULES: &str = "sources/core/database/pg_default_admission_rules.sql";
 const PLAIN: [(&str, &str); 8] = [
     (SUBMISSION, "# edited\n"),
     (LIBRARY, "# edited\n"),
-    (SHELL, "# edited\n"),
+    (SHELL, "# edited in %%OARDIR%%\n"),
     (RULES, "INSERT INTO admission_rules (rule) VALUES ('# edited');\n"),
     ("sources/core/tools/job_resource_manager_systemd.pl", "# edited\n"),
     ("sources/api/lib/OAR/API.pm", "# edited\n"),

@@ -40,8 +40,14 @@ fn jobs_in_a_row() {
             wait_state(&workdir, &id, "Terminated");
         }
     };
-    workdir.ok(&["start", "-n", "2"]);
+    let page = workdir.root.join("start.html");
+    workdir.ok(&["start", "-n", "2", "--timeline", page.to_str().unwrap()]);
+    let page = std::fs::read_to_string(page).unwrap();
+    for part in ["oar-server.service", "rsyslog.service", ">node2<", "title=\"boot: ", "<td>Alive<td>1<td>"] {
+        assert!(page.contains(part), "{part:?} is not in {page}");
+    }
     in_a_row(4);
+    assert_eq!(workdir.sh("server", trigger), "oardocker_gantt_date\n");
     assert_eq!(waits(), 0, "{}", log());
     assert!(workdir.root_sh("server", settings).contains("TAKTUK_CMD=\"/usr/bin/taktuk -t 30 -g 0.02 -s\""));
     assert_eq!(workdir.sh("node1", "cat /proc/sys/net/ipv4/tcp_pingpong_thresh 2>/dev/null || echo 255"), "255\n");

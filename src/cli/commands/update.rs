@@ -18,6 +18,9 @@ use std::time::{Duration, Instant};
 /// Editors write a file in several steps, and git many files.
 const SETTLED: Duration = Duration::from_millis(100);
 
+/// How many files that cannot be put in place are named.
+const MOST_NAMED: usize = 20;
+
 /// Put changed files of src into the running cluster
 ///
 /// SRC is the tree that was installed, a directory or a git working tree; the current one if it is not given. Files of it that have
@@ -114,7 +117,10 @@ fn tell(context: &Context, outcome: &Outcome, begun: Instant) -> Result<()> {
     if outcome.left.is_empty() {
         return Ok(());
     }
-    let left: Vec<String> = outcome.left.iter().take(20).cloned().collect();
+    let mut left: Vec<String> = outcome.left.iter().take(MOST_NAMED).cloned().collect();
+    if outcome.left.len() > MOST_NAMED {
+        left.push(format!("and {} more", outcome.left.len() - MOST_NAMED));
+    }
     let error = Error::new("what has changed there cannot be put into a running cluster");
     Err(error.detail(left).hint("`oardocker install SRC start` has all of them"))
 }

@@ -2,10 +2,9 @@
 # origins.pl begin TREE FILE: what is in a source tree before anything is built in it.
 # origins.pl end FILE:        which installed files are which source files, as they are or with their %%NAMES%% filled in: what can be put
 #                             in their place later without installing all of it. To /var/lib/oardocker/origins, a line each:
-#                                 copy      SOURCE  INSTALLED  DIGEST
-#                                 template  SOURCE  INSTALLED  DIGEST
-#                                 value     NAME    VALUE
-#                                 used      INSTALLED             (what the database was made with)
+#                                 file   SOURCE  INSTALLED  DIGEST
+#                                 value  NAME    VALUE
+#                                 used   INSTALLED             (what the database was made with)
 #                             Only programs are told, and those of which no other part was made.
 use strict;
 use warnings;
@@ -94,7 +93,7 @@ for my $path (files(sub { (stat(_))[10] >= $began && $_[0] !~ m{[\t\n]|\.pyc$|/m
     my ($base) = $path =~ m{([^/]+)$};
     my @same = @{ $by_digest{$digest} // [] };
     if (@same == 1) {
-        push @lines, ['copy', $same[0], $path, $digest];
+        push @lines, ['file', $same[0], $path, $digest];
         next;
     }
     # Which of several it is cannot be told.
@@ -109,7 +108,7 @@ for my $path (files(sub { (stat(_))[10] >= $began && $_[0] !~ m{[\t\n]|\.pyc$|/m
     my ($name, $other) = sort keys %found;
     if (defined $name and !defined $other) {
         %values = (%values, %{ $found{$name} });
-        push @lines, ['template', $name, $path, $digest];
+        push @lines, ['file', $name, $path, $digest];
     } else {
         $unclear{$_} = 1 for keys %found;
         # Made of a source file, perhaps, and changed since.

@@ -20,7 +20,7 @@ while (<$origins>) {
     if ($kind eq 'value') {
         $value{$one} = $two;
     } elsif ($kind ne 'used') {
-        push @{ $installed{$one} }, [$kind, $two];
+        push @{ $installed{$one} }, $two;
         $digest{$two}{$digest} = 1;
     }
 }
@@ -46,10 +46,10 @@ my @sources;
 find({ no_chdir => 1, wanted => sub { push @sources, substr($_, length($dir) + 1) if !-l && -f _ } }, $dir);
 for my $source (sort @sources) {
     my $new = content("$dir/$source") // die "$dir/$source: $!";
-    for (@{ $installed{$source} // [] }) {
-        my ($kind, $path) = @$_;
+    for my $path (@{ $installed{$source} // [] }) {
         my $text = $new;
-        if ($kind eq 'template') {
+        # Also one that had no names to fill in until now.
+        if ($source =~ /\.in$/) {
             $text =~ s{%%(\w+)%%}{$value{$1} // die "$source: %%$1%% is not known\n"}ge;
         }
         if ($stage) {
