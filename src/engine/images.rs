@@ -1,6 +1,7 @@
 //! What a builder asks of an image store, and the words for it: layers, images, and build steps on them.
 
-use super::oci::{CONFIG, LAYER, MANIFEST};
+use super::blob::{Blob, Layer};
+use super::oci::{CONFIG, MANIFEST};
 use super::spec::StepSpec;
 use crate::error::{Doing as _, Error, Result};
 use async_trait::async_trait;
@@ -12,17 +13,6 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 use tokio::sync::mpsc;
-
-/// One layer of an image: the digest of its tar, of its compressed blob, and the blob's size in bytes.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Layer {
-    /// sha256 of the uncompressed tar.
-    pub diff_id: String,
-    /// sha256 of the gzip-compressed tar.
-    pub digest: String,
-    /// Size of the compressed blob in bytes.
-    pub size: u64,
-}
 
 /// The chain id of a stack of layers (OCI image spec): the name of the snapshot that holds them all.
 pub fn chain_id(diff_ids: impl IntoIterator<Item = impl AsRef<str>>) -> Option<String> {
@@ -72,7 +62,7 @@ impl Image {
     }
 
     /// Of a configuration as it is stored; the layers are told by the digests in it and by blobs that hold them.
-    pub fn read(config: &[u8], blobs: &[(String, u64)]) -> Result<Self> {
+    pub fn read(config: &[u8], blobs: Vec<Blob>) -> Result<Self> {
         #[derive(Deserialize)]
         struct Whole {
             config: Option<DockerConfig>,
@@ -85,12 +75,8 @@ impl Image {
             let (blobs, diff_ids) = (blobs.len(), diff_ids.len());
             return Err(Error::new(format!("its manifest has {blobs} layers and its configuration {diff_ids}")));
         }
-        let layer = |(diff_id, (digest, size)): (&String, &(String, u64))| Layer {
-            diff_id: diff_id.clone(),
-            digest: digest.clone(),
-            size: *size,
-        };
-        let layers = diff_ids.iter().zip(blobs).map(layer).collect();
+        let layers = blobs.into_iter().zip(diff_ids).map(|(blob, diff_id)| blob.layer(diff_id.clone()));
+        let layers = layers.collect::<Result<_>>()?;
         Ok(Self { config, docker, layers })
     }
 
@@ -143,7 +129,8 @@ impl Image {
             "mediaType": MANIFEST,
             "config": {"mediaType": CONFIG, "digest": config, "size": size},
             "layers": self.layers.iter()
-                .map(|l| json!({"mediaType": LAYER, "digest": l.digest, "size": l.size})).collect::<Vec<_>>(),
+                .map(|l| json!({"mediaType": l.compression.media_type(), "digest": l.digest, "size": l.size}))
+                .collect::<Vec<_>>(),
         })
     }
 }

@@ -4,6 +4,7 @@
 //! this room knows an engine's name.
 
 pub mod address;
+mod blob;
 pub mod containerd;
 pub mod docker;
 pub mod fake;
@@ -20,7 +21,8 @@ mod spec;
 mod step;
 mod store;
 
-pub use images::{DockerConfig, Image, ImageRecord, Images, Layer, StepRoot, chain_id, sha256};
+pub use blob::{Blob, Compression, Layer};
+pub use images::{DockerConfig, Image, ImageRecord, Images, StepRoot, chain_id, sha256};
 pub use spec::{
     Content, IdsOrWhy, Mount, NODE_CAPABILITIES, NodeImage, NodeSpec, Plug, ProcessSpec, Seed, StepNetwork, StepSpec,
 };

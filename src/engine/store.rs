@@ -468,10 +468,16 @@ fn remove_dir(path: &Path) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::engine::Compression;
 
     fn layer(text: &str) -> Layer {
         let size = text.len() as u64;
-        Layer { diff_id: sha256(format!("diff {text}").as_bytes()), digest: sha256(text.as_bytes()), size }
+        Layer {
+            diff_id: sha256(format!("diff {text}").as_bytes()),
+            digest: sha256(text.as_bytes()),
+            size,
+            compression: Compression::Plain,
+        }
     }
 
     #[tokio::test(flavor = "multi_thread")]

@@ -53,12 +53,14 @@ pub async fn find(images: &dyn Images, key: &str, below: &Image) -> Result<Optio
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::engine::Compression;
     use crate::engine::fake::Fake;
 
     #[tokio::test]
     async fn a_layer_is_found_by_its_key_and_what_is_no_step_is_not() {
         let fake = Fake::new().unwrap();
-        let layer = Layer { digest: "sha256:1".into(), diff_id: "sha256:2".into(), size: 3 };
+        let layer =
+            Layer { digest: "sha256:1".into(), diff_id: "sha256:2".into(), size: 3, compression: Compression::Zstd };
         let image = Image::new(crate::image::config::new(), vec![layer]);
         keep(&fake, "k1", &image).await.unwrap();
         // One of a later oardocker, which says it in another way, and an image.

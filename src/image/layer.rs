@@ -3,10 +3,8 @@
 //! Reads overlay form (whiteouts are 0:0 devices, opaque directories carry an attribute) and writes the image spec's:
 //! `.wh.NAME` and `.wh..wh..opq`. Entries are sorted; times are whole seconds; sparse files are written out.
 
-use crate::engine::Layer;
+use crate::engine::{Compression, Layer};
 use crate::error::{Doing as _, Error, Result};
-use flate2::Compression;
-use flate2::write::GzEncoder;
 use sha2::{Digest as _, Sha256};
 use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
@@ -18,7 +16,10 @@ use std::path::{Path, PathBuf};
 use tar::{Builder, EntryType, Header};
 
 /// Higher levels cost seconds per build and save a few percent on a disk that only this machine reads.
-const COMPRESSION: u32 = 1;
+const LEVEL: i32 = 3;
+
+/// Compresses, and hashes what comes out.
+type Blob = zstd::Encoder<'static, Hashing<BufWriter<File>>>;
 
 /// Attributes that are overlayfs's own book-keeping; the second where it is mounted without root.
 const OVERLAY: [&str; 2] = ["trusted.overlay.", "user.overlay."];
@@ -26,9 +27,7 @@ const OVERLAY: [&str; 2] = ["trusted.overlay.", "user.overlay."];
 /// Writes the layer of everything below `changes` to a file. Nothing in it is younger than `epoch`, in seconds since 1970.
 pub fn write(changes: &Path, to: &Path, epoch: Option<i64>) -> Result<Layer> {
     let doing = || format!("cannot write the layer of {}", changes.display());
-    let blob = Hashing::new(BufWriter::with_capacity(1 << 20, File::create(to).doing(doing)?));
-    let tar = Hashing::new(GzEncoder::new(blob, Compression::new(COMPRESSION)));
-    let mut builder = Builder::new(BufWriter::with_capacity(1 << 20, tar));
+    let mut builder = Builder::new(BufWriter::with_capacity(1 << 20, blob(to, processors()).doing(doing)?));
     builder.sparse(false);
     builder.follow_symlinks(false);
     let mut writer = Writer { builder, linked: HashMap::new(), epoch };
@@ -39,18 +38,27 @@ pub fn write(changes: &Path, to: &Path, epoch: Option<i64>) -> Result<Layer> {
 /// Compresses a tar that exists already, such as a bootstrapped root filesystem.
 pub fn from_tar(mut tar: impl io::Read, to: &Path) -> Result<Layer> {
     let doing = || format!("cannot write layer {}", to.display());
-    let blob = Hashing::new(BufWriter::with_capacity(1 << 20, File::create(to).doing(doing)?));
-    let hashed = Hashing::new(GzEncoder::new(blob, Compression::new(COMPRESSION)));
-    let mut out = BufWriter::with_capacity(1 << 20, hashed);
+    let mut out = BufWriter::with_capacity(1 << 20, blob(to, processors()).doing(doing)?);
     io::copy(&mut tar, &mut out).doing(doing)?;
     finish(out).doing(doing)
 }
 
-fn finish(out: BufWriter<Hashing<GzEncoder<Hashing<BufWriter<File>>>>>) -> io::Result<Layer> {
-    let (gzip, diff_id, _) = out.into_inner().map_err(io::IntoInnerError::into_error)?.finish();
-    let (mut file, digest, size) = gzip.finish()?.finish();
+/// What is written to it is compressed by other threads, one for each processor. Their number does not change the bytes.
+fn blob(to: &Path, threads: usize) -> io::Result<Hashing<Blob>> {
+    let mut blob = zstd::Encoder::new(Hashing::new(BufWriter::with_capacity(1 << 20, File::create(to)?)), LEVEL)?;
+    blob.multithread(threads as u32)?;
+    Ok(Hashing::new(blob))
+}
+
+fn processors() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
+
+fn finish(out: BufWriter<Hashing<Blob>>) -> io::Result<Layer> {
+    let (blob, diff_id, _) = out.into_inner().map_err(io::IntoInnerError::into_error)?.finish();
+    let (mut file, digest, size) = blob.finish()?.finish();
     file.flush()?;
-    Ok(Layer { diff_id, digest, size })
+    Ok(Layer { diff_id, digest, size, compression: Compression::Zstd })
 }
 
 /// Counts and hashes what goes through.
@@ -253,7 +261,7 @@ mod tests {
     /// Unpacks with the system's tar, an implementation that is not ours.
     fn listing(blob: &Path) -> String {
         let out = std::process::Command::new("tar")
-            .arg("-tzvf")
+            .args(["--zstd", "-tvf"])
             .arg(blob)
             .args(["--numeric-owner", "--utc"])
             .output()
@@ -279,13 +287,27 @@ mod tests {
                 age(&tree.join(name));
             }
             age(&tree.join("b"));
-            write(&tree, &dir.path().join(format!("{n}.tgz")), None).unwrap()
+            write(&tree, &dir.path().join(format!("{n}.tar.zst")), None).unwrap()
         };
         let (one, two) = (make("x"), make("y"));
         assert_eq!(one, two);
-        let bytes = fs::read(dir.path().join("x.tgz")).unwrap();
+        let bytes = fs::read(dir.path().join("x.tar.zst")).unwrap();
         assert_eq!(one.digest, crate::engine::sha256(&bytes));
         assert_eq!(one.size, bytes.len() as u64);
+    }
+
+    #[test]
+    fn the_number_of_processors_does_not_change_the_layer() {
+        let dir = tempfile::tempdir().unwrap();
+        // Several megabytes, in words, as a run of one byte has nothing to cut into jobs.
+        let text: String = (0..1_500_000u32).map(|n| format!("{} ", n.wrapping_mul(2_654_435_761))).collect();
+        let make = |threads: usize, chunk: usize| {
+            let mut out = BufWriter::new(blob(&dir.path().join("blob"), threads).unwrap());
+            text.as_bytes().chunks(chunk).for_each(|part| out.write_all(part).unwrap());
+            finish(out).unwrap()
+        };
+        let one = make(1, 1 << 20);
+        assert_eq!([make(2, 1 << 20), make(7, 999)], [one.clone(), one]);
     }
 
     #[test]
@@ -304,7 +326,7 @@ mod tests {
         fs::write(tree.join(odd), "latin1").unwrap();
         let sparse = File::create(tree.join("sparse")).unwrap();
         sparse.set_len(3 << 20).unwrap();
-        let blob = dir.path().join("t.tgz");
+        let blob = dir.path().join("t.tar.zst");
         write(&tree, &blob, None).unwrap();
         let text = listing(&blob);
         assert!(text.contains("-rwsr-xr-x"), "{text}");
@@ -315,7 +337,8 @@ mod tests {
 
         let out = dir.path().join("out");
         fs::create_dir(&out).unwrap();
-        let status = std::process::Command::new("tar").arg("-xzf").arg(&blob).arg("-C").arg(&out).status().unwrap();
+        let status =
+            std::process::Command::new("tar").args(["--zstd", "-xf"]).arg(&blob).arg("-C").arg(&out).status().unwrap();
         assert!(status.success());
         assert_eq!(fs::read(out.join(odd)).unwrap(), b"latin1");
         assert_eq!(fs::read(out.join(&long).join("f".repeat(150))).unwrap(), b"deep");
@@ -331,9 +354,9 @@ mod tests {
         fs::write(tree.join("f"), "x").unwrap();
         xattr::set(tree.join("f"), "user.colour", b"blue\0").unwrap();
         xattr::set(tree.join("f"), "user.overlay.origin", b"?").unwrap();
-        let blob = dir.path().join("t.tgz");
+        let blob = dir.path().join("t.tar.zst");
         write(&tree, &blob, None).unwrap();
-        let mut archive = tar::Archive::new(flate2::read::GzDecoder::new(File::open(&blob).unwrap()));
+        let mut archive = tar::Archive::new(Compression::Zstd.open(File::open(&blob).unwrap()).unwrap());
         let mut entry = archive.entries().unwrap().next().unwrap().unwrap();
         let records: Vec<(String, Vec<u8>)> = entry
             .pax_extensions()

@@ -1,10 +1,10 @@
 //! Pulling an image from a registry.
 
 use super::unpack::unpack;
-use crate::engine::{Image, Images};
+use crate::engine::{Blob, Image, Images};
 use crate::error::{Doing as _, Error, Result, root_cause};
 use oci_client::client::{ClientConfig, ClientProtocol};
-use oci_client::manifest::{IMAGE_DOCKER_LAYER_GZIP_MEDIA_TYPE, IMAGE_LAYER_GZIP_MEDIA_TYPE};
+use oci_client::manifest::OciDescriptor;
 use oci_client::secrets::RegistryAuth;
 use oci_client::{Client, Reference};
 use std::path::Path;
@@ -31,19 +31,14 @@ pub async fn pull(images: &dyn Images, name: &str, scratch: &Path, cancel: &Canc
     let failed = |e: oci_client::errors::OciDistributionError| Error::new(root_cause(&e));
     let asked = wanted(cancel, client.pull_manifest_and_config(&reference, &auth)).await?;
     let (manifest, _, config) = asked.map_err(failed).doing(doing)?;
-    let size = |size: i64| u64::try_from(size).map_err(|_| Error::new(format!("a layer of it has the size {size}")));
-    let blobs: Result<Vec<_>> =
-        manifest.layers.iter().map(|blob| Ok((blob.digest.clone(), size(blob.size)?))).collect();
-    let image = Image::read(config.as_bytes(), &blobs.doing(doing)?).doing(doing)?;
+    let blob = |blob: &OciDescriptor| Blob {
+        digest: blob.digest.clone(),
+        size: blob.size,
+        media_type: blob.media_type.clone(),
+    };
+    let image = Image::read(config.as_bytes(), manifest.layers.iter().map(blob).collect()).doing(doing)?;
     let mut parent: Option<String> = None;
     for (blob, layer) in manifest.layers.iter().zip(&image.layers) {
-        if ![IMAGE_LAYER_GZIP_MEDIA_TYPE, IMAGE_DOCKER_LAYER_GZIP_MEDIA_TYPE].contains(&blob.media_type.as_str()) {
-            return Err(Error::new(format!(
-                "its layer {} is of type {}, only gzip is supported",
-                blob.digest, blob.media_type
-            )))
-            .doing(doing);
-        }
         // Another image of the same build may pull the same layer at the same time.
         let file = scratch.join(format!("pull-{:016x}", rand::random::<u64>()));
         let mut out = tokio::fs::File::create(&file).await.doing(doing)?;

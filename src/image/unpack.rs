@@ -9,10 +9,9 @@ use super::tarfile::Checked;
 use crate::engine::{Images, Layer, chain_id};
 use crate::error::{Doing as _, Error, Result};
 use crate::rooted::Root;
-use flate2::read::MultiGzDecoder;
 use sha2::{Digest as _, Sha256};
 use std::fs::File;
-use std::io::{self, BufReader, Read};
+use std::io::{self, Read};
 use std::path::Path;
 use tar::Archive;
 
@@ -23,8 +22,8 @@ pub async fn unpack(images: &dyn Images, layer: &Layer, blob: &Path, parent: Opt
         return Ok(chain);
     }
     let step = images.begin_step(parent).await?;
-    let (blob, diff_id, root) = (blob.to_owned(), layer.diff_id.clone(), step.root.clone());
-    let applied = tokio::task::spawn_blocking(move || apply(&blob, &diff_id, &root)).await;
+    let (blob, kept, root) = (blob.to_owned(), layer.clone(), step.root.clone());
+    let applied = tokio::task::spawn_blocking(move || apply(&kept, &blob, &root)).await;
     let applied = applied.doing(|| format!("cannot unpack layer {}", layer.digest)).and_then(|applied| applied);
     finish(images, step, applied.map(|()| layer.clone())).await?;
     Ok(chain)
@@ -44,17 +43,17 @@ impl<R: Read> Read for Hashing<R> {
     }
 }
 
-fn apply(blob: &Path, diff_id: &str, root: &Path) -> Result<()> {
-    let doing = || format!("cannot unpack layer {diff_id}");
+fn apply(layer: &Layer, blob: &Path, root: &Path) -> Result<()> {
+    let doing = || format!("cannot unpack layer {}", layer.diff_id);
     let root = Root::open(root)?;
-    let file = BufReader::with_capacity(1 << 20, File::open(blob).doing(doing)?);
-    let hashing = Hashing { inner: Limited::new(MultiGzDecoder::new(file), LIMIT), hash: Sha256::new() };
+    let tar = File::open(blob).and_then(|blob| layer.compression.open(blob)).doing(doing)?;
+    let hashing = Hashing { inner: Limited::new(tar, LIMIT), hash: Sha256::new() };
     let mut archive = Archive::new(Checked::new(hashing));
     Extractor::new(root, Path::new("/"), Kind::Layer, LIMIT).unpack(&mut archive).doing(doing)?;
     let mut rest = archive.into_inner().into_inner();
     io::copy(&mut rest, &mut io::sink()).doing(doing)?;
     let found = format!("sha256:{}", hex::encode(rest.hash.finalize()));
-    if found != diff_id {
+    if found != layer.diff_id {
         return Err(Error::new(format!("its content has digest {found}"))).doing(doing);
     }
     Ok(())
@@ -63,7 +62,7 @@ fn apply(blob: &Path, diff_id: &str, root: &Path) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use flate2::Compression;
+    use crate::engine::Compression;
     use flate2::write::GzEncoder;
     use std::fs;
     use std::os::unix::ffi::OsStrExt as _;
@@ -98,13 +97,17 @@ mod tests {
         run(dir, builder)
     }
 
+    fn told(diff_id: String, compression: Compression) -> Layer {
+        Layer { diff_id, digest: String::new(), size: 0, compression }
+    }
+
     fn run(dir: &Path, builder: Builder<Vec<u8>>) -> Result<()> {
         let tar = builder.into_inner().unwrap();
         let blob = dir.join("blob");
-        let mut gzip = GzEncoder::new(File::create(&blob).unwrap(), Compression::fast());
+        let mut gzip = GzEncoder::new(File::create(&blob).unwrap(), flate2::Compression::fast());
         io::Write::write_all(&mut gzip, &tar).unwrap();
         gzip.finish().unwrap();
-        apply(&blob, &crate::engine::sha256(&tar), &dir.join("root"))
+        apply(&told(crate::engine::sha256(&tar), Compression::Gzip), &blob, &dir.join("root"))
     }
 
     fn tree() -> tempfile::TempDir {
@@ -159,10 +162,9 @@ mod tests {
     fn another_content_than_promised_is_refused() {
         let dir = tree();
         let blob = dir.path().join("blob");
-        let mut gzip = GzEncoder::new(File::create(&blob).unwrap(), Compression::fast());
-        io::Write::write_all(&mut gzip, &Builder::new(Vec::new()).into_inner().unwrap()).unwrap();
-        gzip.finish().unwrap();
-        let error = apply(&blob, "sha256:00", &dir.path().join("root")).unwrap_err();
+        fs::write(&blob, Builder::new(Vec::new()).into_inner().unwrap()).unwrap();
+        let layer = told("sha256:00".into(), Compression::Plain);
+        let error = apply(&layer, &blob, &dir.path().join("root")).unwrap_err();
         assert!(error.to_string().contains("its content has digest"), "{error}");
     }
 }

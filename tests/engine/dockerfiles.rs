@@ -177,8 +177,9 @@ fn accepted_elsewhere(workdir: &Workdir, dir: &Path) {
     assert!(unhappy.is_empty(), "{unhappy:?}");
     for case in ["stage-capabilities", "copy-hard-links", "copy-long-name", "run-opaque", "add-special", "copy-names"] {
         let archive = exported(workdir, case, dir);
+        // This umoci knows no zstd.
         let line = format!(
-            "skopeo inspect oci-archive:{case}.tar > /dev/null && skopeo copy -q oci-archive:{case}.tar oci:{case}:v && \
+            "skopeo inspect oci-archive:{case}.tar > /dev/null && skopeo copy -q --dest-compress-format=gzip oci-archive:{case}.tar oci:{case}:v && \
              umoci unpack --image {case}:v {case}.unpacked > /dev/null && test -e {case}.unpacked/rootfs/bin/busybox && \
              rm -rf {case} {case}.unpacked"
         );

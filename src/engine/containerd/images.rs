@@ -3,7 +3,7 @@
 use super::streams::Fifos;
 use super::{Containerd, SNAPSHOTTER, content, snapshots};
 use crate::engine::oci::MANIFEST;
-use crate::engine::{Image, ImageRecord, Images, Layer, StepRoot, StepSpec};
+use crate::engine::{Blob, Image, ImageRecord, Images, Layer, StepRoot, StepSpec};
 use crate::error::{Doing as _, Error, Result};
 use async_trait::async_trait;
 use containerd_client::services::v1::{
@@ -40,8 +40,12 @@ impl Images for Containerd {
         let manifest = content::read(&self.client, &target.digest).await.doing(doing)?;
         let manifest: ImageManifest = serde_json::from_slice(&manifest).doing(doing)?;
         let config = content::read(&self.client, manifest.config().digest().as_ref()).await.doing(doing)?;
-        let blobs: Vec<_> = manifest.layers().iter().map(|blob| (blob.digest().to_string(), blob.size())).collect();
-        Image::read(&config, &blobs).map(Some).doing(doing)
+        let blob = |blob: &oci_spec::image::Descriptor| Blob {
+            digest: blob.digest().to_string(),
+            size: blob.size().try_into().unwrap_or(-1),
+            media_type: blob.media_type().to_string(),
+        };
+        Image::read(&config, manifest.layers().iter().map(blob).collect()).map(Some).doing(doing)
     }
 
     async fn put_image(&self, name: &str, image: &Image, labels: &BTreeMap<String, String>) -> Result<String> {

@@ -1,10 +1,11 @@
 //! Images enter the engine by its load API, in a tar that is an OCI image layout (which Podman reads) and has the table of
-//! contents of `docker save` beside it (which Docker reads). Layers that the engine has are left out of it.
+//! contents of `docker save` beside it (which Docker reads). Layers that the engine has are left out of it, and the others are plain:
+//! no Docker before 23 takes what our store keeps.
 
 use super::Docker;
 use super::api::is;
 use crate::engine::oci::MANIFEST;
-use crate::engine::{Image, chain_id, sha256};
+use crate::engine::{Compression, Image, chain_id, sha256};
 use crate::error::{Doing as _, Result};
 use bollard::body_try_stream;
 use bollard::query_parameters::{
@@ -14,6 +15,7 @@ use futures::TryStreamExt as _;
 use serde_json::json;
 use std::collections::BTreeSet;
 use std::fs::File;
+use std::io::{self, Read};
 use std::path::PathBuf;
 use tokio_util::io::{ReaderStream, SyncIoBridge};
 
@@ -22,6 +24,23 @@ const ID: &str = "oardocker.image";
 
 /// Bytes on their way between the thread that packs and the engine.
 const PIPE: usize = 1 << 20;
+
+/// A layer on its way into the engine.
+struct Tar {
+    blob: PathBuf,
+    compression: Compression,
+}
+
+impl Tar {
+    fn open(&self) -> io::Result<Box<dyn Read + Send>> {
+        self.compression.open(File::open(&self.blob)?)
+    }
+
+    /// Its size in bytes, which has to be said before it is sent.
+    fn size(&self) -> io::Result<u64> {
+        io::copy(&mut self.open()?, &mut io::sink())
+    }
+}
 
 impl Docker {
     /// Puts an image into the engine unless it is there, configuration and all.
@@ -74,8 +93,22 @@ impl Docker {
     async fn load(&self, name: &str, image: &Image, known: &BTreeSet<String>) -> Result<()> {
         let (id, config) = image.configuration().doing(|| "cannot write its configuration".into())?;
         let blob = |digest: &str| format!("blobs/sha256/{}", digest.trim_start_matches("sha256:"));
-        let layers: Vec<String> = image.layers.iter().map(|l| blob(&l.digest)).collect();
-        let manifest = image.manifest(&id, config.len()).to_string();
+        let (mut plain, mut tars) = (image.clone(), Vec::new());
+        for (i, layer) in plain.layers.iter_mut().enumerate() {
+            let tar = Tar { blob: self.store.blob(layer), compression: layer.compression };
+            let chain = chain_id(image.layers[..=i].iter().map(|l| &l.diff_id));
+            // Nobody asks for the size of one that is left out.
+            if !chain.is_some_and(|c| known.contains(&c)) {
+                layer.size = tar.size().doing(|| format!("cannot read layer {}", layer.digest))?;
+                tars.push((blob(&layer.diff_id), layer.size, tar));
+            }
+            layer.digest.clone_from(&layer.diff_id);
+            layer.compression = Compression::Plain;
+        }
+        tars.sort_by(|(one, ..), (other, ..)| one.cmp(other));
+        tars.dedup_by(|(one, ..), (other, ..)| one == other);
+        let layers: Vec<String> = plain.layers.iter().map(|l| blob(&l.digest)).collect();
+        let manifest = plain.manifest(&id, config.len()).to_string();
         let digest = sha256(manifest.as_bytes());
         let index = json!({"schemaVersion": 2, "manifests": [{
             "mediaType": MANIFEST, "digest": digest, "size": manifest.len(),
@@ -89,24 +122,20 @@ impl Docker {
             (blob(&digest), manifest.into_bytes()),
             (blob(&id), config),
         ];
-        let mut files: Vec<(String, PathBuf)> = Vec::new();
-        for (i, (layer, path)) in image.layers.iter().zip(&layers).enumerate() {
-            let there = chain_id(image.layers[..=i].iter().map(|l| &l.diff_id)).is_some_and(|c| known.contains(&c));
-            if !there && files.iter().all(|(name, _)| name != path) {
-                files.push((path.clone(), self.store.blob(layer)));
-            }
-        }
         let (writer, reader) = tokio::io::duplex(PIPE);
         let packing = tokio::task::spawn_blocking(move || -> std::io::Result<()> {
             let mut tar = tar::Builder::new(SyncIoBridge::new(writer));
-            for (path, bytes) in &texts {
+            let mut append = |path: &str, size: u64, data: &mut dyn Read| {
                 let mut header = tar::Header::new_gnu();
-                header.set_size(bytes.len() as u64);
+                header.set_size(size);
                 header.set_mode(0o644);
-                tar.append_data(&mut header, path, bytes.as_slice())?;
+                tar.append_data(&mut header, path, data)
+            };
+            for (path, bytes) in &texts {
+                append(path, bytes.len() as u64, &mut bytes.as_slice())?;
             }
-            for (path, blob) in files {
-                tar.append_file(&path, &mut File::open(&blob)?)?;
+            for (path, size, layer) in tars {
+                append(&path, size, &mut layer.open()?)?;
             }
             std::io::Write::flush(&mut tar.into_inner()?)
         });
