@@ -403,7 +403,7 @@ impl Job<'_> {
             if let (Some(listing), Form::Directory(_)) = (self.listing, &self.source.form) {
                 refresh::note(&step, listing)?;
             }
-            builder.store(&step).await
+            Ok(())
         }
         .await;
         let layer = builder.finish(step, outcome).await?;

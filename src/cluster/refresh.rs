@@ -120,7 +120,7 @@ pub(super) async fn run(
         if code != 0 {
             return Err(Error::new(format!("{SCRIPT} ended with exit code {code} on {role}")).detail(tail));
         }
-        builder.store(&step).await
+        Ok(())
     }
     .await;
     image.layers.push(builder.finish(step, outcome).await?);

@@ -7,6 +7,7 @@ use crate::engine::{Image, space};
 use crate::error::{Error, Result};
 use oci_spec::image::Config;
 use std::collections::BTreeMap;
+use std::time::Instant;
 
 impl Builder {
     /// The image.
@@ -50,17 +51,16 @@ impl Builder {
         labels: &mut BTreeMap<String, String>,
     ) -> Result<Image> {
         let file = self.scratch_file()?;
-        let title = definition.title.clone();
-        let made = bootstrap::bootstrap(suite, &file, &|line| (self.listener)(&title, line), &self.cancel).await;
+        let (say, begun) = (|line: &str| (self.listener)(&definition.title, line), Instant::now());
+        let made = bootstrap::bootstrap(suite, &file, &say, &self.cancel).await;
         let layer = made.map_err(|e| space::explain(e, &self.scratch))?;
         let kept = async {
             self.images.put_layer(&layer, &file).await?;
             unpack::unpack(self.images.as_ref(), &layer, &file, None).await
         }
         .await;
-        let kept = kept.map_err(|e| space::explain(e, &self.scratch));
-        let _ = std::fs::remove_file(&file);
-        kept?;
+        kept.map_err(|e| space::explain(e, &self.scratch))?;
+        say(&format!("Bootstrapped debian:{suite} in {:.1} s", begun.elapsed().as_secs_f64()));
         labels.insert("oardocker.bootstrapped".into(), bootstrap::mirror(suite));
         let mut config = config::new();
         let mut runtime = Config::default();

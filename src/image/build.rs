@@ -15,6 +15,7 @@ use futures::future::{BoxFuture, Shared};
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use tempfile::TempPath;
 use tokio_util::sync::CancellationToken;
 
 /// How to build.
@@ -143,9 +144,10 @@ impl Builder {
         Ok(&self.scratch)
     }
 
-    /// A place for a layer on its way.
-    pub(super) fn scratch_file(&self) -> Result<PathBuf> {
-        Ok(self.scratch()?.join(format!("layer-{}-{:08x}", std::process::id(), rand::random::<u32>())))
+    /// A file for a layer on its way, which goes with its name.
+    pub(super) fn scratch_file(&self) -> Result<TempPath> {
+        let file = tempfile::Builder::new().prefix("layer-").tempfile_in(self.scratch()?);
+        Ok(file.doing(|| format!("cannot create a file in {}", self.scratch.display()))?.into_temp_path())
     }
 
     /// Builds one image, of which the others of this build are known.

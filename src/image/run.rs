@@ -16,6 +16,7 @@ use crate::error::{Doing as _, Error, Result};
 use crate::host::Accounts;
 use crate::rooted::Root;
 use std::path::Path;
+use tempfile::TempPath;
 use tokio::sync::mpsc;
 
 /// How many lines of a failed step's output are repeated below the error.
@@ -54,7 +55,7 @@ impl Builder {
                     }
                 }
             }
-            self.store(&step).await
+            Ok(())
         }
         .await;
         self.finish(step, outcome).await
@@ -187,23 +188,29 @@ impl Builder {
         Ok((code, tail))
     }
 
-    /// Writes and stores what a step changed.
-    pub async fn store(&self, step: &StepRoot) -> Result<Layer> {
-        let file = self.scratch_file()?;
-        let (changes, to, epoch) = (step.changes.clone(), file.clone(), self.options.epoch);
-        let layer =
-            tokio::task::spawn_blocking(move || layer::write(&changes, &to, epoch)).await.doing(|| "layer".into())?;
-        let outcome = match layer {
-            Ok(layer) => self.images.put_layer(&layer, &file).await.map(|()| layer),
+    /// Keeps what a step changed as a layer, or throws it away.
+    pub async fn finish(&self, step: StepRoot, outcome: Result<()>) -> Result<Layer> {
+        let written = match outcome {
+            Ok(()) => self.write(&step).await,
             Err(e) => Err(e),
         };
-        let _ = std::fs::remove_file(&file);
-        outcome
+        let images = self.images.as_ref();
+        let (layer, file) = match written {
+            Ok(written) => written,
+            Err(e) => return finish(images, step, Err(e)).await,
+        };
+        // The blob is read from its own file.
+        let (stored, kept) = tokio::join!(images.put_layer(&layer, &file), finish(images, step, Ok(layer.clone())));
+        stored.map_err(|e| space::explain(e, &file))?;
+        kept
     }
 
-    /// Commits a step whose layer is stored, or throws it away.
-    pub async fn finish(&self, step: StepRoot, outcome: Result<Layer>) -> Result<Layer> {
-        finish(self.images.as_ref(), step, outcome).await
+    /// Writes the layer of what a step changed.
+    async fn write(&self, step: &StepRoot) -> Result<(Layer, TempPath)> {
+        let file = self.scratch_file()?;
+        let (changes, to, epoch) = (step.changes.clone(), file.to_path_buf(), self.options.epoch);
+        let writing = tokio::task::spawn_blocking(move || layer::write(&changes, &to, epoch));
+        Ok((writing.await.doing(|| "layer".into())??, file))
     }
 }
 
