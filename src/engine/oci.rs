@@ -11,7 +11,6 @@ use std::path::Path;
 /// Media types of what we write.
 pub(super) const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 pub(super) const CONFIG: &str = "application/vnd.oci.image.config.v1+json";
-pub(super) const LAYER: &str = "application/vnd.oci.image.layer.v1.tar+gzip";
 
 /// What Docker gives a container by default, but for making devices: a node could leave one in a folder of the host.
 pub(super) const CAPABILITIES: [&str; 13] = [
@@ -133,7 +132,9 @@ pub(super) fn step(spec: &StepSpec, root: &Path) -> Value {
         StepNetwork::Nothing => Some(json!({"type": "network"})),
         StepNetwork::Host => None,
     };
-    in_cgroup(bundle(&process, "build", &mounts, root, network), spec.cgroup.as_deref())
+    let mut bundle = bundle(&process, "build", &mounts, root, network);
+    bundle["linux"]["seccomp"] = seccomp::of_step();
+    in_cgroup(bundle, spec.cgroup.as_deref())
 }
 
 fn in_cgroup(mut bundle: Value, path: Option<&str>) -> Value {
