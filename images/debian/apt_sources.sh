@@ -8,8 +8,13 @@ MIRROR=${MIRROR:-http://deb.debian.org/debian}
 
 # An index that cannot be had ends `apt-get update` with an error that names its address; otherwise an old index or none would
 # do, and the next command would miss a package. Before bullseye apt does not know the first line.
-# The lists are kept in the images, as they come.
-printf 'APT::Update::Error-Mode "any";\nAcquire::Retries "3";\nAcquire::GzipIndexes "true";\n' > "$APT/apt.conf.d/90oardocker"
+# The lists are kept in the images, as they come; descriptions in prose are not.
+cat > "$APT/apt.conf.d/90oardocker" <<'CONF'
+APT::Update::Error-Mode "any";
+Acquire::Retries "3";
+Acquire::GzipIndexes "true";
+Acquire::Languages "none";
+CONF
 
 echo "deb $MIRROR $SUITE main" > "$APT/sources.list"
 case $SUITE in

@@ -1,9 +1,7 @@
 #!/bin/sh
-# What does not depend on the environment: locale, the user "docker", and which services boot.
+# What does not depend on the environment: the language, the user "docker", and which services boot.
 set -e
 
-sed -i 's/^# *\(en_US.UTF-8\|fr_FR.UTF-8\)/\1/' /etc/locale.gen
-locale-gen
 update-locale LANG=en_US.UTF-8
 
 groupadd docker

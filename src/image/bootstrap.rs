@@ -19,6 +19,12 @@ const ARCHIVED: [&str; 3] = ["jessie", "stretch", "buster"];
 /// Lets apt accept a good signature by a key that has expired since; the base images use it too.
 const GPGV: &str = include_str!("../../images/debian/gpgv_expired_keys");
 
+/// What Debian's own slim images lack too; dpkg goes on leaving it out in what is built upon it.
+const LEFT_OUT: [&str; 4] = ["/usr/share/locale/*", "/usr/share/doc/*", "/usr/share/man/*", "/usr/share/info/*"];
+
+/// Of that, what stays.
+const KEPT: [&str; 2] = ["/usr/share/locale/locale.alias", "/usr/share/doc/*/copyright"];
+
 /// How long mmdebstrap may take to end when it is asked to.
 const LAST_FAVOUR: Duration = Duration::from_secs(20);
 
@@ -85,7 +91,8 @@ pub async fn bootstrap(
         .arg("--skip=output/dev")
         // Package files are written once and flushed with the layer; fsync for each costs most of the time.
         .arg("--dpkgopt=force-unsafe-io")
-        .args(["--dpkgopt=path-exclude=/usr/share/locale/*", "--dpkgopt=path-include=/usr/share/locale/locale.alias"])
+        .args(LEFT_OUT.map(|path| format!("--dpkgopt=path-exclude={path}")))
+        .args(KEPT.map(|path| format!("--dpkgopt=path-include={path}")))
         // mmdebstrap copies these two from the host; in an image they are only mount points.
         .arg("--customize-hook=rm -f \"$1/etc/resolv.conf\" \"$1/etc/hostname\"; : > \"$1/etc/resolv.conf\"; : > \"$1/etc/hosts\"")
         .args(origin(suite, &mirror, &gpgv))

@@ -100,6 +100,8 @@ fn what_a_cluster_takes_does_not_grow() {
     let written = "find / -xdev -type f -newermt @$(stat -c %Y /run/systemd/notify) -printf '%s\\n' | \
                    awk '{s += $1} END {print int(s / 1024) + 1}'";
     counts.push(("KiB that a node writes", number(&workdir.root_sh("node1", written)), 42));
+    let size = "find / -xdev -type f -printf '%s\\n' | awk '{s += $1} END {print int(s / 1048576)}'";
+    counts.push(("MiB of files that a node's image has", number(&workdir.root_sh("node1", size)), 567));
     counts.push(("requests of `exec`", counter.of(&workdir, &["exec", "--no-tty", "node1", "true"]), 9));
     counts.push(("requests of `status`", counter.of(&workdir, &["status"]), 33));
     counts.push(("requests of `stop`", counter.of(&workdir, &["stop"]), 33));
