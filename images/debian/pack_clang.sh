@@ -20,10 +20,22 @@ find usr/lib -path '*/bin/clang*' -o -name '*.so.*' -o -path '*/lib/clang/*/incl
 
 cat > /usr/local/bin/clang <<'CLANG'
 #!/bin/sh
+# Unpacks clang, calls it, and throws it away; OARDOCKER_CLANG is a directory in which it stays, for who calls it again.
 set -e
-dir=$(mktemp -d)
-trap 'rm -rf "$dir"' EXIT
-tar -C "$dir" --zstd -xf /usr/local/lib/oardocker/clang.tar.zst
+dir=$OARDOCKER_CLANG
+if [ -n "$dir" ]; then
+    exec 9> "$dir.lock"
+    flock 9
+else
+    dir=$(mktemp -d)
+    trap 'rm -rf "$dir"' EXIT
+fi
+if [ ! -e "$dir/whole" ]; then
+    mkdir -p "$dir"
+    tar -C "$dir" --zstd -xf /usr/local/lib/oardocker/clang.tar.zst
+    touch "$dir/whole"
+fi
+exec 9>&-
 LD_LIBRARY_PATH=$(echo "$dir"/usr/lib/*-linux-gnu) "$dir"/usr/lib/llvm-*/bin/clang "$@"
 CLANG
 chmod 755 /usr/local/bin/clang

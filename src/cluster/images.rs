@@ -192,6 +192,9 @@ const LARGEST_LABEL: usize = 4000;
 /// What a script may do that a RUN may not: mount.
 pub(super) const INSTALL_CAPABILITY: &str = "CAP_SYS_ADMIN";
 
+/// Where the roles, of which each is installed by itself, leave each other what they need not all make.
+const SHARED_INSIDE: &str = "/run/oardocker/install";
+
 /// What it finds mounted in any case.
 pub(super) fn install_mounts() -> Vec<Mount> {
     let tmpfs = |target: &str, mode: &str| Mount {
@@ -224,7 +227,8 @@ pub async fn install(
 ) -> Result<Vec<Installed>> {
     let script = installer(workdir)?;
     let listing = source.listing()?;
-    let job = Job { builder, workdir, source, script, listing: listing.as_ref() };
+    let shared = builder.scratch_dir("install-")?;
+    let job = Job { builder, workdir, source, script, listing: listing.as_ref(), shared: shared.path() };
     let roles = futures::future::try_join_all(workdir.manifest.install_on.iter().map(|role| job.role(role))).await?;
     let mut done = None;
     if !again {
@@ -278,6 +282,8 @@ struct Job<'a> {
     source: &'a Prepared,
     script: &'a str,
     listing: Option<&'a Listing>,
+    /// Of the roles among themselves, while it lasts.
+    shared: &'a Path,
 }
 
 /// What OAR comes onto.
@@ -385,6 +391,9 @@ impl Job<'_> {
         let (builder, script) = (self.builder, self.script);
         let process = install_process(image, vec![script.to_owned(), argument.to_owned()]);
         let mut mounts = install_mounts();
+        let mut shared = Mount::bind(self.shared.to_string_lossy(), SHARED_INSIDE, false);
+        shared.options.extend(["nosuid", "nodev"].map(Into::into));
+        mounts.push(shared);
         if let Form::File(path) | Form::Directory(path) = &self.source.form {
             mounts.push(Mount::bind(path.to_string_lossy(), argument, true));
         }

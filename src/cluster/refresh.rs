@@ -6,7 +6,7 @@
 
 use super::images::{INSTALL_CAPABILITY, Said, install_mounts, install_process};
 use crate::engine::{Image, Images, Mount, StepRoot};
-use crate::error::{Doing as _, Error, Result};
+use crate::error::{Error, Result};
 use crate::image::build::Builder;
 use crate::image::cache;
 use crate::image::run::{RunNetwork, Sandbox};
@@ -106,8 +106,7 @@ pub(super) async fn run(
     if files.is_empty() {
         return Ok(image);
     }
-    let dir = tempfile::Builder::new().prefix("refresh-").tempdir_in(&builder.scratch);
-    let dir = dir.doing(|| "cannot make a directory for the changed files".into())?;
+    let dir = builder.scratch_dir("refresh-")?;
     source.copy_files(files, dir.path())?;
     let mut mounts = install_mounts();
     mounts.push(Mount::bind(dir.path().to_string_lossy(), CHANGED_INSIDE, true));

@@ -15,7 +15,7 @@ use futures::future::{BoxFuture, Shared};
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use tempfile::TempPath;
+use tempfile::{TempDir, TempPath};
 use tokio_util::sync::CancellationToken;
 
 /// How to build.
@@ -142,6 +142,12 @@ impl Builder {
     pub(super) fn scratch(&self) -> Result<&Path> {
         std::fs::create_dir_all(&self.scratch).doing(|| format!("cannot create {}", self.scratch.display()))?;
         Ok(&self.scratch)
+    }
+
+    /// A directory for a while.
+    pub fn scratch_dir(&self, prefix: &str) -> Result<TempDir> {
+        let dir = tempfile::Builder::new().prefix(prefix).tempdir_in(self.scratch()?);
+        dir.doing(|| format!("cannot create a directory in {}", self.scratch.display()))
     }
 
     /// A file for a layer on its way, which goes with its name.

@@ -17,6 +17,9 @@ PREFIX=/usr/local
 [ "$SOURCE" = deb ] && PREFIX=/usr
 WORK=$(mktemp -d /tmp/install_oar.XXXXXX)
 trap 'rm -rf "$WORK"' EXIT
+# OAR's Makefile calls it again for each of its modules, and each role has its own.
+export OARDOCKER_CLANG=$WORK/clang
+[ ! -d /run/oardocker/install ] || OARDOCKER_CLANG=/run/oardocker/install/clang
 
 # install_oar PART...: PARTs are node, server, user, api and web.
 install_oar() {
