@@ -178,17 +178,28 @@ impl Runner {
         filled.and(aborted)
     }
 
-    /// Creates and starts all containers at the same time, the slowest role first. When each was started, by [`timeline::now`].
+    /// Creates and starts all containers at the same time, but for the server, which everything waits for in the end: the others begin when
+    /// that is made. When each was started, by [`timeline::now`].
     async fn launch(&self, plan: &Plan) -> Result<BTreeMap<String, u64>> {
+        let made = CancellationToken::new();
+        if plan.hosts.iter().all(|host| host.name != "server") {
+            made.cancel();
+        }
         let mut starting: FuturesUnordered<_> = plan
             .hosts
             .iter()
             .map(|host| async {
+                // Also where it cannot be made.
+                let guard = (host.name == "server").then(|| made.clone().drop_guard());
+                if guard.is_none() {
+                    made.cancelled().await;
+                }
                 self.still_wanted()?;
                 let begun = timeline::now();
                 self.engine.create(&host.spec).await?;
                 self.own_cgroup(&host.name, &host.spec.id, host.spec.ids, false).await?;
                 self.took(Some(&host.name), "create", begun);
+                drop(guard);
                 self.still_wanted()?;
                 let begun = timeline::now();
                 self.engine.start(&host.spec.id).await?;

@@ -1,9 +1,13 @@
 #!/bin/bash
 # nodes_alive.sh NODE...: marks nodes that have booted as Alive, the way oarnodesetting does it.
 # Prints the nodes that are not Alive afterwards; on stderr, which part of OAR's server does not work, and its last words.
-for unit in oardocker-postgresql oardocker-resources oar-server; do
-    systemctl is-active --quiet $unit && continue
-    echo "$unit.service is $(systemctl is-active $unit)" >&2
+units=(oardocker-postgresql oardocker-resources oar-server)
+mapfile -t states < <(systemctl is-active "${units[@]}")
+for unit in "${units[@]}"; do
+    state=${states[0]}
+    states=("${states[@]:1}")
+    [ "$state" != active ] || continue
+    echo "$unit.service is $state" >&2
     if [ $unit != oar-server ]; then
         journalctl -q -b -n 10 -o cat _SYSTEMD_UNIT=$unit.service >&2
     elif ! cat /run/oardocker-oar-fault >&2 2>/dev/null; then

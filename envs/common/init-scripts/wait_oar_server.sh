@@ -123,6 +123,8 @@ for ((i = 0; ; i++)); do
     [ $i -lt 200 ] || [ $((i % 10)) != 0 ] || only_with_companions
     pause
 done
+# Made meanwhile; of a failure nodes_alive.sh tells.
+systemctl start oardocker-resources.service 2>/dev/null
 # It looks for nodes when it has begun, and then every five minutes. As long as it takes none for alive this is done at once; a moment later it
 # would call on all of them when the first job is waiting.
 [ ! -e /run/oardocker-none-alive ] || echo Finaud > "/dev/tcp/localhost/$PORT"
