@@ -4,6 +4,7 @@ mod compat;
 mod contract;
 mod dockerfiles;
 mod given;
+mod layers;
 mod readme;
 mod surroundings;
 
