@@ -5,7 +5,7 @@
 use super::Docker;
 use super::api::is;
 use crate::engine::oci::MANIFEST;
-use crate::engine::{Compression, Image, chain_id, sha256};
+use crate::engine::{Compression, Image, Layer, chain_id, sha256};
 use crate::error::{Doing as _, Result};
 use bollard::body_try_stream;
 use bollard::query_parameters::{
@@ -13,7 +13,7 @@ use bollard::query_parameters::{
 };
 use futures::TryStreamExt as _;
 use serde_json::json;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::PathBuf;
@@ -25,21 +25,32 @@ const ID: &str = "oardocker.image";
 /// Bytes on their way between the thread that packs and the engine.
 const PIPE: usize = 1 << 20;
 
-/// A layer on its way into the engine.
+/// A layer on its way into the engine, as a tar.
 struct Tar {
+    /// What it is called there.
+    path: String,
+    /// Bytes, which have to be said before they are sent.
+    size: u64,
     blob: PathBuf,
     compression: Compression,
 }
 
 impl Tar {
+    fn of(layer: &Layer, blob: PathBuf) -> Result<Self> {
+        let mut tar = Self { path: place(&layer.diff_id), size: 0, blob, compression: layer.compression };
+        let counted = tar.open().and_then(|mut data| io::copy(&mut data, &mut io::sink()));
+        tar.size = counted.doing(|| format!("cannot read layer {}", layer.digest))?;
+        Ok(tar)
+    }
+
     fn open(&self) -> io::Result<Box<dyn Read + Send>> {
         self.compression.open(File::open(&self.blob)?)
     }
+}
 
-    /// Its size in bytes, which has to be said before it is sent.
-    fn size(&self) -> io::Result<u64> {
-        io::copy(&mut self.open()?, &mut io::sink())
-    }
+/// Where a blob is in an image layout.
+fn place(digest: &str) -> String {
+    format!("blobs/sha256/{}", digest.trim_start_matches("sha256:"))
 }
 
 impl Docker {
@@ -90,37 +101,40 @@ impl Docker {
         Ok(known)
     }
 
-    async fn load(&self, name: &str, image: &Image, known: &BTreeSet<String>) -> Result<()> {
-        let (id, config) = image.configuration().doing(|| "cannot write its configuration".into())?;
-        let blob = |digest: &str| format!("blobs/sha256/{}", digest.trim_start_matches("sha256:"));
-        let (mut plain, mut tars) = (image.clone(), Vec::new());
+    /// The image of plain layers, and those of them that the engine lacks.
+    fn plain(&self, image: &Image, known: &BTreeSet<String>) -> Result<(Image, Vec<Tar>)> {
+        let (mut plain, mut tars) = (image.clone(), BTreeMap::new());
         for (i, layer) in plain.layers.iter_mut().enumerate() {
-            let tar = Tar { blob: self.store.blob(layer), compression: layer.compression };
             let chain = chain_id(image.layers[..=i].iter().map(|l| &l.diff_id));
             // Nobody asks for the size of one that is left out.
             if !chain.is_some_and(|c| known.contains(&c)) {
-                layer.size = tar.size().doing(|| format!("cannot read layer {}", layer.digest))?;
-                tars.push((blob(&layer.diff_id), layer.size, tar));
+                let tar = Tar::of(layer, self.store.blob(layer))?;
+                layer.size = tar.size;
+                tars.insert(tar.path.clone(), tar);
             }
             layer.digest.clone_from(&layer.diff_id);
             layer.compression = Compression::Plain;
         }
-        tars.sort_by(|(one, ..), (other, ..)| one.cmp(other));
-        tars.dedup_by(|(one, ..), (other, ..)| one == other);
-        let layers: Vec<String> = plain.layers.iter().map(|l| blob(&l.digest)).collect();
+        Ok((plain, tars.into_values().collect()))
+    }
+
+    async fn load(&self, name: &str, image: &Image, known: &BTreeSet<String>) -> Result<()> {
+        let (id, config) = image.configuration().doing(|| "cannot write its configuration".into())?;
+        let (plain, tars) = tokio::task::block_in_place(|| self.plain(image, known))?;
+        let layers: Vec<String> = plain.layers.iter().map(|l| place(&l.digest)).collect();
         let manifest = plain.manifest(&id, config.len()).to_string();
         let digest = sha256(manifest.as_bytes());
         let index = json!({"schemaVersion": 2, "manifests": [{
             "mediaType": MANIFEST, "digest": digest, "size": manifest.len(),
             "annotations": {"io.containerd.image.name": name, "org.opencontainers.image.ref.name": name},
         }]});
-        let contents = json!([{"Config": blob(&id), "RepoTags": [name], "Layers": layers}]);
+        let contents = json!([{"Config": place(&id), "RepoTags": [name], "Layers": layers}]);
         let texts = [
             ("oci-layout".to_owned(), br#"{"imageLayoutVersion":"1.0.0"}"#.to_vec()),
             ("index.json".into(), index.to_string().into_bytes()),
             ("manifest.json".into(), contents.to_string().into_bytes()),
-            (blob(&digest), manifest.into_bytes()),
-            (blob(&id), config),
+            (place(&digest), manifest.into_bytes()),
+            (place(&id), config),
         ];
         let (writer, reader) = tokio::io::duplex(PIPE);
         let packing = tokio::task::spawn_blocking(move || -> std::io::Result<()> {
@@ -134,8 +148,8 @@ impl Docker {
             for (path, bytes) in &texts {
                 append(path, bytes.len() as u64, &mut bytes.as_slice())?;
             }
-            for (path, size, layer) in tars {
-                append(&path, size, &mut layer.open()?)?;
+            for layer in tars {
+                append(&layer.path, layer.size, &mut layer.open()?)?;
             }
             std::io::Write::flush(&mut tar.into_inner()?)
         });
