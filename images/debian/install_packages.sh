@@ -24,6 +24,7 @@ path-exclude=/usr/share/info/*
 path-exclude=/usr/share/lintian/*
 path-exclude=/usr/share/locale/*
 path-exclude=/usr/share/perl*.pod
+path-include=/usr/share/perl/*/pod/perldiag.pod
 CONF
 # Parts of these packages that OAR's hosts have no use for: PostgreSQL's compiler, whose library pack_clang.sh packs, and what is for
 # linking statically or as a whole, or for debugging. `apt-get install --reinstall PACKAGE` brings them.
@@ -72,12 +73,15 @@ if [ -n "$CLANG" ]; then nice -n 19 sh /tmp/pack_clang.sh & PACKING=$!; fi
 # shellcheck disable=SC2086
 apt-get install -y --no-install-recommends --no-download -o DPkg::Path="$PATH" $PACKAGES
 sed -i 's/^# *\(en_US.UTF-8\|fr_FR.UTF-8\)/\1/' /etc/locale.gen
+# At the same time, but not into the archive: two writers spoil it, and whoever reads it then dies of it.
 LOCALES=''
+mkdir /tmp/locales
 for name in en_US fr_FR; do
-    localedef -i $name -c -f UTF-8 -A /usr/share/locale/locale.alias $name.UTF-8 &
+    localedef --no-archive -i $name -c -f UTF-8 -A /usr/share/locale/locale.alias /tmp/locales/$name.utf8 &
     LOCALES="$LOCALES $!"
 done
 for job in $LOCALES $PACKING; do wait "$job"; done
+localedef --add-to-archive /tmp/locales/*
 # What locales are made from.
 rm -rf /usr/share/i18n/*
 
