@@ -75,8 +75,14 @@ fn resources(workdir: &Workdir) {
     assert_eq!(workdir.root_sh("server", &script), format!("ARRAY[{last}] AS\n"));
 }
 
-/// Packages, patch, and OAR's user commands where an administrator wants them.
+/// Packages, patch, languages, and OAR's user commands where an administrator wants them.
 fn tools(workdir: &Workdir) {
+    for language in ["en_US.UTF-8", "fr_FR.UTF-8"] {
+        let line = format!(
+            "export LC_ALL={language}; printf 'f\\n\u{e9}\\n' | sort | tr -d '\\n'; [[ \u{e9} < f ]] && echo yes"
+        );
+        assert_eq!(workdir.sh("node1", &line), "\u{e9}fyes\n", "{language}");
+    }
     workdir.root_sh("node1", "apt-get install -y -q at >/dev/null 2>&1; command -v at patch");
     let nodes = workdir.sh("server", "oarnodes -s");
     assert!(nodes.contains("node2"), "{nodes}");
