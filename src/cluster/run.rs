@@ -4,7 +4,7 @@ use super::facts::{self, Facts, RoleImages};
 use super::files::Files;
 use super::notify::Notify;
 use super::place::Place;
-use super::plan::{self, Plan};
+use super::plan::{self, Host, Plan};
 use super::request::Request;
 use super::timeline::{self, Span};
 use super::{container_id, containers, init, keeper, old_folder, require_its_engine, session, userns};
@@ -120,7 +120,8 @@ impl Runner {
         self.load(&facts.images).await?;
         self.took(None, "files", begun);
         let sockets = self.listen(&plan, facts.ids)?;
-        let started = self.launch(&plan).await?;
+        // In an old folder it is OAR that looks for the nodes, once when it begins: nobody waits for the server there.
+        let started = self.launch(&plan, (!facts.old).then_some("server")).await?;
         self.still_wanted()?;
         keeper::summon(&self.machine, &self.files, &self.env_id, &request.global)?;
         if !request.wait {
@@ -178,11 +179,11 @@ impl Runner {
         filled.and(aborted)
     }
 
-    /// Creates and starts all containers at the same time, but for the server, which everything waits for in the end: the others begin when
+    /// Creates and starts all containers at the same time, but for one which everything waits for in the end: the others begin when
     /// that is made. When each was started, by [`timeline::now`].
-    async fn launch(&self, plan: &Plan) -> Result<BTreeMap<String, u64>> {
-        let made = CancellationToken::new();
-        if plan.hosts.iter().all(|host| host.name != "server") {
+    async fn launch(&self, plan: &Plan, first: Option<&str>) -> Result<BTreeMap<String, u64>> {
+        let (made, is_first) = (CancellationToken::new(), |host: &Host| Some(host.name.as_str()) == first);
+        if !plan.hosts.iter().any(is_first) {
             made.cancel();
         }
         let mut starting: FuturesUnordered<_> = plan
@@ -190,7 +191,7 @@ impl Runner {
             .iter()
             .map(|host| async {
                 // Also where it cannot be made.
-                let guard = (host.name == "server").then(|| made.clone().drop_guard());
+                let guard = is_first(host).then(|| made.clone().drop_guard());
                 if guard.is_none() {
                     made.cancelled().await;
                 }

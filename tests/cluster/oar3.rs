@@ -90,7 +90,9 @@ fn edited(workdir: &Workdir, tree: &Path) {
     };
     edit("oar/cli/oarstat.py");
     let text = workdir.ok(&["update", source]);
-    assert!(text.contains("dist-packages/oar/cli/oarstat.py: frontend") && !text.contains("restarted"), "{text}");
+    assert!(text.contains("dist-packages/oar/cli/oarstat.py: frontend"), "{text}");
+    // The REST API has it loaded, and OAR's server has not.
+    assert!(text.contains("restarted oarapi: frontend\n") && !text.contains("oar-server"), "{text}");
     assert_eq!(last("frontend", "oar/cli/oarstat.py"), "# edited\n");
     workdir.sh("frontend", "oarstat");
     edit("oar/modules/almighty.py");

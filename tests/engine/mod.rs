@@ -253,14 +253,23 @@ fn an_image_comes_from_a_registry_on_loopback() {
         workdir.ok(&["build"]);
         let local = format!("{}.env/oardocker/test-one:latest", workdir.env_id());
         ctr(&["images", "push", "--plain-http", "127.0.0.1:45555/test/pushed:v1", &local]);
-        fs::write(
-            workdir.root.join(".oardocker/images/one/Dockerfile"),
-            "FROM 127.0.0.1:45555/test/pushed:v1\nRUN cat /pushed\n",
-        )
-        .unwrap();
-        let text = workdir.ok(&["build", "--pull"]);
-        assert!(text.contains("Pulled 127.0.0.1:45555/test/pushed:v1"), "{text}");
-        assert!(text.contains(&format!("| pushed {fresh}")), "{text}");
+        // As most registries have them.
+        let line = "skopeo copy -q --src-tls-verify=false --dest-tls-verify=false --dest-compress-format=gzip \
+                    docker://127.0.0.1:45555/test/pushed:v1 docker://127.0.0.1:45555/test/gzip:v1 && \
+                    skopeo inspect --raw --tls-verify=false docker://127.0.0.1:45555/test/gzip:v1";
+        let out = Command::new("sh").args(["-c", line]).output().unwrap();
+        assert!(texts(&out).0.contains("layer.v1.tar+gzip") && !texts(&out).0.contains("zstd"), "{:?}", texts(&out));
+        for name in ["pushed", "gzip"] {
+            let image = format!("127.0.0.1:45555/test/{name}:v1");
+            fs::write(
+                workdir.root.join(".oardocker/images/one/Dockerfile"),
+                format!("FROM {image}\nRUN cat /pushed && echo from {name}\n"),
+            )
+            .unwrap();
+            let text = workdir.ok(&["build", "--pull"]);
+            assert!(text.contains(&format!("Pulled {image}")), "{text}");
+            assert!(text.contains(&format!("| pushed {fresh}")), "{text}");
+        }
         deletions_travel(&workdir);
         fs::write(workdir.root.join(".oardocker/images/one/Dockerfile"), "FROM 127.0.0.1:45555/test/none:v1\n")
             .unwrap();
