@@ -70,9 +70,9 @@ fn oar3() {
             "{path}: {status} {body}"
         );
     }
-    edited(&workdir, tree.path());
     // Where v2 is alone it is OAR 3's other job manager.
     assert_eq!(chosen_on_a_unified_host(&workdir), "jobs are confined by: systemd\n");
+    edited(&workdir, tree.path());
     workdir.ok(&["stop"]);
     assert_same_state(&before, &host_state());
 }
