@@ -70,41 +70,42 @@ fn oar3() {
             "{path}: {status} {body}"
         );
     }
+    updated(&workdir, tree.path());
     // Where v2 is alone it is OAR 3's other job manager.
     assert_eq!(chosen_on_a_unified_host(&workdir), "jobs are confined by: systemd\n");
-    edited(&workdir, tree.path());
+    edit(tree.path(), "oar/modules/sarko.py");
+    let text = workdir.ok(&["install", tree.path().to_str().unwrap()]);
+    assert!(text.contains("server | /usr/local/lib/python3") && text.contains("oar/modules/sarko.py\n"), "{text}");
     workdir.ok(&["stop"]);
     assert_same_state(&before, &host_state());
 }
 
-/// The cluster that runs gets what is edited; the next install puts no more than that.
-fn edited(workdir: &Workdir, tree: &Path) {
+fn edit(tree: &Path, file: &str) {
+    let path = tree.join(file);
+    let text = fs::read_to_string(&path).unwrap();
+    fs::write(path, text + "# edited\n").unwrap();
+}
+
+/// The cluster that runs gets what is edited, and goes on.
+fn updated(workdir: &Workdir, tree: &Path) {
     let source = tree.to_str().unwrap();
-    let edit = |file: &str| {
-        let path = tree.join(file);
-        let text = fs::read_to_string(&path).unwrap();
-        fs::write(path, text + "# edited\n").unwrap();
-    };
     let last = |host: &str, file: &str| {
         workdir.root_sh(host, &format!("tail -n 1 /usr/local/lib/python3*/dist-packages/{file}"))
     };
-    edit("oar/cli/oarstat.py");
+    edit(tree, "oar/cli/oarstat.py");
     let text = workdir.ok(&["update", source]);
     assert!(text.contains("dist-packages/oar/cli/oarstat.py: frontend"), "{text}");
     // The REST API has it loaded, and OAR's server has not.
     assert!(text.contains("restarted oarapi: frontend\n") && !text.contains("oar-server"), "{text}");
     assert_eq!(last("frontend", "oar/cli/oarstat.py"), "# edited\n");
     workdir.sh("frontend", "oarstat");
-    edit("oar/modules/almighty.py");
+    edit(tree, "oar/modules/almighty.py");
     let begun = Instant::now();
     let text = workdir.ok(&["update", source]);
     println!("oar3: updated with a restart in {:?}", begun.elapsed());
     assert!(text.contains("restarted oar-server: server\n"), "{text}");
     let id = submit(workdir, "oarsub -l nodes=1,walltime=0:2 true");
     wait_state(workdir, &id, "Terminated");
-    edit("oar/modules/sarko.py");
-    let text = workdir.ok(&["install", source]);
-    assert!(text.contains("server | /usr/local/lib/python3") && text.contains("oar/modules/sarko.py\n"), "{text}");
 }
 
 /// What users do with jobs, and what holds them together on the nodes.
