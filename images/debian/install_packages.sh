@@ -65,7 +65,8 @@ rm -f /etc/apt/apt.conf.d/70debconf
 apt-get update -o Acquire::GzipIndexes=false
 # A line is a package, and the suites that lack it with a dash in front.
 PACKAGES=$(awk -v suite="-$SUITE" '{sub(/#.*/, "")} NF && !index($0, suite) {print $1}' /tmp/packages/*)
-case $SUITE in stretch | buster | bullseye) CLANG='' ;; *) CLANG=clang ;; esac
+# For what is compiled with libbpf.
+case $PACKAGES in *libbpf-dev*) CLANG=clang ;; *) CLANG='' ;; esac
 # shellcheck disable=SC2086
 apt-get install -y --no-install-recommends --download-only $PACKAGES $CLANG
 # Meanwhile, behind dpkg, which keeps one processor busy for most of the time.

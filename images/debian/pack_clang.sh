@@ -39,4 +39,3 @@ exec 9>&-
 LD_LIBRARY_PATH=$(echo "$dir"/usr/lib/*-linux-gnu) "$dir"/usr/lib/llvm-*/bin/clang "$@"
 CLANG
 chmod 755 /usr/local/bin/clang
-rm -f /tmp/pack_clang.sh

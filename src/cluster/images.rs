@@ -227,8 +227,7 @@ pub async fn install(
 ) -> Result<Vec<Installed>> {
     let script = installer(workdir)?;
     let listing = source.listing()?;
-    let shared = builder.scratch_dir("install-")?;
-    let job = Job { builder, workdir, source, script, listing: listing.as_ref(), shared: shared.path() };
+    let job = Job { builder, workdir, source, script, listing: listing.as_ref() };
     let roles = futures::future::try_join_all(workdir.manifest.install_on.iter().map(|role| job.role(role))).await?;
     let mut done = None;
     if !again {
@@ -237,9 +236,11 @@ pub async fn install(
             done = job.refreshed(&roles).await?;
         }
     }
-    let done = match done {
-        Some(done) => done,
-        None => all_of(roles.iter().map(|role| job.on(role))).await?,
+    let done = if let Some(done) = done {
+        done
+    } else {
+        let shared = builder.scratch_dir("install-")?;
+        all_of(roles.iter().map(|role| job.on(role, shared.path()))).await?
     };
     // A tree that has changed meanwhile may be in the images in part: that is not found again.
     let same = listing.is_some() && source.listing()? == listing;
@@ -282,8 +283,6 @@ struct Job<'a> {
     source: &'a Prepared,
     script: &'a str,
     listing: Option<&'a Listing>,
-    /// Of the roles among themselves, while it lasts.
-    shared: &'a Path,
 }
 
 /// What OAR comes onto.
@@ -376,8 +375,9 @@ impl Job<'_> {
         }
     }
 
-    async fn on(&self, role: &Role) -> Result<Done> {
-        let (layer, lines) = self.run(&role.name, &role.image, &role.argument).await?;
+    /// All of it; `shared` is a directory of the roles among themselves, while that lasts.
+    async fn on(&self, role: &Role, shared: &Path) -> Result<Done> {
+        let (layer, lines) = self.run(role, shared).await?;
         let mut image = role.image.clone();
         image.layers.push(layer);
         let notes = lines.iter().filter_map(|l| l.strip_prefix("note: ")).map(Into::into).collect();
@@ -387,15 +387,16 @@ impl Job<'_> {
     }
 
     /// Runs the script; its layer, and its last lines.
-    async fn run(&self, role: &str, image: &Image, argument: &str) -> Result<(Layer, Vec<String>)> {
+    async fn run(&self, role: &Role, shared: &Path) -> Result<(Layer, Vec<String>)> {
         let (builder, script) = (self.builder, self.script);
-        let process = install_process(image, vec![script.to_owned(), argument.to_owned()]);
+        let Role { name: role, image, argument, .. } = role;
+        let process = install_process(image, vec![script.to_owned(), argument.clone()]);
         let mut mounts = install_mounts();
-        let mut shared = Mount::bind(self.shared.to_string_lossy(), SHARED_INSIDE, false);
+        let mut shared = Mount::bind(shared.to_string_lossy(), SHARED_INSIDE, false);
         shared.options.extend(["nosuid", "nodev"].map(Into::into));
         mounts.push(shared);
         if let Form::File(path) | Form::Directory(path) = &self.source.form {
-            mounts.push(Mount::bind(path.to_string_lossy(), argument, true));
+            mounts.push(Mount::bind(path.to_string_lossy(), argument.as_str(), true));
         }
         let step = builder.images.begin_step(image.chain_id().as_deref()).await?;
         let mut said = Vec::new();

@@ -120,7 +120,7 @@ impl Runner {
         self.load(&facts.images).await?;
         self.took(None, "files", begun);
         let sockets = self.listen(&plan, facts.ids)?;
-        // In an old folder it is OAR that looks for the nodes, once when it begins: nobody waits for the server there.
+        // In an old folder it is OAR that looks for the nodes: it should find them at the first time.
         let started = self.launch(&plan, (!facts.old).then_some("server")).await?;
         self.still_wanted()?;
         keeper::summon(&self.machine, &self.files, &self.env_id, &request.global)?;

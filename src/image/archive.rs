@@ -1,10 +1,11 @@
 //! Archives that ADD unpacks: which files are some, and their bytes without compression, of bounded size.
 
 use super::extract::Limited;
+use crate::engine::Compression;
 use std::fs::File;
 use std::io::{self, BufReader, Read, Seek as _};
 
-/// So much memory an archive's compression may want, in bytes.
+/// So much memory xz may want, in bytes; what layers may be compressed with has its own bounds.
 const MEMORY: u64 = 256 << 20;
 
 /// How a file is compressed, told by its first bytes.
@@ -12,20 +13,18 @@ fn decompressed(mut file: File) -> io::Result<Box<dyn Read>> {
     let mut head = Vec::new();
     (&mut file).take(6).read_to_end(&mut head)?;
     file.rewind()?;
-    let file = BufReader::with_capacity(1 << 16, file);
+    let buffered = |file| BufReader::with_capacity(1 << 16, file);
     Ok(if head.starts_with(b"\x1f\x8b") {
-        Box::new(flate2::bufread::MultiGzDecoder::new(file))
+        Compression::Gzip.open(file)?
     } else if head.starts_with(b"BZh") {
-        Box::new(bzip2::bufread::MultiBzDecoder::new(file))
+        Box::new(bzip2::bufread::MultiBzDecoder::new(buffered(file)))
     } else if head.starts_with(b"\xfd7zXZ\0") {
         let stream = liblzma::stream::Stream::new_stream_decoder(MEMORY, liblzma::stream::CONCATENATED)?;
-        Box::new(liblzma::bufread::XzDecoder::new_stream(file, stream))
+        Box::new(liblzma::bufread::XzDecoder::new_stream(buffered(file), stream))
     } else if head.starts_with(b"\x28\xb5\x2f\xfd") {
-        let mut decoder = zstd::Decoder::with_buffer(file)?;
-        decoder.window_log_max(MEMORY.ilog2() - 1)?;
-        Box::new(decoder)
+        Compression::Zstd.open(file)?
     } else {
-        Box::new(file)
+        Compression::Plain.open(file)?
     })
 }
 

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 /// A tree that every machine with the tests' packages has: hundreds of megabytes of programs.
 const TREE: &str = "/usr/bin";
 
-/// Two thirds of their speed would be a regression.
+/// Less than 60 % of their speed is a regression.
 const SLOWEST: f64 = 1.0 / 0.6;
 
 fn timed(work: impl FnOnce()) -> Duration {

@@ -3,11 +3,10 @@
 # Prints the nodes that are not Alive afterwards; on stderr, which part of OAR's server does not work, and its last words.
 units=(oardocker-postgresql oardocker-resources oar-server)
 mapfile -t states < <(systemctl is-active "${units[@]}")
-for unit in "${units[@]}"; do
-    state=${states[0]}
-    states=("${states[@]:1}")
-    [ "$state" != active ] || continue
-    echo "$unit.service is $state" >&2
+for i in "${!units[@]}"; do
+    unit=${units[i]}
+    [ "${states[i]}" != active ] || continue
+    echo "$unit.service is ${states[i]}" >&2
     if [ $unit != oar-server ]; then
         journalctl -q -b -n 10 -o cat _SYSTEMD_UNIT=$unit.service >&2
     elif ! cat /run/oardocker-oar-fault >&2 2>/dev/null; then
