@@ -9,6 +9,7 @@ use nix::unistd::Pid;
 use std::collections::HashSet;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 use tokio::io::Interest;
@@ -41,10 +42,10 @@ pub(super) struct Heard {
 
 impl Heard {
     /// A piece has come. It has been passed on when the value is dropped: whoever reads slowly is no silence.
-    pub(super) fn piece(&self) -> impl Drop {
+    pub(super) fn piece(self: &Arc<Self>) -> PassedOn {
         self.on_its_way.fetch_add(1, Ordering::SeqCst);
         self.something.notify_one();
-        PassedOn(self)
+        PassedOn(self.clone())
     }
 
     async fn silence(&self) {
@@ -54,9 +55,11 @@ impl Heard {
     }
 }
 
-struct PassedOn<'a>(&'a Heard);
+/// Dropped when a piece has been passed on.
+#[derive(Debug)]
+pub(super) struct PassedOn(Arc<Heard>);
 
-impl Drop for PassedOn<'_> {
+impl Drop for PassedOn {
     fn drop(&mut self) {
         self.0.on_its_way.fetch_sub(1, Ordering::SeqCst);
         self.0.something.notify_one();

@@ -158,6 +158,7 @@ pub fn sessions_on(engine: Engine) {
     processes::background(&workdir);
     processes::input(&workdir);
     processes::slow_reader(&workdir);
+    processes::late_reader(&workdir);
     processes::terminals(&workdir);
     processes::words_and_variables(&workdir);
     processes::own_files(&workdir);

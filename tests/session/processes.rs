@@ -160,6 +160,37 @@ pub fn slow_reader(workdir: &Workdir) {
     }
 }
 
+/// Writes to /tmp/wrote how many bytes found room on the way to somebody who does not read.
+const FILLS: &str = "python3 -c '
+import os, time
+os.set_blocking(1, False)
+wrote, full = 0, 0
+while full < 50:
+    try:
+        wrote, full = wrote + os.write(1, b\"x\" * 4096), 0
+    except BlockingIOError:
+        full += 1
+        time.sleep(0.01)
+open(\"/tmp/wrote\", \"w\").write(str(wrote))'";
+
+/// What one session has said and nobody has read keeps no other session of the host from ending.
+pub fn late_reader(workdir: &Workdir) {
+    if workdir.engine.user().is_some() {
+        return;
+    }
+    workdir.root_sh("node1", "rm -f /tmp/wrote");
+    let mut late = workdir.command(&["exec", "--no-tty", "node1", FILLS]).stdout(Stdio::piped()).spawn().unwrap();
+    let wrote: usize = eventually("the program has ended", 30, || {
+        workdir.sh("node1", "cat /tmp/wrote 2>/dev/null || true").parse().ok()
+    });
+    let begun = Instant::now();
+    workdir.ok(&["exec", "--no-tty", "node1", "true"]);
+    assert!(begun.elapsed() < Duration::from_millis(1500), "{:?}", begun.elapsed());
+    let mut all = Vec::new();
+    late.stdout.take().unwrap().read_to_end(&mut all).unwrap();
+    assert_eq!((all.len(), late.wait().unwrap().code()), (wrote, Some(0)));
+}
+
 /// A terminal has its size before the program looks, and a name that the host knows.
 pub fn terminals(workdir: &Workdir) {
     for i in 0..6 {

@@ -2,8 +2,9 @@
 
 use super::Docker;
 use super::api::is;
+use super::output::{Output, Room};
 use crate::engine::ProcessSpec;
-use crate::engine::family::{self, Family, Heard};
+use crate::engine::family::{self, Family};
 use crate::engine::feed::{End, Feed};
 use crate::engine::io::{Chunk, Session, Stdin};
 use crate::error::{Doing as _, Error, Result};
@@ -19,7 +20,7 @@ use tokio::io::{AsyncWrite, AsyncWriteExt as _};
 use tokio::sync::{Mutex, Notify, mpsc, watch};
 use tokio_util::io::ReaderStream;
 
-type Output = Pin<Box<dyn Stream<Item = Result<LogOutput, bollard::errors::Error>> + Send>>;
+type Streams = Pin<Box<dyn Stream<Item = Result<LogOutput, bollard::errors::Error>> + Send>>;
 type Input = Pin<Box<dyn AsyncWrite + Send>>;
 
 /// Exit code of what SIGKILL ended, perhaps with its whole container.
@@ -52,9 +53,9 @@ impl Docker {
             ..ExecConfig::default()
         };
         let exec = self.api.create_exec(id, config).await.doing(doing)?.id;
-        let (mut output, input) = self.open(&exec, process.terminal.is_some()).await.doing(doing)?;
+        let (mut streams, input) = self.open(&exec, process.terminal.is_some()).await.doing(doing)?;
         let (known, family) = watch::channel(None);
-        let (heard, over) = (Arc::<Heard>::default(), Arc::new(Notify::new()));
+        let (output, over) = (Output::to(session.output), Arc::new(Notify::new()));
         let (typed, file) = match session.stdin {
             Some(Stdin::Keys(keys)) => (Some(keys), None),
             Some(Stdin::File(file)) => (None, Some(file)),
@@ -65,14 +66,14 @@ impl Docker {
             tokio::spawn(feed_stdin(input, typed, file, family.clone(), feeding.clone())),
             tokio::spawn(follow_size(self.api.clone(), exec.clone(), session.size)),
             tokio::spawn(pass_signals(family.clone(), session.signals, over.clone())),
-            tokio::spawn(follow_end(self.api.clone(), exec.clone(), session.init, known, heard.clone(), over.clone())),
+            tokio::spawn(follow_end(self.api.clone(), exec.clone(), session.init, known, output.room(), over.clone())),
         ];
         let mut broken = None;
         loop {
             let chunk = tokio::select! {
                 // What has come already comes first.
                 biased;
-                chunk = output.next() => chunk,
+                chunk = streams.next() => chunk,
                 () = over.notified() => None,
             };
             let chunk = match chunk {
@@ -84,9 +85,7 @@ impl Docker {
                 }
                 None => break,
             };
-            let _piece = heard.piece();
-            // Nobody listens any more; go on reading so that the process does not block.
-            let _ = session.output.send(chunk).await;
+            output.pass(chunk).await;
         }
         helpers.iter().for_each(tokio::task::JoinHandle::abort);
         let fed: Option<Feed> = feeding.lock().await.take();
@@ -104,6 +103,7 @@ impl Docker {
         if let Some(left) = known.or_else(told) {
             left.hang_up().await;
         }
+        output.end().await;
         let code = match (answer, broken) {
             (Ok(Some((code, _))), _) => code,
             (_, Some(e)) => return Err(e).doing(|| format!("{} is gone", self.info.name)),
@@ -118,7 +118,7 @@ impl Docker {
     }
 
     /// The streams of a session, which begins with that.
-    async fn open(&self, exec: &str, terminal: bool) -> Result<(Output, Input)> {
+    async fn open(&self, exec: &str, terminal: bool) -> Result<(Streams, Input)> {
         if terminal {
             let (output, input) = tokio::io::split(self.start_terminal(exec).await?);
             let output = ReaderStream::with_capacity(output, 64 << 10)
@@ -236,7 +236,7 @@ async fn follow_end(
     exec: String,
     init: Option<u32>,
     known: watch::Sender<Option<Arc<Family>>>,
-    heard: Arc<Heard>,
+    room: Room,
     over: Arc<Notify>,
 ) {
     let Some(init) = init else { return };
@@ -251,8 +251,9 @@ async fn follow_end(
     let Some(family) = Family::of(pid, init).map(Arc::new) else { return };
     known.send_replace(Some(family.clone()));
     if family::ended(pid).await.is_ok() {
+        room.program_has_ended();
         family.hang_up().await;
-        family.silent(&heard).await;
+        family.silent(&room.heard).await;
         over.notify_one();
     }
 }

@@ -11,6 +11,7 @@ mod ids;
 mod images;
 mod libpod;
 mod networks;
+mod output;
 pub(super) mod ping;
 mod raw;
 mod settle;
