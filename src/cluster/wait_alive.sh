@@ -8,18 +8,36 @@ value() {
 }
 export PGHOST=localhost PGUSER=$(value DB_BASE_LOGIN) PGPASSWORD=$(value DB_BASE_PASSWD) PGDATABASE=$(value DB_NAME)
 missing() {
-    psql -qAt -v ON_ERROR_STOP=1 -c "SELECT name FROM unnest(ARRAY[${list%,}]) AS name WHERE NOT EXISTS
-        (SELECT 1 FROM resources WHERE network_address = name AND state = 'Alive')"
+    psql -qAt -v ON_ERROR_STOP=1 -c "SELECT name FROM unnest(ARRAY[${list%,}]) AS name
+        WHERE NOT EXISTS (SELECT 1 FROM resources WHERE network_address = name AND state = 'Alive')
+        OR EXISTS (SELECT 1 FROM resources WHERE network_address = name AND 'Suspected' IN (state, next_state))"
+}
+# Whether OAR is looking for nodes, of which one may have been booting when it was asked: it is suspected when the look ends.
+looking() {
+    local file word words
+    for file in /proc/[0-9]*/cmdline; do
+        mapfile -d '' words < "$file"
+        for word in "${words[@]:0:4}"; do
+            [[ $word != */finaud && $word != */oar-finaud ]] || return 0
+        done
+    done 2>/dev/null
+    return 1
 }
 
 list=$(printf "'%s'," "$@")
 for i in $(seq 450); do
+    if looking; then
+        sleep 0.2
+        continue
+    fi
     # Almighty's port, 6666, without connecting: it would take that for a client.
     if grep -q ':1A0A [0-9A-F:]* 0A ' /proc/net/tcp && left=$(missing 2>/dev/null) && [ -z "$left" ]; then
         break
     fi
-    # All nodes have booted. OAR may have looked for one just before that, and would look again after minutes.
-    [ $((i % 10)) != 0 ] || { echo Finaud > /dev/tcp/localhost/6666; } 2>/dev/null
+    # All nodes have booted. One that OAR looked for just before that it would look for again after minutes, and never where it knew only
+    # one of the node's resources then.
+    [ $((i % 10)) != 1 ] ||
+        oarnodesetting -s Alive --sql "network_address IN (${list%,}) AND state = 'Suspected'" >/dev/null 2>&1
     sleep 0.2
 done
 left=$(missing) || exit 1
