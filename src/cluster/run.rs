@@ -282,16 +282,16 @@ impl Runner {
             let error = Error::new("the hosts have booted, but OAR's server does not work").detail(said);
             return Ok(Some(Broken { error, server: true }));
         }
-        let left: Vec<&str> = out.split_whitespace().collect();
+        let mut words = out.split_whitespace();
+        let manager = words.next();
+        let left: Vec<&str> = words.collect();
         if let Some(name) = left.first() {
             let error =
                 Error::new(format!("the hosts have booted, but OAR does not have as Alive: {}", left.join(", ")));
             let error = error.detail(self.journal(name).await);
             return Ok(Some(Broken { error, server: false }));
         }
-        let (_, manager, _) =
-            session::capture(self.engine.as_ref(), &server, &["/bin/cat", "/run/oardocker-job-manager"]).await?;
-        if manager.trim() == "none" {
+        if manager == Some("none") {
             // What others have become is their own, and not to be waited for.
             old_folder::unconfine(self.engine.as_ref(), &self.env_id, booted).await?;
             let note = "OAR has no job manager for this host's cgroups: jobs run, but are not confined to their cores";

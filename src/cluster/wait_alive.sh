@@ -1,7 +1,13 @@
 # wait_alive.sh NODE...: waits until OAR's server answers and its database says that the nodes are Alive.
-# Prints the nodes that are not Alive when patience ends, and leaves word of how jobs are confined.
+# Prints how jobs are confined, and the nodes that are not Alive when patience ends.
 own=/var/lib/container/init-scripts/nodes_alive.sh
-[ -f $own ] && exec /bin/bash $own "$@"
+if [ -f $own ]; then
+    left=$(/bin/bash $own "$@") || exit
+    choice=
+    [ ! -e /run/oardocker-job-manager ] || read -r choice < /run/oardocker-job-manager
+    echo "${choice:-unknown}" $left
+    exit
+fi
 
 value() {
     sed -n "s/^$1=\"\{0,1\}\([^\"]*\)\"\{0,1\} *$/\1/p" /etc/oar/oar.conf | tail -n 1
@@ -52,4 +58,4 @@ if [ -n "$(value CPUSET_PATH)" ] && [ -n "$(value JOB_RESOURCE_MANAGER_PROPERTY_
     fi
 fi
 echo $choice > /run/oardocker-job-manager
-[ -z "$left" ] || echo "$left"
+echo $choice $left

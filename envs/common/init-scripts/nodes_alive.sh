@@ -31,6 +31,8 @@ for _ in $(seq 50); do
     looking || break
     sleep 0.1
 done
+# Debian's psql is a Perl program that looks for this one.
+for dir in /usr/lib/postgresql/*/bin; do PATH=$dir:$PATH; done
 export PGHOST=localhost PGUSER=oar PGPASSWORD=oar PGDATABASE=oar
 list=$(printf "'%s'," "$@")
 left=$(psql -qAt -v ON_ERROR_STOP=1 <<SQL
