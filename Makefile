@@ -7,7 +7,7 @@ APT_UPDATE = apt-get -q -o APT::Update::Error-Mode=any -o Acquire::Retries=3 upd
 PACKAGES = containerd runc nftables mmdebstrap protobuf-compiler docker-registry zsh fish iproute2 git make gcc \
            buildah skopeo umoci busybox-static libcap2-bin attr xz-utils bzip2 zstd \
            libc6-dev ca-certificates python3 python3-venv util-linux hostname debian-archive-keyring apt-utils dpkg-dev \
-           docker.io podman netavark iptables procps curl xvfb gpg gpgv gpg-agent chromium
+           docker.io podman netavark iptables procps strace curl xvfb gpg gpgv gpg-agent chromium
 OAR = target/oar.tar.gz
 OAR3 = target/oar3.tar
 BINARY = target/debug/oardocker

@@ -5,9 +5,10 @@ use crate::support::{Engine, Workdir, alone, require_root};
 use std::io::{Read as _, Write as _};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::{io, thread};
+use std::{fs, io, thread};
 
 /// How many times as much as when this was written is still no regression.
 const MARGIN: f64 = 1.25;
@@ -80,6 +81,23 @@ fn pass(mut from: UnixStream, to: &mut UnixStream, requests: &AtomicUsize) -> io
     }
 }
 
+/// The calls of the kernel of one kind that a command makes, with all that it starts.
+fn calls(workdir: &Workdir, kind: &str, args: &[&str]) -> usize {
+    let list = tempfile::NamedTempFile::new().unwrap();
+    let command = workdir.command(args);
+    let mut traced = Command::new("strace");
+    traced.args(["-f", "-qq", "-e", "signal=none", "-e", &format!("trace={kind}"), "-o"]).arg(list.path());
+    traced.arg(command.get_program()).args(command.get_args()).current_dir(&workdir.root).stdin(Stdio::null());
+    traced.envs(command.get_envs().filter_map(|(key, value)| Some((key, value?))));
+    // Cargo's has the loader look in many places.
+    traced.env_remove("LD_LIBRARY_PATH");
+    assert!(traced.status().expect("this test needs strace: run `make deps`").success());
+    // What others interrupt has a second line. Templates are files in debug builds alone.
+    let templates = concat!(env!("CARGO_MANIFEST_DIR"), "/envs");
+    let text = fs::read_to_string(list.path()).unwrap();
+    text.lines().filter(|line| !line.contains(" resumed>") && !line.contains(templates)).count()
+}
+
 #[test]
 fn what_a_cluster_takes_does_not_grow() {
     require_root();
@@ -103,6 +121,9 @@ fn what_a_cluster_takes_does_not_grow() {
     let size = "find / -xdev -type f -printf '%s\\n' | awk '{s += $1} END {print int(s / 1048576)}'";
     counts.push(("MiB of files that a node's image has", number(&workdir.root_sh("node1", size)), 567));
     counts.push(("requests of `exec`", counter.of(&workdir, &["exec", "--no-tty", "node1", "true"]), 9));
+    let exec = ["exec", "--no-tty", "node1", "true"];
+    counts.push(("files that `exec` opens", calls(&workdir, "open,openat,openat2", &exec), 40));
+    counts.push(("programs of `exec`", calls(&workdir, "execve", &exec), 1));
     counts.push(("requests of `status`", counter.of(&workdir, &["status"]), 33));
     counts.push(("requests of `stop`", counter.of(&workdir, &["stop"]), 33));
     let four = counter.of(&workdir, &["start", "-n", "4"]);
