@@ -1,7 +1,27 @@
 # wait_alive.sh NODE...: waits until OAR's server answers and its database says that the nodes are Alive.
 # Prints how jobs are confined, and the nodes that are not Alive when patience ends.
+# Debian's psql is a Perl program that looks for this one.
+for dir in /usr/lib/postgresql/*/bin; do PATH=$dir:$PATH; done
+
+# Whether OAR is looking for nodes, of which one may have been booting when it was asked: it is suspected when the look ends.
+looking() {
+    local file word words
+    for file in /proc/[0-9]*/cmdline; do
+        mapfile -d '' words < "$file"
+        for word in "${words[@]:0:4}"; do
+            [[ $word != */finaud && $word != */oar-finaud ]] || return 0
+        done
+    done 2>/dev/null
+    return 1
+}
+
 own=/var/lib/container/init-scripts/nodes_alive.sh
 if [ -f $own ]; then
+    # A look takes longer only for a node that has been dead for long.
+    for _ in $(seq 50); do
+        looking || break
+        sleep 0.1
+    done
     left=$(/bin/bash $own "$@") || exit
     choice=
     [ ! -e /run/oardocker-job-manager ] || read -r choice < /run/oardocker-job-manager
@@ -18,18 +38,6 @@ missing() {
         WHERE NOT EXISTS (SELECT 1 FROM resources WHERE network_address = name AND state = 'Alive')
         OR EXISTS (SELECT 1 FROM resources WHERE network_address = name AND 'Suspected' IN (state, next_state))"
 }
-# Whether OAR is looking for nodes, of which one may have been booting when it was asked: it is suspected when the look ends.
-looking() {
-    local file word words
-    for file in /proc/[0-9]*/cmdline; do
-        mapfile -d '' words < "$file"
-        for word in "${words[@]:0:4}"; do
-            [[ $word != */finaud && $word != */oar-finaud ]] || return 0
-        done
-    done 2>/dev/null
-    return 1
-}
-
 list=$(printf "'%s'," "$@")
 for i in $(seq 450); do
     if looking; then

@@ -15,24 +15,6 @@ for i in "${!units[@]}"; do
     fi
     exit 1
 done
-# Whether OAR is looking for nodes: one that was booting when it was asked is suspected when the look ends.
-looking() {
-    local file word words
-    for file in /proc/[0-9]*/cmdline; do
-        mapfile -d '' words < "$file"
-        for word in "${words[@]:0:4}"; do
-            [[ $word != */finaud && $word != */oar-finaud ]] || return 0
-        done
-    done 2>/dev/null
-    return 1
-}
-# A look takes longer only for a node that has been dead for long.
-for _ in $(seq 50); do
-    looking || break
-    sleep 0.1
-done
-# Debian's psql is a Perl program that looks for this one.
-for dir in /usr/lib/postgresql/*/bin; do PATH=$dir:$PATH; done
 export PGHOST=localhost PGUSER=oar PGPASSWORD=oar PGDATABASE=oar
 list=$(printf "'%s'," "$@")
 left=$(psql -qAt -v ON_ERROR_STOP=1 <<SQL
