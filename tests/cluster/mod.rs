@@ -342,6 +342,10 @@ fn inside(workdir: &Workdir) {
             "{host}"
         );
     }
+    // OAR's programs do without TLS, which whoever wants it has.
+    let perl = "perl -MOAR::Modules::Judas -MLWP::UserAgent -e 'print grep({/SSL/} keys %INC), \"\\n\"; \
+                print LWP::UserAgent->new->get(\"https://127.0.0.1:1\")->status_line'";
+    assert_eq!(workdir.sh("server", perl), "\n500 Can't connect to 127.0.0.1:1 (Connection refused)");
     // Capabilities: no wider than needed.
     let capabilities = workdir.root_sh("node1", "grep CapBnd /proc/1/status");
     let bits = u64::from_str_radix(capabilities.split_whitespace().nth(1).unwrap(), 16).unwrap();
