@@ -104,8 +104,23 @@ fn updated(workdir: &Workdir, tree: &Path) {
     let text = workdir.ok(&["update", source]);
     println!("oar3: updated with a restart in {:?}", begun.elapsed());
     assert!(text.contains("restarted oar-server: server\n"), "{text}");
+    // OAR's server would go on waiting for messages, for up to five seconds each time.
+    let begun = Instant::now();
+    for _ in 0..3 {
+        workdir.root_sh("server", "sleep 1; systemctl stop oar-server");
+        workdir.root_sh("server", "systemctl start oar-server");
+    }
+    println!("oar3: three times ended and begun in {:?}", begun.elapsed());
+    let told = workdir.root_sh("server", "journalctl -u oar-server -o short-unix | grep -E 'systemd.*Stopp(ing|ed) '");
+    assert!(told.lines().count() == 8 && stops(&told).iter().all(|stop| *stop < 2.0), "{told}");
     let id = submit(workdir, "oarsub -l nodes=1,walltime=0:2 true");
     wait_state(workdir, &id, "Terminated");
+}
+
+/// How long a unit took each time to end, in seconds, of what systemd has told of that.
+fn stops(told: &str) -> Vec<f64> {
+    let times: Vec<f64> = told.lines().map(|line| line.split(' ').next().unwrap().parse().unwrap()).collect();
+    times.chunks_exact(2).map(|pair| pair[1] - pair[0]).collect()
 }
 
 /// What users do with jobs, and what holds them together on the nodes.

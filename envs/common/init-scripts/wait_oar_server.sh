@@ -3,6 +3,7 @@
 # wait_oar_server.sh:       after that. Returns when its Almighty listens, has had nodes and jobs looked at once, and lives after
 #                           it. Otherwise it fails, and what OAR said of the reason is in the journal.
 # wait_oar_server.sh state: whether it has ended since (the word "ended"), and the last errors that it has told.
+# wait_oar_server.sh end:   before it is ended.
 
 # value KEY DEFAULT: what oar.conf says, as OAR reads it.
 value() {
@@ -28,6 +29,15 @@ pause() { read -r -t 0.03 -u $never; }
 # systemd knows the server's process unless it has ended already.
 MAINPID=${MAINPID:-$(cat /run/oar-server.pid 2>/dev/null || echo none)}
 alive() { [ -d "/proc/$MAINPID" ]; }
+
+# OAR 3's waits for a message, five seconds at a time, before it looks whether it was told to end; and whoever passes it on must live.
+if [ "$1" = end ]; then
+    if [ -e $LIB/oar-appendice-proxy ] && kill "$MAINPID" 2>/dev/null; then
+        echo Time > "/dev/tcp/localhost/$(value SERVER_PORT 6666)"
+        for ((i = 0; i < 100; i++)); do ! alive || pause; done
+    fi 2>/dev/null
+    exit 0
+fi
 
 # In the kernel's table, without connecting: Almighty would take that for a client.
 PORT=$(value SERVER_PORT 6666)
@@ -127,7 +137,11 @@ done
 systemctl start oardocker-resources.service 2>/dev/null
 # It looks for nodes when it has begun, and then every five minutes. As long as it takes none for alive this is done at once; a moment later it
 # would call on all of them when the first job is waiting.
-[ ! -e /run/oardocker-none-alive ] || echo Finaud > "/dev/tcp/localhost/$PORT"
+# Not when it begins once more: then there are, and the first scheduling would wait for their answers.
+if [ -e /run/oardocker-none-alive ]; then
+    rm -f /run/oardocker-none-alive
+    echo Finaud > "/dev/tcp/localhost/$PORT"
+fi
 echo Scheduling > "/dev/tcp/localhost/$PORT"
 # The round ends with the scheduler in OAR 2, and in OAR 3 with what follows it at once. A server that ends because of it takes a moment.
 begun='' quiet=0
