@@ -8,6 +8,8 @@ set -e
 start_postgresql &
 STARTED=$!
 
+# Where this is, OAR's setup makes no key of its own: install_oar_keys has that of this environment.
+mkdir -p /var/lib/oar/.ssh
 install_oar server user
 configure_common
 set_conf OAREXEC_DEBUG_MODE 1
