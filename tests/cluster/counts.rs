@@ -5,7 +5,6 @@ use crate::support::{Engine, Workdir, alone, require_root};
 use std::io::{Read as _, Write as _};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::{fs, io, thread};
@@ -84,11 +83,9 @@ fn pass(mut from: UnixStream, to: &mut UnixStream, requests: &AtomicUsize) -> io
 /// The calls of the kernel of one kind that a command makes, with all that it starts.
 fn calls(workdir: &Workdir, kind: &str, args: &[&str]) -> usize {
     let list = tempfile::NamedTempFile::new().unwrap();
-    let command = workdir.command(args);
-    let mut traced = Command::new("strace");
+    let mut traced = workdir.around("strace");
     traced.args(["-f", "-qq", "-e", "signal=none", "-e", &format!("trace={kind}"), "-o"]).arg(list.path());
-    traced.arg(command.get_program()).args(command.get_args()).current_dir(&workdir.root).stdin(Stdio::null());
-    traced.envs(command.get_envs().filter_map(|(key, value)| Some((key, value?))));
+    traced.arg(workdir.program()).args(args);
     // Cargo's has the loader look in many places.
     traced.env_remove("LD_LIBRARY_PATH");
     assert!(traced.status().expect("this test needs strace: run `make deps`").success());

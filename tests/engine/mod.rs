@@ -195,10 +195,8 @@ fn two_builds_of_one_base_at_once() {
     twins[0].ok(&["status"]);
     let before = host_state();
     let build = |workdir: &Workdir, patience: &str| {
-        let mut command = Command::new("timeout");
+        let mut command = workdir.around("timeout");
         command.args(["-k", "30", patience]).arg(workdir.program()).args(["build", "-q", "--no-cache"]);
-        command.current_dir(&workdir.root).stdin(std::process::Stdio::null());
-        command.envs(workdir.command(&[]).get_envs().filter_map(|(key, value)| Some((key, value?))));
         command.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped()).spawn().unwrap()
     };
     for patience in ["100", "1", "3"] {

@@ -10,10 +10,8 @@ use std::process::{Command, Output};
 
 /// Runs oardocker after a line of the shell, in namespaces of its own if `unshare` says so.
 fn after(workdir: &Workdir, unshare: &[&str], line: &str, args: &str) -> Output {
-    let mut command = Command::new("unshare");
+    let mut command = workdir.around("unshare");
     command.args(unshare).args(["sh", "-ec", &format!("{line}\nexec '{}' {args}", workdir.program().display())]);
-    command.current_dir(&workdir.root);
-    command.envs(workdir.command(&[]).get_envs().filter_map(|(key, value)| Some((key, value?))));
     command.output().unwrap()
 }
 

@@ -62,13 +62,12 @@ pub fn sessions_on(engine: Engine) {
     // 200 MB, binary, both ways.
     workdir.sh("node1", "head -c 200000000 /dev/urandom > /var/tmp/big");
     let sum = workdir.sh("node1", "sha256sum < /var/tmp/big");
-    let through = std::process::Command::new("sh")
+    let through = workdir
+        .around("sh")
         .args([
             "-c",
             &format!("{} exec node1 cat /var/tmp/big | tee /dev/stderr | sha256sum", workdir.program().display()),
         ])
-        .current_dir(&workdir.root)
-        .envs(workdir.command(&[]).get_envs().filter_map(|(key, value)| Some((key, value?))))
         .output()
         .unwrap();
     assert_eq!(texts(&through).0, sum);
@@ -125,19 +124,12 @@ pub fn sessions_on(engine: Engine) {
     pty.send("exit 4\n");
     assert_eq!(pty.end(10).0, 4);
 
-    let mut line = workdir.command(&["exec", "node1", "stty -a"]);
-    line.env_remove("OARDOCKER_EXEC_TTY");
     let program = format!(
         "before=$(stty -g); '{}' exec node1 tty; '{0}' exec node1 'kill -9 $$'; test \"$before\" = \"$(stty -g)\" && echo restored",
         workdir.program().display()
     );
-    let mut shell = std::process::Command::new("sh");
-    shell.args(["-c", &program]).current_dir(&workdir.root);
-    for (key, value) in line.get_envs() {
-        if let Some(value) = value {
-            shell.env(key, value);
-        }
-    }
+    let mut shell = workdir.around("sh");
+    shell.args(["-c", &program]);
     let mut pty = Pty::spawn(shell, 80, 24);
     pty.expect("/dev/pts/", 10);
     pty.expect("restored", 10);

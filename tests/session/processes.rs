@@ -3,7 +3,7 @@
 use crate::support::{Pty, Workdir, eventually, texts};
 use nix::sys::signal::Signal;
 use std::io::{Read as _, Seek as _, Write as _};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
 /// A long-running program inside has this argument, and no other program of the tests has.
@@ -83,12 +83,7 @@ pub fn background(workdir: &Workdir) {
 
 /// Runs a line for bash on the machine of oardocker, with `$oardocker` in it.
 fn bash(workdir: &Workdir, line: &str) -> String {
-    let mut command = Command::new("bash");
-    command.args(["-c", line]).current_dir(&workdir.root).env("oardocker", workdir.program()).stdin(Stdio::null());
-    for (key, value) in workdir.command(&[]).get_envs().filter_map(|(key, value)| Some((key, value?))) {
-        command.env(key, value);
-    }
-    texts(&command.output().unwrap()).0
+    texts(&workdir.around("bash").args(["-c", line]).env("oardocker", workdir.program()).output().unwrap()).0
 }
 
 /// No more is read than what the program takes.
@@ -210,10 +205,8 @@ pub fn terminals(workdir: &Workdir) {
         ("alacritty", None),
         ("tmux-256color", None),
     ] {
-        let mut command = Command::new("env");
+        let mut command = workdir.around("env");
         command.arg(format!("TERM={name}")).arg(workdir.program()).args(["exec", "node1", "echo =$TERM=; tput cols"]);
-        command.current_dir(&workdir.root);
-        command.envs(workdir.command(&[]).get_envs().filter_map(|(key, value)| Some((key, value?))));
         let (code, said) = Pty::spawn(command, 90, 24).end(10);
         assert_eq!(code, 0, "{name}: {said}");
         assert!(said.contains(&format!("={}=\r\n90\r\n", fallback.unwrap_or(name))), "{said}");

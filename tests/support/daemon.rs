@@ -101,6 +101,10 @@ impl Daemon {
         fs::create_dir_all(&data).unwrap();
         let log = fs::File::create(dir.join("log")).unwrap();
         command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log).process_group(0);
+        // For tests/forget, should nobody be left to do it.
+        if let Some(rules) = &rules {
+            fs::write(dir.join("rules"), rules).unwrap();
+        }
         let links = links();
         let child = spawn(&mut command);
         let mut daemon = Self { engine, child, command, dir, data, links, rules };

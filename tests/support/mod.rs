@@ -257,6 +257,15 @@ impl Workdir {
         command
     }
 
+    /// Another program, which runs oardocker: in the folder and with the variables of [`Workdir::command`].
+    pub fn around(&self, program: &str) -> Command {
+        let ours = self.command(&[]);
+        let mut command = Command::new(program);
+        command.current_dir(&self.root).stdin(Stdio::null());
+        command.envs(ours.get_envs().filter_map(|(key, value)| Some((key, value?))));
+        command
+    }
+
     pub fn run(&self, args: &[&str]) -> Output {
         in_time(&mut self.command(args))
     }
