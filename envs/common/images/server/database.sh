@@ -3,6 +3,8 @@
 . /etc/oardocker/postgresql.env
 BIN=/usr/lib/postgresql/$PGVERSION/bin
 DATA=/var/lib/postgresql/$PGVERSION/main
+# Debian's psql is a Perl program that looks for this one, and OAR calls it a dozen times.
+PATH=$BIN:$PATH
 
 pg() {
     (cd / && runuser -u postgres -- "$@")
