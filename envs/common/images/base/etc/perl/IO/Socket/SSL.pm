@@ -4,5 +4,7 @@ package IO::Socket::SSL;
 use strict;
 use warnings;
 
-my @installed = caller() eq 'Net::SMTP' ? () : grep { -f } map { "$_/IO/Socket/SSL.pm" } grep { !ref && $_ ne '/etc/perl' } @INC;
-@installed && require $installed[0];
+return 0 if caller() eq 'Net::SMTP';
+my ($installed) = grep { -f } map { "$_/IO/Socket/SSL.pm" } grep { !ref && $_ ne '/etc/perl' } @INC;
+die "Can't locate IO/Socket/SSL.pm: the package libio-socket-ssl-perl has it\n" if !$installed;
+require $installed;
