@@ -26,8 +26,6 @@ fi
 exec {never}<> <(:)
 pause() { read -r -t 0.03 -u $never; }
 
-# systemd knows the server's process unless it has ended already.
-MAINPID=${MAINPID:-$(cat /run/oar-server.pid 2>/dev/null || echo none)}
 alive() { [ -d "/proc/$MAINPID" ]; }
 
 # OAR 3's waits for a message, five seconds at a time, before it looks whether it was told to end; and whoever passes it on must live.
@@ -38,6 +36,9 @@ if [ "$1" = end ]; then
     fi 2>/dev/null
     exit 0
 fi
+
+# systemd knows the server's process unless it has ended already.
+MAINPID=${MAINPID:-$(cat /run/oar-server.pid 2>/dev/null || echo none)}
 
 # In the kernel's table, without connecting: Almighty would take that for a client.
 PORT=$(value SERVER_PORT 6666)
