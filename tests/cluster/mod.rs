@@ -326,7 +326,8 @@ fn inside(workdir: &Workdir) {
     let hosts = workdir
         .sh("node1", "for h in frontend server rsyslog node1 node2 node3; do getent hosts $h | awk '{print $2}'; done");
     assert_eq!(hosts, "frontend\nserver\nrsyslog\nnode1\nnode2\nnode3\n");
-    assert_eq!(workdir.sh("node1", "curl -sI http://deb.debian.org/debian/ | head -n 1 | cut -d' ' -f2"), "200\n");
+    let out = "curl -sI --connect-timeout 5 --retry 3 http://deb.debian.org/debian/ | head -n 1 | cut -d' ' -f2";
+    assert_eq!(workdir.sh("node1", out), "200\n");
     assert!(workdir.sh("node1", "ping -c 1 -W 5 node2").contains("1 received"), "users may ping");
     // /home is shared; a volume that is read-only is.
     workdir.sh("node1", "echo shared > ~/note");

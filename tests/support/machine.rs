@@ -21,6 +21,8 @@ pub const BOB: User = User { name: "bob", id: 1501, engine: Engine::Own };
 /// Makes the node's image such a machine.
 const SETUP: &str = r"#!/bin/bash
 set -e
+# On some machines one of forty connections to the mirror is never answered, from the host as well.
+printf 'Acquire::Retries 6;\nAcquire::http::Timeout 10;\n' > /etc/apt/apt.conf.d/patient
 apt-get update
 apt-get install -y --no-install-recommends podman netavark iptables uidmap slirp4netns dbus-user-session libpam-systemd runc crun- \
     mmdebstrap debian-archive-keyring containerd passt nftables acl
