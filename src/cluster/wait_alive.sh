@@ -1,7 +1,5 @@
 # wait_alive.sh NODE...: waits until OAR's server answers and its database says that the nodes are Alive.
 # Prints how jobs are confined, and the nodes that are not Alive when patience ends.
-# Debian's psql is a Perl program that looks for this one.
-for dir in /usr/lib/postgresql/*/bin; do PATH=$dir:$PATH; done
 
 # Whether OAR is looking for nodes, of which one may have been booting when it was asked: it is suspected when the look ends.
 looking() {
@@ -29,6 +27,8 @@ if [ -f $own ]; then
     exit
 fi
 
+# Debian's psql is a Perl program that looks for this one.
+for dir in /usr/lib/postgresql/*/bin; do PATH=$dir:$PATH; done
 value() {
     sed -n "s/^$1=\"\{0,1\}\([^\"]*\)\"\{0,1\} *$/\1/p" /etc/oar/oar.conf | tail -n 1
 }
@@ -38,6 +38,7 @@ missing() {
         WHERE NOT EXISTS (SELECT 1 FROM resources WHERE network_address = name AND state = 'Alive')
         OR EXISTS (SELECT 1 FROM resources WHERE network_address = name AND 'Suspected' IN (state, next_state))"
 }
+
 list=$(printf "'%s'," "$@")
 for i in $(seq 450); do
     if looking; then

@@ -59,10 +59,8 @@ impl Host {
 
     #[allow(clippy::unused_self, reason = "the host has to be there")]
     fn oardocker(&self, workdir: &Workdir, args: &[&str]) -> String {
-        let command = workdir.command(args);
-        let mut inside = Command::new("nsenter");
-        inside.arg(format!("--net=/run/netns/{NAME}")).arg(command.get_program()).args(command.get_args());
-        inside.envs(command.get_envs().filter_map(|(k, v)| Some((k, v?)))).current_dir(&workdir.root);
+        let mut inside = workdir.around("nsenter");
+        inside.arg(format!("--net=/run/netns/{NAME}")).arg(workdir.program()).args(args);
         let out = inside.output().unwrap();
         let (stdout, stderr) = texts(&out);
         assert!(out.status.success(), "oardocker {args:?}: {stdout}{stderr}");

@@ -5,7 +5,7 @@ use crate::support::{Workdir, alone, eventually, require_root, texts};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::io::{BufRead as _, BufReader};
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 #[test]
@@ -14,11 +14,8 @@ fn a_cluster_to_live_in() {
     let _alone = alone();
     let workdir = ready("trixie");
     workdir.ok(&["stop"]);
-    let mut start = Command::new("sh");
     let line = format!("umask 077; exec '{}' start -n 2 -e TZ=Asia/Tokyo", workdir.program().display());
-    start.args(["-c", &line]).current_dir(&workdir.root);
-    start.envs(workdir.command(&[]).get_envs().filter_map(|(key, value)| Some((key, value?))));
-    let out = start.output().unwrap();
+    let out = workdir.around("sh").args(["-c", &line]).output().unwrap();
     assert!(out.status.success(), "{}", texts(&out).1);
 
     files_of_a_careful_user(&workdir);

@@ -113,8 +113,14 @@ fn updated(workdir: &Workdir, tree: &Path) {
     println!("oar3: three times ended and begun in {:?}", begun.elapsed());
     let told = workdir.root_sh("server", "journalctl -u oar-server -o short-unix | grep -E 'systemd.*Stopp(ing|ed) '");
     assert!(told.lines().count() == 8 && stops(&told).iter().all(|stop| *stop < 2.0), "{told}");
+    // Its first scheduling waits for nodes when it begins the first time in a boot, and then no more.
+    let asked = workdir.root_sh("server", "journalctl -u oar-server -o cat | grep -c 'Got command Finaud'");
+    assert_eq!(asked, "1\n");
     let id = submit(workdir, "oarsub -l nodes=1,walltime=0:2 true");
     wait_state(workdir, &id, "Terminated");
+    let modules =
+        "python3 -c 'import oar.lib.database, sys; print(\"mako\" in sys.modules, \"pygments\" in sys.modules)'";
+    assert_eq!(workdir.sh("server", modules), "True False\n");
 }
 
 /// How long a unit took each time to end, in seconds, of what systemd has told of that.

@@ -28,9 +28,16 @@ fn containers_conf() -> String {
     )
 }
 
+/// The host's rules for iptables-restore, which empties the tables that are named in them: those that were not there, too.
 fn iptables_save() -> String {
     let out = Command::new("iptables-save").output().expect("these tests need iptables: run `make deps`");
-    String::from_utf8_lossy(&out.stdout).lines().filter(|l| !l.starts_with('#')).map(|l| format!("{l}\n")).collect()
+    let mut rules = String::from_utf8(out.stdout).unwrap();
+    for table in ["*filter\n", "*nat\n"] {
+        if !rules.contains(table) {
+            rules.push_str(&format!("{table}COMMIT\n"));
+        }
+    }
+    rules
 }
 
 impl Daemon {
@@ -267,12 +274,6 @@ impl Drop for Daemon {
         }
         // Neither engine takes its chains along; in a namespace they go with it.
         if let Some(rules) = &self.rules {
-            let added = iptables_save();
-            for table in added.lines().filter_map(|l| l.strip_prefix('*')).filter(|t| !rules.contains(&format!("*{t}")))
-            {
-                let _ = Command::new("iptables").args(["-w", "-t", table, "-F"]).status();
-                let _ = Command::new("iptables").args(["-w", "-t", table, "-X"]).status();
-            }
             let mut restore = Command::new("iptables-restore").arg("-w").stdin(Stdio::piped()).spawn().unwrap();
             let _ = std::io::Write::write_all(restore.stdin.as_mut().unwrap(), rules.as_bytes());
             let _ = restore.wait();

@@ -1,7 +1,7 @@
 #!/bin/bash
 # attend_nodes.sh: in a cluster that was started with --no-wait, has OAR look for its nodes each second as long as some boot. Otherwise
 # `start` tells it which have. A node that comes later OAR finds by itself, within minutes.
-export PGHOST=localhost PGUSER=oar PGPASSWORD=oar PGDATABASE=oar
+. "${0%/*}/oar_database.sh"
 port=$(sed -nE "s/^\s*SERVER_PORT\s*=\s*[\"']?([0-9]+).*/\1/p" /etc/oar/oar.conf | tail -n 1)
 for _ in $(seq 120); do
     sleep 1

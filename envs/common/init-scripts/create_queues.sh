@@ -1,9 +1,6 @@
 #!/bin/bash
 # One more queue per scheduler: Q1, Q2, ... with priorities from 3 on, as oar-docker has always made them. OAR 3 has none there.
-
-# Debian's psql is a Perl program that looks for this one.
-for dir in /usr/lib/postgresql/*/bin; do PATH=$dir:$PATH; done
-export PGHOST=localhost PGUSER=oar PGPASSWORD=oar PGDATABASE=oar
+. "${0%/*}/oar_database.sh"
 dir=/usr/local/lib/oar/schedulers
 [ -d $dir ] || dir=/usr/lib/oar/schedulers
 q=0

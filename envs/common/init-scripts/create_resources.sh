@@ -4,10 +4,7 @@
 # They begin as Absent and become Alive when their node has booted (nodes_alive.sh).
 # Those that were Alive when the server boots again may boot beside it, so it takes none of them for granted: they begin as Suspected,
 # in the way in which OAR itself makes them Alive again when it finds them up. So do all where nobody waits for them on the host.
-
-# Debian's psql is a Perl program that looks for this one.
-for dir in /usr/lib/postgresql/*/bin; do PATH=$dir:$PATH; done
-export PGHOST=localhost PGUSER=oar PGPASSWORD=oar PGDATABASE=oar
+. "${0%/*}/oar_database.sh"
 # The kernel's lists are such as 0-3,8. This is on the way to the first job, so no programs are started.
 read -r online < /sys/devices/system/cpu/online
 while read -r key value; do

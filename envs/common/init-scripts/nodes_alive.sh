@@ -15,7 +15,7 @@ for i in "${!units[@]}"; do
     fi
     exit 1
 done
-export PGHOST=localhost PGUSER=oar PGPASSWORD=oar PGDATABASE=oar
+. "${0%/*}/oar_database.sh"
 list=$(printf "'%s'," "$@")
 left=$(psql -qAt -v ON_ERROR_STOP=1 <<SQL
 BEGIN;

@@ -30,9 +30,12 @@ alive() { [ -d "/proc/$MAINPID" ]; }
 
 # OAR 3's waits for a message, five seconds at a time, before it looks whether it was told to end; and whoever passes it on must live.
 if [ "$1" = end ]; then
-    if [ -e $LIB/oar-appendice-proxy ] && kill "$MAINPID" 2>/dev/null; then
+    if [ -e $LIB/oar-appendice-proxy ] && kill "$MAINPID"; then
         echo Time > "/dev/tcp/localhost/$(value SERVER_PORT 6666)"
-        for ((i = 0; i < 100; i++)); do ! alive || pause; done
+        for ((i = 0; i < 100; i++)); do
+            alive || break
+            pause
+        done
     fi 2>/dev/null
     exit 0
 fi

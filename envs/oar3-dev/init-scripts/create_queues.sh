@@ -1,6 +1,6 @@
 #!/bin/bash
 # The three queues of OAR 3, all of kamelot. kao, the metascheduler, schedules them itself.
-export PGHOST=localhost PGUSER=oar PGPASSWORD=oar PGDATABASE=oar
+. "${0%/*}/oar_database.sh"
 psql -q -v ON_ERROR_STOP=1 <<SQL
 DELETE FROM queues;
 INSERT INTO queues (queue_name, priority, scheduler_policy)

@@ -4,7 +4,7 @@
 for unit in oardocker-postgresql oardocker-resources; do
     systemctl is-active --quiet $unit || { echo "$unit.service is not active" >&2; exit 1; }
 done
-export PGHOST=localhost PGUSER=oar PGPASSWORD=oar PGDATABASE=oar
+. "${0%/*}/oar_database.sh"
 list=$(printf "'%s'," "$@")
 psql -qAt -v ON_ERROR_STOP=1 <<SQL
 BEGIN;

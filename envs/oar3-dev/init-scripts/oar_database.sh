@@ -1,0 +1,1 @@
+../../common/init-scripts/oar_database.sh
